@@ -1,0 +1,250 @@
+"""Encoders that early exit works on: a table of known models, and how to load, walk and answer with each family."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from deebert import toy
+from deebert.errors import UserError
+from deebert.params import is_folder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is fine-tuned unless `params.yaml` says otherwise."""
+
+    epochs: float
+    learning_rate: float
+    batch_size: int
+    warmup_frac: float = 0.0
+    weight_decay: float = 0.0
+    adam_beta2: float = 0.999
+
+
+# Xin et al., ACL 2020, section 4.1 and their released scripts: no warm-up, no weight decay.
+PAPER_BERT = Recipe(epochs=3, learning_rate=2e-5, batch_size=8)
+PAPER_ROBERTA = Recipe(epochs=10, learning_rate=2e-5, batch_size=8)
+# From scratch, so a schedule of its own; found by trial on the embedded data set.
+TOY_BERT = Recipe(epochs=6, learning_rate=7e-4, batch_size=64, warmup_frac=0.1, weight_decay=0.01, adam_beta2=0.98)
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A name of the `model` parameter. `hub_id` is None for the model that is made from nothing."""
+
+    hub_id: str | None
+    revision: str | None
+    recipe: Recipe
+
+
+KNOWN_MODELS = {
+    "toy-bert": KnownModel(None, None, TOY_BERT),
+    "bert-base": KnownModel("google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594", PAPER_BERT),
+    "bert-large": KnownModel("google-bert/bert-large-uncased", "6da4b6a26a1877e173fca3225479512db81a5e5b", PAPER_BERT),
+    "roberta-base": KnownModel("FacebookAI/roberta-base", "e2da8e2f811d1448a5b465c236feacd80ffbac7b", PAPER_ROBERTA),
+    "roberta-large": KnownModel("FacebookAI/roberta-large", "722cf37b1afa9454edce342e7895e588b6ff1d59", PAPER_ROBERTA),
+    "distilbert-base": KnownModel(
+        "distilbert/distilbert-base-uncased", "12040accade4e8a0f71eabdb258fecc2e7e948be", PAPER_BERT
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where an architecture keeps the parts that a layer-by-layer walk needs.
+
+    Attributes:
+        layers: model -> the L transformer layers, in order.
+        head: model, first-token states (B, H) after layer L -> logits (B, C), as the model's own forward does.
+        head_modules: names of the modules that make up the head; fine-tuning always starts them afresh.
+        token_types: whether the embeddings take `token_type_ids`.
+    """
+
+    layers: Callable[[PreTrainedModel], nn.ModuleList]
+    head: Callable[[PreTrainedModel, Tensor], Tensor]
+    head_modules: tuple[str, ...]
+    token_types: bool
+
+
+def _bert_head(model: Any, first_token: Tensor) -> Tensor:
+    return model.classifier(model.dropout(model.bert.pooler(first_token[:, None])))
+
+
+def _roberta_head(model: Any, first_token: Tensor) -> Tensor:
+    return model.classifier(first_token[:, None])
+
+
+def _distilbert_head(model: Any, first_token: Tensor) -> Tensor:
+    return model.classifier(model.dropout(torch.relu(model.pre_classifier(first_token))))
+
+
+FAMILIES = {
+    "bert": Family(lambda model: model.bert.encoder.layer, _bert_head, ("classifier",), token_types=True),
+    "roberta": Family(lambda model: model.roberta.encoder.layer, _roberta_head, ("classifier",), token_types=True),
+    "distilbert": Family(
+        lambda model: model.distilbert.transformer.layer, _distilbert_head, ("pre_classifier", "classifier"), False
+    ),
+}
+
+
+def family_of(model: PreTrainedModel) -> Family:
+    """The `Family` of a loaded model."""
+    return FAMILIES[model.config.model_type]
+
+
+def recipe_for(name: str) -> Recipe:
+    """The recipe that comes with the `model` parameter `name`; folders and Hub ids get the paper's for BERT."""
+    return KNOWN_MODELS[name].recipe if name in KNOWN_MODELS else PAPER_BERT
+
+
+def start_model(
+    name: str, label_names: Sequence[str], max_length: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, str]]:
+    """Return an encoder with a fresh classifier for `label_names` (in id order), its tokenizer and its origin.
+
+    Weights that are made here come from torch's global generator: seed it first. The tokenizer's `model_max_length`
+    is set to `max_length` tokens, so every later stage cuts alike.
+
+    Raises:
+        UserError: not found, no network, unsupported architecture, damaged weights, or `max_length` beyond the
+            model's positions.
+    """
+    labels = {"id2label": dict(enumerate(label_names)), "label2id": {n: i for i, n in enumerate(label_names)}}
+    known = KNOWN_MODELS.get(name)
+    if known and known.hub_id is None:
+        model = AutoModelForSequenceClassification.from_config(toy.config(num_labels=len(label_names)))
+        model.config.id2label, model.config.label2id = labels["id2label"], labels["label2id"]
+        tokenizer, origin = toy.tokenizer(), {"model": name}
+    else:
+        place, revision = (known.hub_id, known.revision) if known else _place(name)
+        with _load_errors(name):
+            config = AutoConfig.from_pretrained(place, revision=revision, **labels)
+            _check_supported(name, config)
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                place,
+                config=config,
+                revision=revision,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+        _renew_head(name, model, report)
+        origin = {
+            "model": name,
+            "source": str(place),
+            "revision": revision or getattr(config, "_commit_hash", None) or "",
+        }
+    _check_length(name, model.config, max_length)
+    tokenizer.model_max_length = max_length
+    model.config.problem_type = "single_label_classification"
+    return model, tokenizer, origin
+
+
+def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a fine-tuned classifier, in eval mode and float32, exactly as it was saved.
+
+    Raises:
+        UserError: the folder is missing, is of an unsupported architecture, or lacks some of the weights.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no model here (config.json is missing); `dvc repro` makes it")
+    with _load_errors(str(folder)):
+        config = AutoConfig.from_pretrained(folder)
+        _check_supported(str(folder), config)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    if report["missing_keys"]:
+        raise UserError(f"{folder}: damaged model: {len(report['missing_keys'])} weights are missing")
+    return model.eval(), tokenizer
+
+
+def _place(name: str) -> tuple[str, str | None]:
+    if is_folder(name):
+        folder = Path(name).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UserError(f"params.yaml: model: {name!r}: no config.json there; expected a Hugging Face model folder")
+        return str(folder), None
+    place, _, revision = name.partition("@")
+    if not revision:
+        log.warning("model %s has no @commit: a later run may get other weights", name)
+    return place, revision or None
+
+
+def _check_supported(name: str, config: Any) -> None:
+    if config.model_type not in FAMILIES:
+        raise UserError(f"model {name}: {config.model_type} is not supported; supported: {', '.join(FAMILIES)}")
+    if getattr(config, "is_decoder", False):
+        raise UserError(f"model {name}: a decoder cannot be used; expected an encoder ({', '.join(FAMILIES)})")
+    if config.num_hidden_layers < 2:
+        raise UserError(
+            f"model {name}: {config.num_hidden_layers} layer leaves nothing to exit from; expected 2 or more"
+        )
+
+
+def _check_length(name: str, config: Any, max_length: int) -> None:
+    # RoBERTa counts its positions from pad_token_id + 1, so that many of the table's rows are out of reach.
+    usable = config.max_position_embeddings - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
+    if max_length > usable:
+        raise UserError(
+            f"params.yaml: finetune_backbone.max_length: {max_length} is not allowed; model {name} reads at most {usable} tokens"
+        )
+
+
+def _renew_head(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Check that only the head was absent from the checkpoint, and start it afresh if it was present.
+
+    A head from elsewhere may hold the same labels in another order, which no shape can tell.
+    """
+    heads = family_of(model).head_modules
+    fresh = {key for key in report["missing_keys"] if key.split(".")[0] in heads or ".pooler." in key}
+    if lost := sorted(set(report["missing_keys"]) - fresh):
+        raise UserError(f"model {name}: damaged checkpoint: {len(lost)} weights are missing, {lost[0]} first")
+    wrong = sorted(key for key, *_ in report["mismatched_keys"] if key.split(".")[0] not in heads)
+    if wrong:
+        raise UserError(f"model {name}: damaged checkpoint: {wrong[0]} has another shape than config.json says")
+    for module in heads:
+        if not any(key.split(".")[0] == module for key in report["missing_keys"]):
+            log.info("model %s: its %s is started afresh for this task's labels", name, module)
+        for part in getattr(model, module).modules():
+            if isinstance(part, nn.Linear):
+                nn.init.normal_(part.weight, std=model.config.initializer_range)
+                nn.init.zeros_(part.bias)
+
+
+@contextlib.contextmanager
+def _load_errors(name: str) -> Iterator[None]:
+    """Turn what Hugging Face raises on a bad model into one line, and keep its loading report off the screen."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = "" if is_folder(name) or Path(name).exists() else "; without a network, give a folder as model"
+        raise UserError(f"model {name}: cannot be loaded: {first_line}{hint}") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)

@@ -1,0 +1,149 @@
+"""DeeBERT: a frozen backbone with a ramp after every layer but the last, whose place the backbone's own head takes.
+
+Shapes: B samples, T tokens, H width, L layers, C classes. Ramps 1..L-1 and the head make L heads.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.masking_utils import create_bidirectional_mask
+
+from deebert.backbones import family_of, load_classifier
+from deebert.devices import pick_device
+from deebert.errors import UserError
+from deebert.inputs import batches_by_length, collate, token_counts
+
+WEIGHTS = "model.safetensors"
+RAMPS = "ramps.safetensors"
+
+
+class Ramps(nn.Module):
+    """The L-1 off-ramps, stored as one tensor per kind so that all of them train in one batched product.
+
+    A ramp is the paper's (Xin et al., section 3.1): dense, tanh, linear on the first token's state. Row i of each
+    tensor belongs to the ramp after layer i+1.
+    """
+
+    def __init__(self, num_ramps: int, hidden_size: int, num_labels: int) -> None:
+        super().__init__()
+        self.dense_weight = nn.Parameter(torch.empty(num_ramps, hidden_size, hidden_size))  # (L-1, out, in)
+        self.dense_bias = nn.Parameter(torch.zeros(num_ramps, hidden_size))
+        self.out_weight = nn.Parameter(torch.empty(num_ramps, num_labels, hidden_size))
+        self.out_bias = nn.Parameter(torch.zeros(num_ramps, num_labels))
+        bound = hidden_size**-0.5  # as nn.Linear starts
+        nn.init.uniform_(self.dense_weight, -bound, bound)
+        nn.init.uniform_(self.out_weight, -bound, bound)
+
+    def __len__(self) -> int:
+        return len(self.dense_weight)
+
+    def forward(self, states: Tensor, dropout: float = 0.0) -> Tensor:
+        """Logits (L-1, B, C) of all ramps from first-token states (L-1, B, H), one slice per ramp."""
+        pooled = torch.baddbmm(self.dense_bias[:, None], states, self.dense_weight.mT).tanh()
+        pooled = nn.functional.dropout(pooled, dropout, training=self.training)
+        return torch.baddbmm(self.out_bias[:, None], pooled, self.out_weight.mT)
+
+    def ramp(self, layer: int, states: Tensor) -> Tensor:
+        """Logits (B, C) of the ramp after `layer` (1..L-1) from its first-token states (B, H)."""
+        i = layer - 1
+        pooled = nn.functional.linear(states, self.dense_weight[i], self.dense_bias[i]).tanh()
+        return nn.functional.linear(pooled, self.out_weight[i], self.out_bias[i])
+
+
+def walk(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> Iterator[Tensor]:
+    """Yield the hidden states (B, T, H) after layer 1, 2, ..., L; stop asking and the deeper layers never run.
+
+    Args:
+        inputs: `input_ids`, `attention_mask` (1 = token, 0 = padding) and, where the family has them,
+            `token_type_ids`, each (B, T).
+    """
+    family = family_of(backbone)
+    embedding_inputs = {"input_ids": inputs["input_ids"]}
+    if family.token_types and "token_type_ids" in inputs:
+        embedding_inputs["token_type_ids"] = inputs["token_type_ids"]
+    hidden = backbone.base_model.embeddings(**embedding_inputs)
+    mask = create_bidirectional_mask(
+        config=backbone.config, inputs_embeds=hidden, attention_mask=inputs["attention_mask"]
+    )
+    for layer in family.layers(backbone):
+        hidden = layer(hidden, mask)
+        yield hidden
+
+
+class DeeBert(nn.Module):
+    """A classifier of the supported families with its ramps."""
+
+    def __init__(self, backbone: PreTrainedModel, ramps: Ramps) -> None:
+        super().__init__()
+        assert len(ramps) == backbone.config.num_hidden_layers - 1
+        self.backbone = backbone
+        self.ramps = ramps
+
+    @property
+    def num_layers(self) -> int:
+        return self.backbone.config.num_hidden_layers
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits (B, L, C) of every head in float32; inputs as for `walk`."""
+        logits = []
+        for layer, hidden in enumerate(walk(self.backbone, inputs), start=1):
+            first_token = hidden[:, 0]  # (B, H)
+            if layer < self.num_layers:
+                logits.append(self.ramps.ramp(layer, first_token))
+            else:
+                logits.append(family_of(self.backbone).head(self.backbone, first_token))
+        return torch.stack(logits, dim=1).float()
+
+    @classmethod
+    def load(cls, folder: Path) -> tuple["DeeBert", PreTrainedTokenizerBase]:
+        """Load `folder` as written by `save`, in eval mode and float32.
+
+        Raises:
+            UserError: files are missing, damaged or do not belong together.
+        """
+        backbone, tokenizer = load_classifier(folder)
+        config = backbone.config
+        ramps = Ramps(config.num_hidden_layers - 1, config.hidden_size, config.num_labels)
+        try:
+            ramps.load_state_dict(load_file(folder / RAMPS))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise UserError(f"{folder / RAMPS}: cannot be loaded: {first_line}; `dvc repro` makes it") from None
+        return cls(backbone, ramps).eval(), tokenizer
+
+
+def save(backbone_folder: Path, ramps: Ramps, folder: Path) -> None:
+    """Write a self-contained model: the backbone's files byte for byte, and `ramps.safetensors` beside them.
+
+    The copy is exact so that DVC's cache holds the weights once, and proof that training ramps left them alone.
+    """
+    for file in sorted(backbone_folder.iterdir()):
+        shutil.copyfile(file, folder / file.name)
+    save_file({name: tensor.detach().contiguous() for name, tensor in ramps.state_dict().items()}, folder / RAMPS)
+
+
+def all_logits(
+    model: DeeBert, tokenizer: PreTrainedTokenizerBase, encoded: Sequence[dict[str, Any]], batch_tokens: int
+) -> np.ndarray:
+    """Logits (N, L, C) of every head for the encoded samples, in their order, computed in float32.
+
+    float32 even where bf16 is faster: these are the figures that everything else is compared with.
+    """
+    device = pick_device()
+    model.to(device).eval()
+    config = model.backbone.config
+    logits = np.empty((len(encoded), config.num_hidden_layers, config.num_labels), dtype=np.float32)
+    with torch.inference_mode(), tqdm(total=len(encoded), desc="all layers", unit="sample", disable=None) as bar:
+        for rows in batches_by_length(token_counts(encoded), batch_tokens):
+            logits[rows] = model(**collate(tokenizer, encoded, rows, device)).cpu().numpy()
+            bar.update(len(rows))
+    return logits
