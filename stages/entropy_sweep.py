@@ -16,10 +16,11 @@ def main(logits_folder: Path, out: Path, metrics_file: Path) -> None:
     for split in about["splits"]:
         saved = SplitLogits.load(logits_folder / f"{split}.safetensors")
         grid = threshold_grid(saved.logits.shape[2], settings.grid_points)
-        sweep += sweep_rows(split, saved.logits, saved.labels, [0.0, *settings.thresholds, *grid], about["metric"])
+        thresholds = sorted({0.0, *settings.thresholds, *grid})
+        sweep += sweep_rows(split, saved.logits, saved.labels, thresholds, about["metric"])
         exits += exit_rows(split, saved.logits, settings.thresholds)
         entropies += entropy_rows(split, saved.logits, saved.labels, saved.difficulty)
-        depths += depth_rows(split, saved.logits, saved.difficulty, settings.thresholds)
+        depths += depth_rows(split, saved.logits, saved.difficulty, thresholds)
     with output_dir(out) as folder:
         for name, rows in (("sweep", sweep), ("exits", exits), ("entropies", entropies), ("depths", depths)):
             write_json(folder / f"{name}.json", rows)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -42,7 +43,7 @@ class Recipe:
 PAPER_BERT = Recipe(epochs=3, learning_rate=2e-5, batch_size=8)
 PAPER_ROBERTA = Recipe(epochs=10, learning_rate=2e-5, batch_size=8)
 # From scratch, so a schedule of its own; found by trial on the embedded data set.
-TOY_BERT = Recipe(epochs=6, learning_rate=7e-4, batch_size=64, warmup_frac=0.1, weight_decay=0.01, adam_beta2=0.98)
+TOY_BERT = Recipe(epochs=5, learning_rate=1e-3, batch_size=64, warmup_frac=0.1, weight_decay=0.01, adam_beta2=0.98)
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,7 @@ def start_model(
     else:
         place, revision = (known.hub_id, known.revision) if known else _place(name)
         with _load_errors(name):
-            config = AutoConfig.from_pretrained(place, revision=revision, **labels)
-            _check_supported(name, config)
+            config = _supported_config(name, place, revision, **labels)
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 place,
                 config=config,
@@ -146,7 +146,8 @@ def start_model(
                 output_loading_info=True,
                 dtype=torch.float32,
             )
-            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+        _check_tokenizer(name, tokenizer, config)
         _renew_head(name, model, report)
         origin = {
             "model": name,
@@ -168,14 +169,21 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model here (config.json is missing); `dvc repro` makes it")
     with _load_errors(str(folder)):
-        config = AutoConfig.from_pretrained(folder)
-        _check_supported(str(folder), config)
+        config = _supported_config(str(folder), folder)
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            folder,
+            config=config,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            dtype=torch.float32,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    _check_tokenizer(str(folder), tokenizer, config)
     if report["missing_keys"]:
         raise UserError(f"{folder}: damaged model: {len(report['missing_keys'])} weights are missing")
+    if wrong := sorted(key for key, *_ in report["mismatched_keys"]):
+        raise UserError(f"{folder}: damaged model: {wrong[0]} has another shape than config.json says")
     return model.eval(), tokenizer
 
 
@@ -184,6 +192,11 @@ def _place(name: str) -> tuple[str, str | None]:
         folder = Path(name).expanduser()
         if not (folder / "config.json").is_file():
             raise UserError(f"params.yaml: model: {name!r}: no config.json there; expected a Hugging Face model folder")
+        if not any(folder.glob("model*.safetensors")):
+            raise UserError(
+                f"params.yaml: model: {name!r}: no model.safetensors there;"
+                " pickled weights are not read, for they may run code"
+            )
         return str(folder), None
     place, _, revision = name.partition("@")
     if not revision:
@@ -191,15 +204,34 @@ def _place(name: str) -> tuple[str, str | None]:
     return place, revision or None
 
 
-def _check_supported(name: str, config: Any) -> None:
-    if config.model_type not in FAMILIES:
-        raise UserError(f"model {name}: {config.model_type} is not supported; supported: {', '.join(FAMILIES)}")
+def _supported_config(name: str, place: str | Path, revision: str | None = None, **labels: Any) -> PreTrainedConfig:
+    # The type is looked at first: for one that it does not know, Hugging Face offers to run code found with the model.
+    model_type = PreTrainedConfig.get_config_dict(place, revision=revision)[0].get("model_type")
+    if model_type not in FAMILIES:
+        raise UserError(f"model {name}: {model_type} is not supported; supported: {', '.join(FAMILIES)}")
+    config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False, **labels)
     if getattr(config, "is_decoder", False):
         raise UserError(f"model {name}: a decoder cannot be used; expected an encoder ({', '.join(FAMILIES)})")
     if config.num_hidden_layers < 2:
         raise UserError(
             f"model {name}: {config.num_hidden_layers} layer leaves nothing to exit from; expected 2 or more"
         )
+    return config
+
+
+def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
+    # Where its files are missing, Hugging Face makes a tokenizer that knows no words, and says nothing.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise UserError(
+            f"model {name}: its tokenizer knows no words; expected tokenizer.json or the vocabulary's files"
+        )
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"model {name}: its tokenizer has {tokenizer.vocab_size} tokens;"
+            f" expected at most the {config.vocab_size} of the model"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"model {name}: its tokenizer has no pad_token; expected one in tokenizer_config.json")
 
 
 def _check_length(name: str, config: Any, max_length: int) -> None:
@@ -207,7 +239,8 @@ def _check_length(name: str, config: Any, max_length: int) -> None:
     usable = config.max_position_embeddings - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
     if max_length > usable:
         raise UserError(
-            f"params.yaml: finetune_backbone.max_length: {max_length} is not allowed; model {name} reads at most {usable} tokens"
+            f"params.yaml: finetune_backbone.max_length: {max_length} is not allowed;"
+            f" model {name} reads at most {usable} tokens"
         )
 
 
@@ -242,9 +275,9 @@ def _load_errors(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # on a damaged file each of its libraries raises types of its own, or bare Exception
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...").rstrip(".")
         hint = "" if is_folder(name) or Path(name).exists() else "; without a network, give a folder as model"
-        raise UserError(f"model {name}: cannot be loaded: {first_line}{hint}") from error
+        raise UserError(f"model {name}: cannot be loaded: {reason}{hint}") from error
     finally:
         transformers.logging.set_verbosity(verbosity)

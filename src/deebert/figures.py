@@ -284,7 +284,7 @@ def _draw_depth(ax: Axes, header: Header, rows: Sequence[Row]) -> None:
     grades = sorted({row["difficulty"] for row in rows})
     for difficulty, color in zip(grades, _grade_colors(len(grades)), strict=True):
         curve = sorted((r["threshold"], r["mean_exit_layer"]) for r in rows if r["difficulty"] == difficulty)
-        ax.plot(*np.transpose(curve), color=color, marker=".", label=f"difficulty {difficulty}")
+        ax.plot(*np.transpose(curve), color=color, label=f"difficulty {difficulty}")
     ax.set(title="Where samples of a difficulty leave", xlabel="entropy threshold (nats)", ylabel="mean exit layer")
     ax.set_yticks(_layer_ticks(header, 12))
     ax.legend()

@@ -126,8 +126,9 @@ def describe(
 ) -> dict[str, Any]:
     """The content of `task.json`: what a later stage or a reader must know of the data without opening it.
 
+    `source` is hub, folder or toy; where a folder lies is not said, so that equal files give equal bytes anywhere.
     `left_out` counts the rows of a split that were too broken to read; `origin` (`revision`, `checksums`, `seed`) tells
-    which state of `source` it was.
+    which state of the source it was.
     """
     return {
         "task": task.name,
@@ -227,7 +228,7 @@ def from_folder(task: Task, folder: Path) -> GlueData:
             raise UserError(f"{path}: no such file; {task.name} needs it for its {split} split") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return GlueData(describe(task, splits, str(folder), left_out, checksums=checksums), splits)
+    return GlueData(describe(task, splits, "folder", left_out, checksums=checksums), splits)
 
 
 def _read_split(path: Path, task: Task, layout: _Layout, *, hidden: bool) -> tuple[pd.DataFrame, int]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 
@@ -37,6 +38,34 @@ def batches_by_length(counts: np.ndarray, max_tokens: int) -> Iterator[np.ndarra
         size = max(1, max_tokens // int(counts[order[start]]))
         yield order[start : start + size]
         start += size
+
+
+class ShuffledByLength(Sampler[int]):
+    """A new order for every epoch in which each run of `batch_size` samples is of similar length.
+
+    Samples are shuffled, cut into windows of 16 batches, sorted by length within a window and cut into batches, and
+    the batches are shuffled over the whole epoch. The last step matters: the Trainer's own `group_by_length` leaves
+    long and short batches in long runs, and on the embedded data set that cost ten points of accuracy.
+    """
+
+    WINDOW = 16
+
+    def __init__(self, counts: np.ndarray, batch_size: int) -> None:
+        self.counts, self.batch_size = counts, batch_size
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(len(self.counts)).numpy()
+        window = self.WINDOW * self.batch_size
+        starts = range(0, len(order), window)
+        pieces = [order[start : start + window] for start in starts]
+        order = np.concatenate([piece[np.argsort(self.counts[piece], kind="stable")] for piece in pieces])
+        whole = len(order) // self.batch_size  # a last, smaller batch stays last, or it would shift all the others
+        batches = order[: whole * self.batch_size].reshape(whole, self.batch_size)
+        yield from batches[torch.randperm(whole).numpy()].ravel().tolist()
+        yield from order[whole * self.batch_size :].tolist()
 
 
 def collate(

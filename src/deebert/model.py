@@ -116,8 +116,8 @@ class DeeBert(nn.Module):
         try:
             ramps.load_state_dict(load_file(folder / RAMPS))
         except (OSError, SafetensorError, RuntimeError) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise UserError(f"{folder / RAMPS}: cannot be loaded: {first_line}; `dvc repro` makes it") from None
+            reason = " ".join(str(error).split())
+            raise UserError(f"{folder / RAMPS}: cannot be loaded: {reason}; `dvc repro` makes it") from None
         return cls(backbone, ramps).eval(), tokenizer
 
 

@@ -18,6 +18,7 @@ from deebert.errors import UserError
 
 DATASETS = ("toy", "SST-2", "MRPC", "RTE", "QNLI", "QQP", "MNLI")
 MODELS = ("toy-bert", "bert-base", "bert-large", "roberta-base", "roberta-large", "distilbert-base")
+MAX_SEED = 2**32 - 1  # NumPy's
 PRECISIONS = ("auto", "fp32", "bf16")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\w+)?")
 
@@ -37,18 +38,28 @@ for _tag, _pattern, _first in (
         r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
         "-+.0123456789",
     ),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
 ):
     _Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    # To YAML 1.1 a leading 0 means octal, which makes 8 of 010 and an exception of 08.
+    text = loader.construct_scalar(node)
+    return int(text, 0 if text.startswith(("0o", "0x")) else 10)
+
+
+_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 Check = Callable[[Any], Any]  # returns the value to keep, or raises ValueError saying what is allowed
 
 
-def _whole(low: int) -> Check:
+def _whole(low: int, high: int | None = None) -> Check:
     def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"a whole number, {low} or more")
+        ok = isinstance(value, int) and not isinstance(value, bool) and value >= low
+        if not ok or (high is not None and value > high):
+            raise ValueError(f"a whole number, {low} or more" if high is None else f"a whole number, {low} to {high}")
         return value
 
     return check
@@ -171,7 +182,7 @@ class Params:
 
     dataset: str = _checked(_one_of(DATASETS))
     model: str = _checked(_model)
-    seed: int = _checked(_whole(0))
+    seed: int = _checked(_whole(0, MAX_SEED))
     download_glue: DownloadGlue
     finetune_backbone: FinetuneBackbone
     train_ramps: TrainRamps
@@ -196,7 +207,7 @@ def read_params(path: Path) -> Params:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the top folder of the project") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     params = _read_section(Params, content, str(path), "")
     if params.backbone == "toy-bert" and params.dataset != "toy":

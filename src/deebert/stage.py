@@ -16,7 +16,7 @@ def run(main: Callable[..., None]) -> None:
     ours and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "httpcore", "fsspec", "datasets", "filelock", "urllib3", "matplotlib"):
+    for noisy in ("httpx", "httpx2", "httpcore", "fsspec", "datasets", "filelock", "urllib3", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     names = list(inspect.signature(main).parameters)
     arguments = sys.argv[1:]
@@ -26,7 +26,7 @@ def run(main: Callable[..., None]) -> None:
     try:
         main(*map(Path, arguments))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", *str(error).splitlines(), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; outputs are as they were", file=sys.stderr)

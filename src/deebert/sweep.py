@@ -46,7 +46,7 @@ def sweep_rows(
     heads = torch.from_numpy(logits)
     entropies = entropy(heads)  # (N, L)
     rows = []
-    for threshold in sorted(set(thresholds)):
+    for threshold in thresholds:
         layers = exit_layers(entropies, threshold)
         predictions = answers(heads, layers).numpy()
         rows.append(
