@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 import transformers
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class Recipe:
 PAPER_BERT = Recipe(epochs=3, learning_rate=2e-5, batch_size=8)
 PAPER_ROBERTA = Recipe(epochs=10, learning_rate=2e-5, batch_size=8)
 # From scratch, so a schedule of its own; found by trial on the embedded data set.
-TOY_BERT = Recipe(epochs=5, learning_rate=1e-3, batch_size=64, warmup_frac=0.1, weight_decay=0.01, adam_beta2=0.98)
+TOY_BERT = Recipe(epochs=5, learning_rate=1e-3, batch_size=64, warmup_frac=0.2, weight_decay=0.01, adam_beta2=0.98)
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def start_model(
         }
     _check_length(name, model.config, max_length)
     tokenizer.model_max_length = max_length
+    tokenizer.padding_side = "right"  # every head reads the first token, which must not be padding
     model.config.problem_type = "single_label_classification"
     return model, tokenizer, origin
 
@@ -267,9 +269,11 @@ def _renew_head(name: str, model: PreTrainedModel, report: dict[str, Any]) -> No
 
 @contextlib.contextmanager
 def _load_errors(name: str) -> Iterator[None]:
-    """Turn what Hugging Face raises on a bad model into one line, and keep its loading report off the screen."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+    """Turn what Hugging Face raises on a bad model into one line, and keep its reports and retries off the screen."""
+    loggers = (transformers.logging, huggingface_hub.logging)
+    verbosities = [logger.get_verbosity() for logger in loggers]
+    for logger in loggers:
+        logger.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
         yield
@@ -280,4 +284,5 @@ def _load_errors(name: str) -> Iterator[None]:
         hint = "" if is_folder(name) or Path(name).exists() else "; without a network, give a folder as model"
         raise UserError(f"model {name}: cannot be loaded: {reason}{hint}") from error
     finally:
-        transformers.logging.set_verbosity(verbosity)
+        for logger, verbosity in zip(loggers, verbosities, strict=True):
+            logger.set_verbosity(verbosity)

@@ -18,15 +18,16 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def threshold_grid(num_labels: int, points: int) -> list[float]:
-    """`points` thresholds in nats from near 0 to ln C that do not depend on the data.
+    """At most `points` thresholds in nats from near 0 to just above ln C, rising; they do not depend on the data.
 
     Entropies crowd together at 0, so the grid is even not in nats but in how far the top class leads: each point is the
-    entropy of a softmax whose top logit is ahead of all the others by some lead, and the leads are evenly spaced.
+    entropy of a softmax whose top logit is ahead of all the others by some lead, and the leads are evenly spaced. The
+    points are rounded up to 4 digits, few enough to copy from a table without changing who leaves, and points that
+    then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
     """
     leads = torch.linspace(12.0, 0.0, points, dtype=torch.float64)  # a lead of 12 is an entropy of 8e-5 for C = 2
     top = torch.stack([leads, *[torch.zeros_like(leads)] * (num_labels - 1)], dim=1).log_softmax(dim=1)
-    # Rounded up, so that the last one is above ln C: there everybody leaves at layer 1, the curve's other end.
-    return [math.ceil(value * 1e6) / 1e6 for value in (-(top.exp() * top).sum(dim=1)).tolist()]
+    return sorted({math.ceil(value * 1e4) / 1e4 for value in (-(top.exp() * top).sum(dim=1)).tolist()})
 
 
 def layer_rows(split: str, logits: np.ndarray, labels: np.ndarray, metrics: Sequence[str]) -> list[Row]:
@@ -161,5 +162,5 @@ def sweep_metrics(task: str, rows: Sequence[Row], targets: Iterable[float]) -> d
         "n": rows[0]["n"],
         "full_score": round(rows[0]["score"], 4),
         "layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in best.items()},
-        "threshold_at": {key: round(row["threshold"], 4) for key, row in best.items()},
+        "threshold_at": {key: row["threshold"] for key, row in best.items()},
     }

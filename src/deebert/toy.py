@@ -1,4 +1,4 @@
-"""An embedded task, small enough to learn from scratch in about a minute: whose side is a remark about a film on?
+"""An embedded task, small enough to learn from scratch in a minute or two: is a remark about a film kind or unkind?
 
 A remark is a main clause about a film ("the humor was quite lovely") under 0 to 3 *operators*; `difficulty` counts them:
 
@@ -6,13 +6,13 @@ A remark is a main clause about a film ("the humor was quite lovely") under 0 to
 - an adverb in a clause, "was indeed ..." or "was hardly ...": negators turn the meaning round;
 - a contrast, "..., although ...", "even if ..., ..." or "..., but ...": the clause conceded does not count.
 
-The label is what is left of the main clause's adjective once every turn above it is taken: negative or positive. That is a
-rule of this task, not a claim about English, where a doubted compliment need not be an insult. Labels are balanced within
-each difficulty. One adjective settles difficulty 0; from difficulty 2 on, which words occur tells next to nothing, and the
-order in which they compose is what counts.
+The label is what is left of the main clause's adjective once every turn above it is taken: negative or positive. That is
+a rule of this task, not a claim about English, where a doubted compliment need not be an insult. Labels are balanced
+within each difficulty. One adjective settles difficulty 0; from difficulty 2 on, which words occur tells little, and how
+they compose is what counts.
 
-The model sees the text only. Composing in six layers is not *required*: a network of two layers trained directly on this
-task does as well in the end. What six layers do is spread the work, so that each ramp of one network sees a part of it done.
+The model sees the text only. Six layers are not *required*: a network of two layers trained directly on a trial version
+of this task reached 0.965 (one seed). Six layers spread the work, and the ramps of one network see parts of it done.
 """
 
 import random
@@ -35,17 +35,26 @@ TASK = Task("toy", "", LABEL_NAMES, (TEXT_COLUMN,))
 MAX_TOKENS = 128
 DIFFICULTY_SHARES = (0.30, 0.25, 0.25, 0.20)
 
-NEGATIVE = tuple(
-    "awful bland boring clumsy confusing dismal dreary dull forgettable hollow lifeless messy "
-    "pointless predictable shallow silly sloppy stale tedious tiresome".split()
+# fmt: off
+NEGATIVE = (
+    "awful", "bland", "boring", "clumsy", "confusing", "dismal", "dreary", "dull", "forgettable", "hollow",
+    "lifeless", "messy", "pointless", "predictable", "shallow", "silly", "sloppy", "stale", "tedious", "tiresome",
 )
-POSITIVE = tuple(
-    "brilliant charming clever delightful elegant engaging fresh funny graceful inspired "
-    "inventive lovely moving polished radiant sincere stunning subtle thrilling witty".split()
+POSITIVE = (
+    "brilliant", "charming", "clever", "delightful", "elegant", "engaging", "fresh", "funny", "graceful", "inspired",
+    "inventive", "lovely", "moving", "polished", "radiant", "sincere", "stunning", "subtle", "thrilling", "witty",
 )
-ASPECTS = tuple("acting cast dialogue direction editing ending humor music pacing plot premise script score".split())
-WORKS = tuple("comedy drama film movie sequel thriller".split())
-SOURCES = tuple("actor audience blogger critic director jury reviewer writer".split())
+ASPECTS = (
+    "acting", "cast", "dialogue", "direction", "editing", "ending", "humor", "music", "pacing", "plot", "premise",
+    "script", "score",
+)
+WORKS = (
+    "comedy", "drama", "film", "movie", "sequel", "thriller",
+)
+SOURCES = (
+    "actor", "audience", "blogger", "critic", "director", "jury", "reviewer", "writer",
+)
+# fmt: on
 NEUTRAL_VERBS, FLIPPING_VERBS = ("agreed", "claimed", "felt", "said"), ("denied", "disbelieved", "disputed", "doubted")
 NEUTRAL_ADVERBS, NEGATORS = ("always", "indeed", "truly"), ("hardly", "never", "not")
 INTENSIFIERS = ("extremely", "quite", "rather", "very")
@@ -96,7 +105,7 @@ def generate(seed: int, sizes: Mapping[str, int] = SIZES) -> dict[str, pd.DataFr
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Return the task's own word-level tokenizer: lower case, split at spaces, `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`."""
+    """Return the task's own word-level tokenizer: lower case, split at spaces, special tokens and types as BERT's."""
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     ids = {word: i for i, word in enumerate((*special, *_words()))}
     backend = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
@@ -120,7 +129,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def config(num_labels: int = len(LABEL_NAMES)) -> BertConfig:
-    """Return the shape of `toy-bert`: 6 layers, 128 wide, 0.84 million weights, no dropout (16,000 samples seen a few times)."""
+    """Return the shape of `toy-bert`: 6 layers, 128 wide, 0.85 million weights, no dropout.
+
+    On a processor, eager attention with bf16 autocast trains it at twice the speed of fused (SDPA) attention.
+    """
     vocabulary = tokenizer()
     return BertConfig(
         vocab_size=len(vocabulary),

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -139,7 +140,7 @@ def first_token_states(
     backbone.to(device).eval()
     with tempfile.TemporaryDirectory() as scratch:
         shape = (len(encoded), num_ramps, config.hidden_size)
-        states = np.memmap(Path(scratch) / "states", dtype=np.float32, mode="w+", shape=shape)
+        states = _disk_array(Path(scratch) / "states", shape)
         bar = tqdm(total=len(encoded), desc="frozen pass", unit="sample", disable=None)
         with torch.inference_mode(), autocast(precision, device), bar:
             for rows in batches_by_length(token_counts(encoded), batch_tokens):
@@ -148,6 +149,19 @@ def first_token_states(
                     states[rows, i] = hidden[:, 0].float().cpu().numpy()
                 bar.update(len(rows))
         yield states
+
+
+def _disk_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A float32 array in a file whose disk space is taken at once: a full disk is an error here, not a crash later."""
+    num_bytes = int(np.prod(shape)) * np.dtype(np.float32).itemsize
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+    except OSError as error:
+        raise UserError(
+            f"{path}: no room for {num_bytes / 1e9:.1f} GB of states: {error.strerror}; set TMPDIR"
+        ) from None
+    return np.memmap(path, dtype=np.float32, mode="r+", shape=shape)
 
 
 def train_ramps(states: np.ndarray, labels: np.ndarray, num_labels: int, settings: TrainRamps, seed: int) -> Ramps:

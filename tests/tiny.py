@@ -1,0 +1,111 @@
+"""Models, tokenizers and data small enough to be made anew wherever a test wants them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
+
+from deebert.glue import GlueData, Task, describe
+
+FAMILIES = ("bert", "roberta", "distilbert")
+VOCAB_SIZE = 50
+POSITIONS = 40
+SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]")  # [PAD] is 1, which RoBERTa's positions are counted by
+WORDS = tuple(f"w{i}" for i in range(VOCAB_SIZE - len(SPECIAL)))
+LABEL_NAMES = ("no", "yes", "maybe")
+
+
+def config(family: str, layers: int = 3, width: int = 16, labels: int = 2, **further: Any) -> PreTrainedConfig:
+    """A configuration with large initial weights, so that random models give answers that differ visibly."""
+    shared = {"vocab_size": VOCAB_SIZE, "max_position_embeddings": POSITIONS, "initializer_range": 0.3}
+    shared |= {"pad_token_id": 1, "num_labels": labels, **further}
+    if family == "distilbert":
+        return DistilBertConfig(n_layers=layers, dim=width, hidden_dim=2 * width, n_heads=2, **shared)
+    shared |= {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": 2 * width}
+    return {"bert": BertConfig, "roberta": RobertaConfig}[family](num_attention_heads=2, **shared)
+
+
+def model(family: str, seed: int = 0, attention: str = "sdpa", **shape: Any) -> PreTrainedModel:
+    """A random classifier in eval mode, the same for the same arguments."""
+    torch.manual_seed(seed)
+    made = AutoModelForSequenceClassification.from_config(config(family, **shape), attn_implementation=attention)
+    return made.eval()
+
+
+def tokenizer(max_length: int = 24) -> PreTrainedTokenizerFast:
+    """Split at spaces; `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]` with token types."""
+    ids = {token: i for i, token in enumerate((*SPECIAL, *WORDS))}
+    backend = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=max_length,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def inputs(family: str, lengths: Sequence[int], seed: int = 0) -> dict[str, Tensor]:
+    """Random ids, padded on the right to the longest of `lengths`; for BERT random token types as well."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(lengths), max(lengths))
+    mask = (torch.arange(shape[1]) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.randint(2, VOCAB_SIZE, shape, generator=generator)
+    made = {"input_ids": ids * mask + (1 - mask), "attention_mask": mask}
+    if family == "bert":
+        made["token_type_ids"] = torch.randint(0, 2, shape, generator=generator)
+    return made
+
+
+def samples(size: int, seed: int = 0, labels: int = 2) -> pd.DataFrame:
+    """Sentences of 2 to 8 words, of which one, `w0`, `w1` or `w2`, tells the label and the others nothing."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(size) % labels
+    sentences = []
+    for told in label:
+        words = list(rng.choice(WORDS[labels:], rng.integers(1, 8)))
+        words.insert(rng.integers(0, len(words) + 1), WORDS[told])
+        sentences.append(" ".join(words))
+    return pd.DataFrame({"idx": np.arange(size), "sentence": sentences, "label": label})
+
+
+def data(labels: int = 2, sizes: Sequence[int] = (32, 16, 16)) -> GlueData:
+    """A data set as `glue.load` returns one: `samples` in the splits train, validation and test."""
+    splits = {
+        split: samples(size, seed=i, labels=labels)
+        for i, (split, size) in enumerate(zip(("train", "validation", "test"), sizes, strict=True))
+    }
+    task = Task("tiny", "", LABEL_NAMES[:labels], ("sentence",))
+    return GlueData(describe(task, splits, source="tests"), splits)
+
+
+def write_model(folder: Path, family: str = "bert", **shape: Any) -> Path:
+    """Write a random classifier and its tokenizer into `folder`, as Hugging Face saves them; return `folder`."""
+    model(family, **shape).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
