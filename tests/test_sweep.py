@@ -102,7 +102,7 @@ def test_the_curve_begins_at_full_depth_and_ends_at_layer_1(seed: int, classes: 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("points", [0, 1, 2, 50, 200, 999])
 def test_the_grid(classes: int, points: int) -> None:
-    """About as many thresholds as asked for, of 4 digits, rising from just above 0 to just above ln C, always the same."""
+    """About as many thresholds as asked for, of 4 digits, from just above 0 to just above ln C, always alike."""
     grid = threshold_grid(classes, points)
     assert 0.8 * min(points, 200) <= len(grid) <= points and grid == sorted(set(grid)) == threshold_grid(
         classes, points

@@ -44,7 +44,7 @@ class Recipe:
 PAPER_BERT = Recipe(epochs=3, learning_rate=2e-5, batch_size=8)
 PAPER_ROBERTA = Recipe(epochs=10, learning_rate=2e-5, batch_size=8)
 # From scratch, so a schedule of its own; found by trial on the embedded data set.
-TOY_BERT = Recipe(epochs=5, learning_rate=1e-3, batch_size=64, warmup_frac=0.2, weight_decay=0.01, adam_beta2=0.98)
+TOY_BERT = Recipe(epochs=7, learning_rate=8e-4, batch_size=64, warmup_frac=0.2, weight_decay=0.01, adam_beta2=0.98)
 
 
 @dataclass(frozen=True)

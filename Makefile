@@ -1,0 +1,55 @@
+# Everything runs in .venv, which each target first makes, or brings up to date with the pins, as far as it needs it.
+PYTHON ?= python3
+# what `make report` compares the working tree with
+BASE ?= HEAD
+
+BIN := .venv/bin
+# The stages call plain `python`, which has to be .venv's.
+DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
+INSTALL = @echo "Installing what $< pins, into .venv; the first time this may take minutes" >&2; \
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r $<
+
+.PHONY: help setup repro test lint plots report lock-check
+
+help: ## show these lines
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/for-repro ## make .venv from the exact pins
+
+repro: setup ## run the stages whose inputs changed
+	@git rev-parse --git-dir >/dev/null 2>&1 || $(DVC) config --local core.no_scm true
+	$(DVC) repro
+
+test: .venv/for-tests ## run all tests
+	$(BIN)/python -m pytest
+
+lint: .venv/for-tests ## check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+plots: .venv/for-report ## write the page of plots, dvc_plots/index.html
+	$(DVC) plots show
+
+report: .venv/for-report ## show changed metrics and parameters as Markdown, against BASE=HEAD
+	@echo "### Metrics"; $(DVC) metrics diff --md --precision 4 $(BASE)
+	@echo; echo "### Parameters"; $(DVC) params diff --md $(BASE)
+
+lock-check: .venv/for-report ## fail unless dvc.lock fits the code and the parameters; needs no data
+	@plan=$$($(DVC) repro --allow-missing --dry 2>&1) && ! echo "$$plan" | grep "Running stage" || \
+	{ echo "$$plan"; echo "error: dvc.lock is out of date: run dvc repro and commit what it changes" >&2; exit 1; }
+
+# One environment in three steps, each with a file that says it was taken.
+.venv/for-report: requirements-report.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(INSTALL)
+	@touch $@
+
+.venv/for-repro: requirements.txt .venv/for-report
+	$(INSTALL)
+	@touch $@
+
+.venv/for-tests: requirements-dev.txt .venv/for-repro
+	$(INSTALL)
+	@touch $@
