@@ -73,6 +73,8 @@ def finetune(
     """
     device = pick_device()
     precision = resolve_precision(precision, device)
+    if recipe.cpu_threads:
+        torch.set_num_threads(recipe.cpu_threads)
     if device.type == "cpu":
         # With dropout on, SDPA has no fused path on a CPU and took up to 1.7 times as long as plain attention.
         model.set_attn_implementation("eager")
