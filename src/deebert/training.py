@@ -186,7 +186,10 @@ def train_ramps(states: np.ndarray, labels: np.ndarray, num_labels: int, setting
     torch.manual_seed(seed)
     mean, scale = _mean_and_scale(states)
     ramps = Ramps(num_ramps, hidden_size, num_labels).to(device).train()
-    optimizer = torch.optim.AdamW(ramps.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    # Per sample, as a prior on the weights counts: one fixed decay either starves ramps of large tasks or lets those of
+    # small ones overfit states on which the backbone itself was trained.
+    decay = settings.weight_decay / num_samples
+    optimizer = torch.optim.AdamW(ramps.parameters(), lr=settings.learning_rate, weight_decay=decay)
     steps = settings.epochs * -(-num_samples // settings.batch_size)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     targets = torch.tensor(labels)
