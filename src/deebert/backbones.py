@@ -80,20 +80,67 @@ KNOWN_MODELS = {
 
 
 @dataclass(frozen=True)
+class LayerParts:
+    """The modules of one layer, in the order of use; all families share the original Transformer's (norms last)."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    attention_out: nn.Linear
+    attention_norm: nn.LayerNorm
+    up: nn.Linear
+    activation: Callable[[Tensor], Tensor]
+    down: nn.Linear
+    output_norm: nn.LayerNorm
+
+
+@dataclass(frozen=True)
 class Family:
     """Where an architecture keeps the parts that a layer-by-layer walk needs.
 
     Attributes:
         layers: model -> the L transformer layers, in order.
+        parts: one of these layers -> its modules, for code that runs a layer in another order than its own forward.
         head: model, first-token states (B, H) after layer L -> logits (B, C), as the model's own forward does.
         head_modules: names of the modules that make up the head; fine-tuning always starts them afresh.
         token_types: whether the embeddings take `token_type_ids`.
+        positions_after_padding_id: whether positions are counted from `pad_token_id` + 1 and skip padding, not from 0.
     """
 
     layers: Callable[[PreTrainedModel], nn.ModuleList]
+    parts: Callable[[nn.Module], LayerParts]
     head: Callable[[PreTrainedModel, Tensor], Tensor]
     head_modules: tuple[str, ...]
     token_types: bool
+    positions_after_padding_id: bool = False
+
+
+def _bert_parts(layer: Any) -> LayerParts:  # RoBERTa's too
+    return LayerParts(
+        query=layer.attention.self.query,
+        key=layer.attention.self.key,
+        value=layer.attention.self.value,
+        attention_out=layer.attention.output.dense,
+        attention_norm=layer.attention.output.LayerNorm,
+        up=layer.intermediate.dense,
+        activation=layer.intermediate.intermediate_act_fn,
+        down=layer.output.dense,
+        output_norm=layer.output.LayerNorm,
+    )
+
+
+def _distilbert_parts(layer: Any) -> LayerParts:
+    return LayerParts(
+        query=layer.attention.q_lin,
+        key=layer.attention.k_lin,
+        value=layer.attention.v_lin,
+        attention_out=layer.attention.out_lin,
+        attention_norm=layer.sa_layer_norm,
+        up=layer.ffn.lin1,
+        activation=layer.ffn.activation,
+        down=layer.ffn.lin2,
+        output_norm=layer.output_layer_norm,
+    )
 
 
 def _bert_head(model: Any, first_token: Tensor) -> Tensor:
@@ -109,10 +156,21 @@ def _distilbert_head(model: Any, first_token: Tensor) -> Tensor:
 
 
 FAMILIES = {
-    "bert": Family(lambda model: model.bert.encoder.layer, _bert_head, ("classifier",), token_types=True),
-    "roberta": Family(lambda model: model.roberta.encoder.layer, _roberta_head, ("classifier",), token_types=True),
+    "bert": Family(lambda model: model.bert.encoder.layer, _bert_parts, _bert_head, ("classifier",), token_types=True),
+    "roberta": Family(
+        lambda model: model.roberta.encoder.layer,
+        _bert_parts,
+        _roberta_head,
+        ("classifier",),
+        token_types=True,
+        positions_after_padding_id=True,
+    ),
     "distilbert": Family(
-        lambda model: model.distilbert.transformer.layer, _distilbert_head, ("pre_classifier", "classifier"), False
+        lambda model: model.distilbert.transformer.layer,
+        _distilbert_parts,
+        _distilbert_head,
+        ("pre_classifier", "classifier"),
+        token_types=False,
     ),
 }
 
@@ -249,7 +307,9 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: Any)
 
 def _check_length(name: str, config: Any, max_length: int) -> None:
     # RoBERTa counts its positions from pad_token_id + 1, so that many of the table's rows are out of reach.
-    usable = config.max_position_embeddings - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
+    usable = config.max_position_embeddings - (
+        config.pad_token_id + 1 if FAMILIES[config.model_type].positions_after_padding_id else 0
+    )
     if max_length > usable:
         raise UserError(
             f"params.yaml: finetune_backbone.max_length: {max_length} is not allowed;"

@@ -1,0 +1,239 @@
+"""How much of the layers saved becomes time saved? Prints one line of JSON.
+
+    PYTHONPATH=src python benchmarks/early_exit.py --precision bf16 --lengths RTE
+
+A BERT of full size with random weights answers random sentences whose lengths are drawn like a GLUE task's. Each ramp
+gets the threshold at which as many samples leave there as a given distribution of exits wants, so the exits are real
+decisions of the engine, but how many leave early is set. Everything is compared with the plain backbone in the same
+run: no ramps, same packing, precision and threads, and the last layer computed for the first token only.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import resource
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from deebert.criteria import Criterion, Entropy, LayerThresholds
+from deebert.exits import entropy
+from deebert.inference import PACK_TOKENS, Engine
+from deebert.model import DeeBert, Ramps, walk
+from deebert.timing import race
+
+# Tokens, special ones included, at these quantiles of the validation split under bert-base-uncased's vocabulary.
+QUANTILES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
+LENGTHS = {
+    "SST-2": (4, 10, 12, 16, 19, 21, 24.5, 27, 30, 34, 40, 44, 55),
+    "RTE": (17, 29, 34, 38, 43, 48.4, 53, 59.6, 71.2, 98.6, 128, 128, 128),
+}
+SIZES = {  # layers, width, attention heads
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+    "tiny": (6, 128, 2),
+}
+PADDED_LENGTH = 128  # what the paper's code pads every sentence to
+NOBODY = 1e-30  # nats; all ramps are run and no entropy is below
+
+
+def random_model(size: str, max_tokens: int) -> DeeBert:
+    layers, width, heads = SIZES[size]
+    config = BertConfig(
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=max_tokens,
+        initializer_range=0.05,  # more than usual, so that different sentences get visibly different answers
+    )
+    backbone = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    return DeeBert(backbone, Ramps(layers - 1, width, 2)).eval()
+
+
+def random_sentences(task: str, count: int, vocabulary: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    lengths = np.interp(rng.random(count), QUANTILES, LENGTHS[task]).round().astype(int)
+    return [
+        {
+            "input_ids": rng.integers(1000, vocabulary, n).tolist(),
+            "token_type_ids": [0] * n,
+            "attention_mask": [1] * n,
+        }
+        for n in lengths
+    ]
+
+
+def exit_shares(num_layers: int, saved: float) -> np.ndarray:
+    """Shares (L,) of the samples that leave at each layer, of geometric form, with the saving of equation 2."""
+    layers = np.arange(1, num_layers + 1)
+    low, high = -2.0, 2.0
+    while high - low > 1e-9:
+        rate = (low + high) / 2
+        shares = np.exp(rate * layers) / np.exp(rate * layers).sum()
+        low, high = (low, rate) if shares @ layers > num_layers * (1 - saved) else (rate, high)
+    return shares
+
+
+def thresholds_for(entropies: np.ndarray, shares: np.ndarray) -> tuple[float, ...]:
+    """A threshold per ramp such that of all samples `shares` (L,) leave at each layer; `entropies` is (N, L)."""
+    live = np.ones(len(entropies), dtype=bool)
+    thresholds = []
+    for layer, share in enumerate(shares[:-1]):
+        there = np.sort(entropies[live, layer])
+        leave = min(round(share * len(entropies)), len(there) - 1)
+        thresholds.append(float((there[leave - 1] + there[leave]) / 2) if leave else 0.0)
+        live &= entropies[:, layer] >= thresholds[-1]
+    return tuple(thresholds)
+
+
+def all_entropies(engine: Engine, sentences: list[dict[str, Any]]) -> np.ndarray:
+    """Entropy (N, L) at every head, as the engine itself computes it."""
+
+    class Listener(Entropy):
+        def step(self, logits: torch.Tensor, layer: int, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            heard.append(entropy(logits))
+            return super().step(logits, layer, state)
+
+    rows = []
+    for sentence in sentences:
+        heard: list[torch.Tensor] = []
+        answers = engine.answer([sentence], Listener(NOBODY))
+        rows.append(torch.cat([*heard, entropy(torch.from_numpy(answers.logits))]))
+    return torch.stack(rows).numpy()
+
+
+def compare(
+    engine: Engine, sentences: list[dict[str, Any]], size: int, criteria: dict[str, Criterion], rounds: int
+) -> dict[str, Any]:
+    """Time of each criterion against the plain backbone, `size` sentences to a call."""
+    batches = [sentences[start : start + size] for start in range(0, len(sentences), size)]
+    result: dict[str, Any] = {}
+    plain_s = []
+    for name, criterion in criteria.items():
+        times = race(engine.answer, partial(engine.answer, criterion=criterion), batches, rounds)
+        plain_s.append(np.median(times.plain.sum(axis=1)))
+        layers = np.concatenate([engine.answer(batch, criterion).exit_layers for batch in batches])
+        layers_saved = 1 - float(layers.mean()) / engine.num_layers
+        saved = times.time_saved()
+        result[name] = {"layers_saved_frac": round(layers_saved, 3), **{k: round(v, 3) for k, v in saved.items()}}
+        if layers_saved > 0:
+            result[name]["time_saved_per_layers_saved"] = round(saved["time_saved_frac"] / layers_saved, 3)
+    return {"plain_samples_per_s": round(len(sentences) / float(np.median(plain_s)), 2), **result}
+
+
+def one_padded(model: DeeBert, sentence: dict[str, Any], thresholds: tuple[float, ...]) -> int:
+    """The exit layer of one sentence padded to 128 tokens, on Hugging Face's layers: the way of the paper's code."""
+    length = len(sentence["input_ids"])
+    padded = torch.zeros(2, 1, PADDED_LENGTH, dtype=torch.int64)
+    padded[0, 0, :length] = torch.tensor(sentence["input_ids"])
+    padded[1, 0, :length] = 1
+    with torch.inference_mode():
+        for layer, hidden in enumerate(walk(model.backbone, dict(input_ids=padded[0], attention_mask=padded[1])), 1):
+            if layer < model.num_layers and entropy(model.ramps.ramp(layer, hidden[:, 0])) < thresholds[layer - 1]:
+                break
+    return layer
+
+
+def hugging_face(backbone: Any, sentences: list[dict[str, Any]]) -> None:
+    """The whole data set through Hugging Face's own forward: sorted by length, padded, as many tokens to a batch."""
+    order = sorted(range(len(sentences)), key=lambda row: -len(sentences[row]["input_ids"]))
+    while order:
+        longest = len(sentences[order[0]]["input_ids"])
+        batch, order = order[: max(1, PACK_TOKENS // longest)], order[max(1, PACK_TOKENS // longest) :]
+        ids = torch.zeros(2, len(batch), longest, dtype=torch.int64)
+        for i, row in enumerate(batch):
+            length = len(sentences[row]["input_ids"])
+            ids[0, i, :length], ids[1, i, :length] = torch.tensor(sentences[row]["input_ids"]), 1
+        with torch.inference_mode():
+            backbone(input_ids=ids[0], attention_mask=ids[1])
+
+
+def rivals(
+    engine: Engine,
+    untouched: DeeBert,
+    sentences: list[dict[str, Any]],
+    single: int,
+    criterion: LayerThresholds,
+    rounds: int,
+) -> dict[str, Any]:
+    """The engine against what people have: one padded sentence at a time, and Hugging Face's own forward."""
+    own = copy.deepcopy(untouched.backbone).to(torch.bfloat16 if engine.precision == "bf16" else torch.float32)
+    padded = [one_padded(untouched, sentence, criterion.thresholds_nats) for sentence in sentences[:single]]
+    against_padded = race(
+        lambda _: [one_padded(untouched, sentence, criterion.thresholds_nats) for sentence in sentences[:single]],
+        lambda _: engine.answer(sentences, criterion),
+        [None],
+        rounds,
+    )
+    against_own = race(partial(hugging_face, own), engine.answer, [sentences], rounds)
+    rate = np.median(against_padded.plain / against_padded.early_exit) * len(sentences) / single
+    same = engine.answer(sentences, criterion).exit_layers[:single] == np.array(padded)
+    return {
+        "samples_per_s_over_one_at_a_time_padded_to_128_in_fp32": round(float(rate), 2),
+        "same_exit_layer_as_there_frac": round(float(same.mean()), 4),
+        "plain_samples_per_s_over_hugging_face_sorted_and_padded": round(
+            float(np.median(against_own.plain / against_own.early_exit)), 3
+        ),
+    }
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--lengths", choices=LENGTHS, default="SST-2")
+    parser.add_argument("--samples", type=int, default=512, help="sentences of the batched part")
+    parser.add_argument("--single", type=int, default=48, help="sentences of the part one at a time")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--parts", default="all,32,1,rivals,memory", help="what to time, comma-separated")
+    args = parser.parse_args()
+    parts = args.parts.split(",")
+    torch.manual_seed(0)
+    model = random_model(args.size, PADDED_LENGTH)
+    untouched = copy.deepcopy(model)
+    engine = Engine(model, args.precision)
+    sentences = random_sentences(args.lengths, args.samples, model.backbone.config.vocab_size)
+    single = sentences[: args.single]
+    entropies = all_entropies(engine, sentences)
+    criteria: dict[str, Criterion] = {"threshold 0": Entropy(0.0), "nobody leaves": Entropy(NOBODY)}
+    for saved in (0.3, 0.5, 0.7):
+        fitted = thresholds_for(entropies, exit_shares(engine.num_layers, saved))
+        criteria[f"{100 * saved:.0f} % saved"] = LayerThresholds(fitted, drop_points=0)
+    half_saved = criteria["50 % saved"]
+    result: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
+        "torch": version("torch"),
+        **{name: getattr(args, name) for name in ("size", "precision", "lengths", "samples", "single", "rounds")},
+    }
+    if "all" in parts:
+        result["all at once"] = compare(engine, sentences, len(sentences), criteria, args.rounds)
+    if "32" in parts:
+        result["32 at a time"] = compare(engine, sentences, 32, criteria, args.rounds)
+    if "1" in parts:
+        result["one at a time"] = compare(engine, single, 1, criteria, args.rounds)
+    if "rivals" in parts:
+        result["at 50 % saved"] = rivals(engine, untouched, sentences, args.single, half_saved, args.rounds)
+    if "memory" in parts:
+        peaks = []
+        for times_as_many in (1, 4):
+            engine.answer(sentences * times_as_many, half_saved)
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        result["peak_memory_mib"] = {"once": round(peaks[0]), "four times the samples": round(peaks[1])}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

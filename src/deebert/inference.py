@@ -1,0 +1,163 @@
+"""Early exit live: a sample runs no layer beyond the one that answers it, one at a time or thousands at once.
+
+Three things make the layers saved become time saved.
+
+- No padding: batches are packed (see `packed.py`), so a sample costs its own tokens, whatever its neighbours' lengths.
+- Breadth first: a window of samples goes through a layer before any of them enters the next, and after each layer the
+  packs that exits have thinned are merged. Deep layers keep working on full batches.
+- First tokens first: a head reads the first token only, and in a layer that needs no more than all tokens' keys and
+  values. So it is computed ahead of the other tokens, whose larger share of the work is then done only for samples that
+  stay. The last layer needs no other tokens at all, with or without ramps.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deebert.backbones import family_of
+from deebert.criteria import Criterion, Entropy
+from deebert.devices import pick_device
+from deebert.inputs import token_counts
+from deebert.model import DeeBert
+from deebert.packed import Pack, PackedLayer, merged
+
+PACK_TOKENS = 2048  # a layer's working set at bert-base's width is then some 40 MB in float32
+WINDOW_TOKENS = 16384  # bounds the memory: states, keys and values of this many tokens at a time
+# With fewer samples the first tokens make too thin a matrix: what is lost there exceeds what exits save.
+FIRST_TOKENS_FIRST = 64
+
+FULL_DEPTH = Entropy(0.0)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What `Engine.answer` gives for N samples, in their order.
+
+    Attributes:
+        logits: (N, C) float32, of the head that answered.
+        exit_layers: (N,) int64, 1..L.
+    """
+
+    logits: np.ndarray
+    exit_layers: np.ndarray
+
+
+class Engine:
+    """Runs a `DeeBert` with early exit. Takes the model over: its layers move to `device` and to `precision`.
+
+    Args:
+        precision: `fp32` or `bf16`, of embeddings and layers. Heads and all that decides an exit are float32 in either.
+        device: None = `devices.pick_device()`.
+    """
+
+    def __init__(self, model: DeeBert, precision: str = "fp32", device: torch.device | None = None) -> None:
+        self.device = device or pick_device()
+        self.precision = precision
+        self.config = model.backbone.config
+        self._model = model.to(self.device).eval()
+        self._family = family_of(model.backbone)
+        self._embeddings = model.backbone.base_model.embeddings
+        layers = self._family.layers(model.backbone)
+        for module in (self._embeddings, *layers):
+            module.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+        self._layers = [PackedLayer(self._family.parts(layer), self.config.num_attention_heads) for layer in layers]
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._layers)
+
+    @torch.inference_mode()
+    def answer(self, encoded: Sequence[dict[str, Any]], criterion: Criterion = FULL_DEPTH) -> Answers:
+        """Answer the encoded samples (see `inputs.encode`), each at the layer where `criterion` lets it leave.
+
+        With `FULL_DEPTH` this is the plain backbone: no ramp is run. Memory beyond inputs and answers does not grow
+        with the number of samples.
+        """
+        answers = Answers(
+            np.empty((len(encoded), self.config.num_labels), dtype=np.float32),
+            np.empty(len(encoded), dtype=np.int64),
+        )
+        lengths = token_counts(encoded)
+        for window in _split(np.argsort(-lengths, kind="stable"), lengths, WINDOW_TOKENS):
+            packs = [self._embed(encoded, rows, lengths[rows]) for rows in _split(window, lengths, PACK_TOKENS)]
+            self._run(packs, criterion, answers)
+        return answers
+
+    def _run(self, packs: list[Pack], criterion: Criterion, answers: Answers) -> None:
+        """Take one window's packs through the layers until all its samples have been answered."""
+        state = criterion.start(sum(map(len, packs)), self.device)
+        for number, layer in enumerate(self._layers, start=1):
+            is_last = number == self.num_layers
+            if not is_last and not criterion.reads(number):
+                packs = [layer(pack) for pack in packs]
+                continue
+            packs = merged(packs, PACK_TOKENS)
+            first_tokens_first = is_last or len(state) >= FIRST_TOKENS_FIRST
+            if first_tokens_first:
+                keyed = [layer.keys_values(pack) for pack in packs]
+                first = layer.first_tokens(packs, keyed)
+            else:
+                packs = [layer(pack) for pack in packs]
+                first = torch.cat([pack.first_tokens() for pack in packs])
+            logits = self._head(number, first.float())
+            if is_last:
+                live = np.zeros(len(first), dtype=bool)
+            else:
+                leaves, state = criterion.step(logits, number, state)
+                live = ~leaves.cpu().numpy()  # on a GPU the one wait for it per layer
+            rows = np.concatenate([pack.rows for pack in packs])
+            answers.logits[rows[~live]] = logits.cpu().numpy()[~live]
+            answers.exit_layers[rows[~live]] = number
+            if not live.any():
+                return
+            state = state[torch.from_numpy(live).to(state.device)]
+            bounds = np.cumsum([len(pack) for pack in packs])[:-1]
+            lives = np.split(live, bounds)
+            if first_tokens_first:
+                firsts = first.tensor_split(bounds.tolist())
+                staying = zip(packs, keyed, firsts, lives, strict=True)
+                packs = [layer.other_tokens(*each) for each in staying if each[-1].any()]
+            else:
+                packs = [pack.keep(alive) for pack, alive in zip(packs, lives, strict=True) if alive.any()]
+
+    def _head(self, layer: int, first: Tensor) -> Tensor:
+        """Logits (B, C) of the head after `layer`, from first-token states (B, H), in float32."""
+        if layer < self.num_layers:
+            return self._model.ramps.ramp(layer, first)
+        return self._family.head(self._model.backbone, first)
+
+    def _embed(self, encoded: Sequence[dict[str, Any]], rows: np.ndarray, lengths: np.ndarray) -> Pack:
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([encoded[row][name] for row in rows])
+
+        ids = joined("input_ids")
+        inputs = {"input_ids": ids, "position_ids": self._positions(ids, lengths)}
+        if self._family.token_types and "token_type_ids" in encoded[rows[0]]:
+            inputs["token_type_ids"] = joined("token_type_ids")
+        tensors = {name: torch.from_numpy(array)[None].to(self.device) for name, array in inputs.items()}
+        return Pack(self._embeddings(**tensors)[0], lengths, rows)
+
+    def _positions(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Position number of every token, as the family counts them."""
+        starts = np.cumsum(lengths) - lengths
+        if not self._family.positions_after_padding_id:
+            return np.arange(len(ids)) - np.repeat(starts, lengths)
+        padding_id = self.config.pad_token_id
+        counted = ids != padding_id  # a text may hold the padding token, which has no position of its own
+        count = np.cumsum(counted)
+        return padding_id + counted * (count - np.repeat(count[starts] - counted[starts], lengths))
+
+
+def _split(rows: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+    """Cut `rows` into stretches of at most `max_tokens` tokens; a longer sample gets one of its own."""
+    ends = np.cumsum(lengths[rows])
+    start = 0
+    while start < len(rows):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
+        yield rows[start:stop]
+        start = stop
