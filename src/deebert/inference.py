@@ -23,7 +23,7 @@ from deebert.criteria import Criterion, Entropy
 from deebert.devices import pick_device
 from deebert.inputs import token_counts
 from deebert.model import DeeBert
-from deebert.packed import Pack, PackedLayer, merged
+from deebert.packed import Layout, Pack, PackedLayer, merged
 
 PACK_TOKENS = 2048  # a layer's working set at bert-base's width is then some 40 MB in float32
 WINDOW_TOKENS = 16384  # bounds the memory: states, keys and values of this many tokens at a time
@@ -47,10 +47,11 @@ class Answers:
 
 
 class Engine:
-    """Runs a `DeeBert` with early exit. Takes the model over: its layers move to `device` and to `precision`.
+    """Runs a `DeeBert` with early exit. Takes the model over: it moves to `device`, and its layers to `precision`.
 
     Args:
-        precision: `fp32` or `bf16`, of embeddings and layers. Heads and all that decides an exit are float32 in either.
+        precision: `fp32` or `bf16`, of the layers' matrix products. Hidden states, heads and all that decides an exit
+            are float32 in either.
         device: None = `devices.pick_device()`.
     """
 
@@ -62,9 +63,9 @@ class Engine:
         self._family = family_of(model.backbone)
         self._embeddings = model.backbone.base_model.embeddings
         layers = self._family.layers(model.backbone)
-        for module in (self._embeddings, *layers):
-            module.to(torch.bfloat16 if precision == "bf16" else torch.float32)
-        self._layers = [PackedLayer(self._family.parts(layer), self.config.num_attention_heads) for layer in layers]
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        num_heads = self.config.num_attention_heads
+        self._layers = [PackedLayer(self._family.parts(layer), num_heads, dtype) for layer in layers]
 
     @property
     def num_layers(self) -> int:
@@ -103,25 +104,26 @@ class Engine:
             else:
                 packs = [layer(pack) for pack in packs]
                 first = torch.cat([pack.first_tokens() for pack in packs])
-            logits = self._head(number, first.float())
+            logits = self._head(number, first)
             if is_last:
                 live = np.zeros(len(first), dtype=bool)
             else:
                 leaves, state = criterion.step(logits, number, state)
                 live = ~leaves.cpu().numpy()  # on a GPU the one wait for it per layer
-            rows = np.concatenate([pack.rows for pack in packs])
-            answers.logits[rows[~live]] = logits.cpu().numpy()[~live]
-            answers.exit_layers[rows[~live]] = number
-            if not live.any():
-                return
-            state = state[torch.from_numpy(live).to(state.device)]
+            if not live.all():
+                rows = np.concatenate([pack.layout.rows for pack in packs])
+                answers.logits[rows[~live]] = logits.cpu().numpy()[~live]
+                answers.exit_layers[rows[~live]] = number
+                if not live.any():
+                    return
+                state = state[torch.from_numpy(live).to(state.device)]
             bounds = np.cumsum([len(pack) for pack in packs])[:-1]
             lives = np.split(live, bounds)
             if first_tokens_first:
                 firsts = first.tensor_split(bounds.tolist())
                 staying = zip(packs, keyed, firsts, lives, strict=True)
                 packs = [layer.other_tokens(*each) for each in staying if each[-1].any()]
-            else:
+            elif not live.all():
                 packs = [pack.keep(alive) for pack, alive in zip(packs, lives, strict=True) if alive.any()]
 
     def _head(self, layer: int, first: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class Engine:
         if self._family.token_types and "token_type_ids" in encoded[rows[0]]:
             inputs["token_type_ids"] = joined("token_type_ids")
         tensors = {name: torch.from_numpy(array)[None].to(self.device) for name, array in inputs.items()}
-        return Pack(self._embeddings(**tensors)[0], lengths, rows)
+        return Pack(self._embeddings(**tensors)[0], Layout(lengths, rows))
 
     def _positions(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Position number of every token, as the family counts them."""

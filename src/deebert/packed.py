@@ -6,8 +6,9 @@ together, H width.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,47 +19,64 @@ from deebert.backbones import LayerParts
 
 
 @dataclass(frozen=True)
-class Pack:
-    """Hidden states of B sentences without padding.
+class Layout:
+    """Which tokens of a pack are whose.
 
     Attributes:
-        hidden: (T, H), sentence after sentence, T the sum of `lengths`.
         lengths: (B,) int64, tokens of each sentence; equal ones stand together where speed matters.
         rows: (B,) int64, which sample each sentence is.
     """
 
-    hidden: Tensor
     lengths: np.ndarray
     rows: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
+    @cached_property
     def starts(self) -> np.ndarray:
-        """Row of `hidden` that holds each sentence's first token; (B,) int64."""
+        """Number of each sentence's first token; (B,) int64."""
         return np.cumsum(self.lengths) - self.lengths
+
+    @cached_property
+    def others(self) -> np.ndarray:
+        """Numbers of the tokens that are not the first of their sentence; (T - B,) int64."""
+        is_other = np.ones(self.lengths.sum(), dtype=bool)
+        is_other[self.starts] = False
+        return np.flatnonzero(is_other)
+
+    @cached_property
+    def runs(self) -> list[tuple[slice, slice]]:
+        """Runs of neighbours of one length, as (sentences, their tokens)."""
+        cuts = [0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self.lengths)]
+        ends = [0, *np.cumsum(self.lengths).tolist()]
+        return [(slice(low, high), slice(ends[low], ends[high])) for low, high in itertools.pairwise(cuts)]
+
+    def tokens_of(self, live: np.ndarray) -> np.ndarray:
+        """Numbers of the tokens of those sentences where `live` (B,) is true."""
+        return np.flatnonzero(np.repeat(live, self.lengths))
+
+    def keep(self, live: np.ndarray) -> "Layout":
+        """The layout of those sentences where `live` (B,) is true."""
+        return Layout(self.lengths[live], self.rows[live])
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Hidden states (T, H) of B sentences without padding, sentence after sentence as `layout` has them."""
+
+    hidden: Tensor
+    layout: Layout
+
+    def __len__(self) -> int:
+        return len(self.layout.rows)
 
     def first_tokens(self) -> Tensor:
         """States (B, H) of the sentences' first tokens."""
-        return take(self.hidden, self.starts)
+        return take(self.hidden, self.layout.starts)
 
     def keep(self, live: np.ndarray) -> "Pack":
         """The pack of those sentences where `live` (B,) is true."""
         if live.all():
             return self
-        return Pack(take(self.hidden, self.tokens_of(live)), self.lengths[live], self.rows[live])
-
-    def tokens_of(self, live: np.ndarray) -> np.ndarray:
-        """Rows of `hidden` that belong to the sentences where `live` (B,) is true."""
-        return np.flatnonzero(np.repeat(live, self.lengths))
-
-    def runs(self) -> Iterator[tuple[slice, slice]]:
-        """Runs of neighbours of one length, as (sentences, their tokens)."""
-        cuts = [0, *(np.flatnonzero(np.diff(self.lengths)) + 1), len(self)]
-        ends = [0, *np.cumsum(self.lengths)]
-        for low, high in itertools.pairwise(cuts):
-            yield slice(low, high), slice(ends[low], ends[high])
+        return Pack(take(self.hidden, self.layout.tokens_of(live)), self.layout.keep(live))
 
 
 def take(states: Tensor, positions: np.ndarray) -> Tensor:
@@ -84,77 +102,83 @@ def merged(packs: Sequence[Pack], max_tokens: int) -> list[Pack]:
             room = max_tokens
         joined[-1].append(pack)
         room -= len(pack.hidden)
-    return [
-        group[0]
-        if len(group) == 1
-        else Pack(
-            torch.cat([pack.hidden for pack in group]),
-            np.concatenate([pack.lengths for pack in group]),
-            np.concatenate([pack.rows for pack in group]),
-        )
-        for group in joined
-    ]
+    return [group[0] if len(group) == 1 else _joined(group) for group in joined]
+
+
+def _joined(packs: Sequence[Pack]) -> Pack:
+    layouts = [pack.layout for pack in packs]
+    return Pack(
+        torch.cat([pack.hidden for pack in packs]),
+        Layout(np.concatenate([each.lengths for each in layouts]), np.concatenate([each.rows for each in layouts])),
+    )
 
 
 class PackedLayer:
     """One transformer layer of the supported families, in eval mode, on packs.
 
-    It uses the modules of the loaded model in place. All families share the original Transformer's order (attention,
-    add and norm, feed-forward, add and norm).
+    It uses the modules of the loaded model in place, their matrices converted to `dtype`. Hidden states and norms stay
+    in float32 whatever that is: between sentences a first token's state varies less, in early layers, than bfloat16
+    resolves, and ramps that read it rounded guess (51 % instead of 75 % right where this was tried).
     """
 
-    def __init__(self, parts: LayerParts, num_heads: int) -> None:
+    def __init__(self, parts: LayerParts, num_heads: int, dtype: torch.dtype) -> None:
         self.parts = parts
         self.num_heads = num_heads
+        self.dtype = dtype
+        for linear in (parts.query, parts.key, parts.value, parts.attention_out, parts.up, parts.down):
+            linear.to(dtype)
 
     def __call__(self, pack: Pack) -> Pack:
         """All tokens through the layer."""
-        keys, values = self.keys_values(pack)
-        context = self._attend(self.parts.query(pack.hidden), pack.lengths, keys, values, pack)
-        return replace(pack, hidden=self._after_attention(context, pack.hidden))
+        lengths = pack.layout.lengths
+        context = self._attend(self._queries(pack.hidden), lengths, *self.keys_values(pack), pack.layout)
+        return Pack(self._after_attention(context, pack.hidden), pack.layout)
 
     def keys_values(self, pack: Pack) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens, each (T, H)."""
-        return self.parts.key(pack.hidden), self.parts.value(pack.hidden)
+        hidden = pack.hidden.to(self.dtype)
+        return self.parts.key(hidden), self.parts.value(hidden)
 
     def first_tokens(self, packs: Sequence[Pack], keyed: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """The layer's output (B, H) for the first tokens alone of all the packs' sentences; `keyed` per pack."""
         before = [pack.first_tokens() for pack in packs]
         contexts = [
-            self._attend(self.parts.query(first), np.ones_like(pack.lengths), keys, values, pack)
+            self._attend(self._queries(first), np.ones_like(pack.layout.lengths), keys, values, pack.layout)
             for pack, (keys, values), first in zip(packs, keyed, before, strict=True)
         ]
         return self._after_attention(torch.cat(contexts), torch.cat(before))
 
     def other_tokens(self, pack: Pack, keyed: tuple[Tensor, Tensor], first_output: Tensor, live: np.ndarray) -> Pack:
         """The layer's output for the sentences where `live` (B,), given that of the first tokens, (B, H)."""
-        keys, values = keyed
-        kept = Pack(pack.hidden, pack.lengths[live], pack.rows[live])  # `hidden` follows below
+        hidden, (keys, values), layout = pack.hidden, keyed, pack.layout
         if not live.all():
-            tokens = pack.tokens_of(live)
-            kept = replace(kept, hidden=take(pack.hidden, tokens))
-            keys, values = take(keys, tokens), take(values, tokens)
-        is_other = np.ones(len(kept.hidden), dtype=bool)
-        is_other[kept.starts] = False
-        others = np.flatnonzero(is_other)
-        before = take(kept.hidden, others)
-        context = self._attend(self.parts.query(before), kept.lengths - 1, keys, values, kept)
-        output = torch.empty_like(kept.hidden)
-        put(output, others, self._after_attention(context, before))
-        put(output, kept.starts, first_output if live.all() else take(first_output, np.flatnonzero(live)))
-        return replace(kept, hidden=output)
+            tokens = layout.tokens_of(live)
+            hidden, keys, values = take(hidden, tokens), take(keys, tokens), take(values, tokens)
+            first_output = take(first_output, np.flatnonzero(live))
+            layout = layout.keep(live)
+        before = take(hidden, layout.others)
+        context = self._attend(self._queries(before), layout.lengths - 1, keys, values, layout)
+        output = torch.empty_like(hidden)
+        put(output, layout.others, self._after_attention(context, before))
+        put(output, layout.starts, first_output)
+        return Pack(output, layout)
 
-    def _attend(self, queries: Tensor, query_counts: np.ndarray, keys: Tensor, values: Tensor, pack: Pack) -> Tensor:
+    def _queries(self, hidden: Tensor) -> Tensor:
+        return self.parts.query(hidden.to(self.dtype))
+
+    def _attend(
+        self, queries: Tensor, query_counts: np.ndarray, keys: Tensor, values: Tensor, layout: Layout
+    ) -> Tensor:
         """Attention of each sentence's queries to its own keys: (Q, H).
 
         Args:
             queries: (Q, H), sentence after sentence; `query_counts` (B,) of each, the same for equal lengths.
-            keys, values: (T, H), of all tokens of `pack`.
+            keys, values: (T, H), of all tokens.
         """
         head_size = keys.shape[1] // self.num_heads
         contexts = []
         start = 0
-        for sentences, tokens in pack.runs():
+        for sentences, tokens in layout.runs:
             count = sentences.stop - sentences.start
             stop = start + count * int(query_counts[sentences.start])
             query, key, value = (
@@ -169,13 +193,17 @@ class PackedLayer:
         """Output (Q, H) of tokens whose states were `before` and whose attention gave `context`."""
         parts = self.parts
         attended = parts.attention_norm(parts.attention_out(context) + before)
-        return parts.output_norm(parts.down(parts.activation(parts.up(attended))) + attended)
+        return parts.output_norm(parts.down(parts.activation(parts.up(attended.to(self.dtype)))) + attended)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention without a mask: (n, heads, Q, D) to (n, heads, K, D) twice gives (n, heads, Q, D)."""
     if query.dtype == torch.bfloat16 and query.device.type == "cpu":
-        # PyTorch's fused kernel took 1.7 times as long at 60 tokens, and 3 times for a single query.
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        return scores.softmax(dim=-1) @ value
+        # PyTorch's fused kernel took 1.7 times as long at 60 tokens, and several times for a single query; that in turn
+        # is too thin for matrix products.
+        query = query * query.shape[-1] ** -0.5
+        if query.shape[2] == 1:
+            weights = (key * query).sum(dim=-1).softmax(dim=-1)
+            return (value * weights[..., None]).sum(dim=2, keepdim=True)
+        return (query @ key.transpose(-1, -2)).softmax(dim=-1) @ value
     return scaled_dot_product_attention(query, key, value)
