@@ -5,12 +5,12 @@ from pathlib import Path
 from deebert import glue
 from deebert.files import output_dir, write_json
 from deebert.inputs import encode, token_counts
+from deebert.layers import layer_metrics, layer_rows
 from deebert.logits import SplitLogits
 from deebert.model import DeeBert, all_logits
 from deebert.params import read_params
 from deebert.scores import is_labelled
 from deebert.stage import run
-from deebert.sweep import layer_metrics, layer_rows
 
 
 def main(data: Path, model_folder: Path, out: Path, metrics_file: Path) -> None:

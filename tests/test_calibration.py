@@ -16,9 +16,9 @@ from deebert.calibration import (
     log_softmax,
     negative_log_likelihood,
     scaled,
-    stratified_halves,
 )
 from deebert.errors import UserError
+from deebert.parts import stratified_halves
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -34,26 +34,6 @@ def drawn(seed: int, n: int, temperatures: list[float], classes: int = 2) -> tup
     true = rng.standard_normal((n, classes)) * 2
     labels = (softmax(true).cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
     return (true[:, None] * np.array(temperatures)[:, None]).astype(np.float32), labels
-
-
-@few
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 100))
-def test_halves_part_every_label(labels: list[int], seed: int) -> None:
-    """The halves hold every sample once, and differ by at most one in size and in each label; a seed repeats them."""
-    array = np.array(labels)
-    one, other = stratified_halves(array, seed)
-    assert sorted([*one, *other]) == list(range(len(labels)))
-    assert (np.diff(one) > 0).all() and (np.diff(other) > 0).all() and 0 <= len(one) - len(other) <= 1
-    for label in set(labels):
-        assert abs(np.sum(array[one] == label) - np.sum(array[other] == label)) <= 1
-    assert all(np.array_equal(a, b) for a, b in zip((one, other), stratified_halves(array, seed), strict=True))
-
-
-def test_halves_are_random() -> None:
-    """Another seed parts otherwise, and a half is not simply every other sample."""
-    labels = np.zeros(40, dtype=np.int64)
-    one, another = stratified_halves(labels, 0)[0], stratified_halves(labels, 1)[0]
-    assert not np.array_equal(one, another) and not np.array_equal(one, np.arange(0, 40, 2))
 
 
 @few

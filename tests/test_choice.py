@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deebert import choice
-from deebert.choice import choice_rows, curve_rows, over_seeds
+from deebert.choice import band_rows, choice_rows, over_seeds
+from deebert.parts import stratified_parts
 from deebert.scores import METRICS
-from deebert.sweep import best_within
+from tests.heads import best_within
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
 LAYERS = 6
@@ -75,7 +76,7 @@ def test_cross_fitted_figures_are_what_a_plain_loop_finds(seed: int, n: int, met
     rng, full = np.random.default_rng(5), METRICS[metric](labels, predictions[0])
     scores, saved = {target: [] for target in TARGETS}, {target: [] for target in TARGETS}
     for _ in range(choice.DIVISIONS):
-        part_of = choice._part_members(labels, rng).argmax(axis=1)
+        part_of = stratified_parts(labels, choice.PARTS, rng)
         for target in TARGETS:
             answers, exits = np.full(n, -1), np.zeros(n)
             for part in np.unique(part_of):
@@ -91,17 +92,6 @@ def test_cross_fitted_figures_are_what_a_plain_loop_finds(seed: int, n: int, met
         assert row["score"] == pytest.approx(np.mean(scores[target]))
         assert row["drop_points"] == pytest.approx(100 * (full - np.mean(scores[target])), abs=1e-9)
         assert row["cross_fitted_layers_saved_frac"] == pytest.approx(np.mean(saved[target]))
-
-
-@few
-@given(st.integers(0, 10_000), st.integers(1, 80), st.integers(1, 4))
-def test_parts_are_alike(seed: int, n: int, classes: int) -> None:
-    """Each sample is in one part; no two parts differ by more than one sample, in all or of any label."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, n)
-    members = choice._part_members(labels, rng)
-    assert (members.sum(axis=1) == 1).all() and np.ptp(members.sum(axis=0)) <= 1
-    assert all(np.ptp(members[labels == label].sum(axis=0)) <= 1 for label in range(classes))
 
 
 def test_cross_fitting_does_not_flatter() -> None:
@@ -142,7 +132,7 @@ def test_intervals_shrink_with_the_square_root_of_n(rows_of: str) -> None:
         if rows_of == "choice":
             (row,) = choice_rows("validation", *grid, "accuracy", [3], 0)
         else:
-            row = curve_rows("validation", *grid, "accuracy", 0)[6]
+            row = band_rows("validation", *grid, "accuracy", 0)[6]
         widths.append([row[f"{name}_high"] - row[f"{name}_low"] for name in ("layers_saved", "score", "drop")])
     assert np.divide(*widths) == pytest.approx(4, rel=0.35)
 
@@ -153,7 +143,7 @@ def test_a_curve_row_is_what_the_metrics_say(seed: int, metric: str) -> None:
     """Score, saving and drop of each point are those of the whole split, and lie between their ends."""
     grid = draw_grid(np.random.default_rng(seed), 50)
     rows = sweep_like(grid, metric)
-    for row, plain in zip(curve_rows("test", *grid, metric, seed=0), rows, strict=True):
+    for row, plain in zip(band_rows("test", *grid, metric, seed=0), rows, strict=True):
         assert (row["split"], row["threshold"], row["n"]) == ("test", plain["threshold"], 50)
         assert row["score"] == pytest.approx(plain["score"])
         assert row["layers_saved_frac"] == pytest.approx(plain["layers_saved_frac"])
@@ -168,7 +158,7 @@ def test_intervals_are_paired() -> None:
     thresholds, predictions, layers, labels = draw_grid(np.random.default_rng(3), 200)
     predictions = np.repeat(predictions[:1], len(thresholds), axis=0)
     grid = (thresholds, predictions, layers, labels)
-    for row in choice_rows("validation", *grid, "accuracy", [0], 0) + curve_rows("validation", *grid, "accuracy", 0):
+    for row in choice_rows("validation", *grid, "accuracy", [0], 0) + band_rows("validation", *grid, "accuracy", 0):
         assert row["drop_low"] == row["drop_points"] == row["drop_high"] == 0
         assert row["score_high"] - row["score_low"] > 0.02
 
@@ -178,7 +168,7 @@ def test_intervals_are_paired() -> None:
 def test_few_samples_and_one_point_are_no_trouble(n: int, metric: str) -> None:
     """Fewer samples than parts, one label only, only full depth: rows of plain numbers, nothing saved, nothing lost."""
     grid = ([0.0], np.zeros((1, n), dtype=int), np.full((1, n), LAYERS), np.zeros(n, dtype=int))
-    rows = choice_rows("validation", *grid, metric, TARGETS, 0) + curve_rows("validation", *grid, metric, 0)
+    rows = choice_rows("validation", *grid, metric, TARGETS, 0) + band_rows("validation", *grid, metric, 0)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     for row in rows:
         assert (row["threshold"], row["layers_saved_frac"], row["drop_points"]) == (0.0, 0.0, 0.0)
@@ -190,7 +180,7 @@ def test_shares_stay_shares() -> None:
     thresholds, _, layers, labels = draw_grid(np.random.default_rng(6), 100)
     predictions = np.tile(np.where(np.arange(100) < 2, 1 - labels, labels), (len(thresholds), 1))
     grid = (thresholds, predictions, layers, labels)
-    for row in choice_rows("validation", *grid, "accuracy", TARGETS, 0) + curve_rows("test", *grid, "accuracy", 0):
+    for row in choice_rows("validation", *grid, "accuracy", TARGETS, 0) + band_rows("test", *grid, "accuracy", 0):
         assert all(0 <= row[key] <= 1 for key in ENDS if not key.startswith("drop"))
 
 
@@ -199,7 +189,7 @@ def test_the_seed_decides() -> None:
     grid = draw_grid(np.random.default_rng(4), 150)
 
     def rows(seed: int) -> Sequence[dict]:
-        return choice_rows("validation", *grid, "f1", TARGETS, seed) + curve_rows("validation", *grid, "f1", seed)
+        return choice_rows("validation", *grid, "f1", TARGETS, seed) + band_rows("validation", *grid, "f1", seed)
 
     assert rows(1) == rows(1) and rows(1) != rows(2)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,29 +12,22 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deebert.calibration import stratified_halves
 from deebert.criteria import (
-    DROPS_POINTS,
     ConfidentStreak,
     Criterion,
     Entropy,
     LayerThresholds,
     MaxProbability,
     Patience,
-    ScoreSums,
-    criterion_rows,
-    curve_row,
-    fit_layer_thresholds,
-    layer_threshold_rows,
     probability_grid,
+    threshold_grid,
     top_probability,
 )
 from deebert.errors import UserError
-from deebert.exits import answers, entropy, exit_layers
-from deebert.scores import METRICS
-from deebert.sweep import best_within, sweep_rows, threshold_grid
+from deebert.exits import entropy, exit_layers
+from tests.heads import heads
 
-KINDS = [Entropy, MaxProbability, Patience, ConfidentStreak]
+KINDS = [MaxProbability, Patience, ConfidentStreak]
 MAX_LAYERS = 6
 few = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -44,7 +38,9 @@ criteria = st.one_of(
     st.builds(MaxProbability, probabilities),
     st.builds(Patience, st.integers(1, MAX_LAYERS)),
     st.builds(ConfidentStreak, st.integers(1, 4), probabilities),
-    st.builds(LayerThresholds, st.lists(nats, min_size=MAX_LAYERS, max_size=MAX_LAYERS).map(tuple), st.just(1.0)),
+    st.builds(
+        LayerThresholds, st.lists(nats, min_size=MAX_LAYERS - 1, max_size=MAX_LAYERS - 1).map(tuple), st.just(1.0)
+    ),
 )
 
 
@@ -57,13 +53,11 @@ def logit_tables(draw: st.DrawFn) -> Tensor:
     return torch.tensor(flat).reshape(n, layers, classes)
 
 
-def heads(seed: int, classes: int = 2, n: int = 40, layers: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (n, layers, classes) of heads that know the label the better the deeper they are, and the labels (n,)."""
-    rng = np.random.default_rng(seed)
-    wanted = rng.integers(0, classes, n)
-    logits = rng.standard_normal((n, layers, classes))
-    logits[np.arange(n), :, wanted] += np.linspace(0, 2.5, layers)
-    return logits.astype(np.float32), wanted
+def at_depth(criterion: Criterion, num_layers: int) -> Criterion:
+    """`criterion`, with as many thresholds as the model has ramps."""
+    if not isinstance(criterion, LayerThresholds):
+        return criterion
+    return replace(criterion, thresholds_nats=criterion.thresholds_nats[: num_layers - 1])
 
 
 def live_exits(criterion: Criterion, logits: Tensor) -> list[int]:
@@ -84,6 +78,7 @@ def live_exits(criterion: Criterion, logits: Tensor) -> list[int]:
 @given(logit_tables(), criteria)
 def test_live_is_offline(logits: Tensor, criterion: Criterion) -> None:
     """Layer by layer over a shrinking batch, alone, and all layers at once: the same exit layers, of any batch."""
+    criterion = at_depth(criterion, logits.shape[1])
     offline = criterion.exit_layers(logits)
     assert offline.dtype == torch.int64
     assert live_exits(criterion, logits) == offline.tolist()
@@ -178,9 +173,9 @@ def test_the_grid_goes_from_nobody_to_everybody(kind: type[Criterion], classes: 
     if kind is Patience:
         logits[2] = logits[1]
     by_name: dict[str, list[Criterion]] = {}
-    for criterion in kind.grid(5, classes):
+    for criterion in kind.grid(5, classes, 200):
         by_name.setdefault(criterion.name, []).append(criterion)
-    earliest = {"entropy": 1, "max_probability": 1, "patience": 2, "confident_streak_2": 2, "confident_streak_3": 3}
+    earliest = {"max_probability": 1, "patience": 2, "confident_streak_2": 2, "confident_streak_3": 3}
     for name, grid in by_name.items():
         assert grid[0].exit_layers(logits).tolist() == [5, 5, 5]
         assert grid[-1].exit_layers(logits).tolist() == [earliest[name]] * 3
@@ -190,8 +185,8 @@ def test_the_grid_goes_from_nobody_to_everybody(kind: type[Criterion], classes: 
 
 def test_two_layers_leave_no_room_for_streaks() -> None:
     """A grid holds only lengths that L-1 ramps can reach."""
-    assert ConfidentStreak.grid(2, 3) == []
-    assert {criterion.length for criterion in ConfidentStreak.grid(3, 3)} == {2}
+    assert ConfidentStreak.grid(2, 3, 10) == []
+    assert {criterion.length for criterion in ConfidentStreak.grid(3, 3, 10)} == {2}
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
@@ -252,120 +247,23 @@ def test_a_setting_out_of_range_is_an_error(make: Callable[[], Criterion]) -> No
     assert "\n" not in str(error.value)
 
 
-@few
-@given(st.integers(0, 10_000), st.integers(2, 3), st.sampled_from(["accuracy", "f1"]), st.booleans())
-def test_sums_give_the_metric(seed: int, classes: int, metric: str, no_positives: bool) -> None:
-    """Score by sums over samples, each at a layer of its own, is the metric of the answers there."""
-    logits, labels = heads(seed, classes, n=12)
-    if no_positives:
-        labels, logits[:, :, 1] = np.zeros_like(labels), -9.0
-    layers = np.random.default_rng(seed).integers(1, 5, 12)
-    sums, at = ScoreSums.of(logits, labels, metric), (np.arange(12), layers - 1)
-    predictions = answers(torch.from_numpy(logits), torch.from_numpy(layers)).numpy()
-    assert sums.score(sums.hits[at].sum(), sums.claims[at].sum()) == METRICS[metric](labels, predictions)
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("points", [0, 1, 2, 50, 200, 999])
+def test_the_grid_of_thresholds(classes: int, points: int) -> None:
+    """About as many thresholds as asked for, of 4 digits, from just above 0 to just above ln C, always alike."""
+    grid = threshold_grid(classes, points)
+    assert 0.8 * min(points, 200) <= len(grid) <= points and grid == sorted(set(grid)) == threshold_grid(
+        classes, points
+    )
+    assert all(0 < threshold <= math.log(classes) + 1e-4 and threshold == round(threshold, 4) for threshold in grid)
+    if points > 1:
+        assert grid[-1] > math.log(classes) and grid[0] < 1e-3
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1"])
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(st.integers(0, 10_000), st.integers(2, 60), st.integers(2, 6))
-def test_fitted_thresholds_keep_the_floor_and_beat_one_for_all(metric: str, seed: int, n: int, layers: int) -> None:
-    """On the fitted samples: no score below its floor, no saving below the best single threshold's, more for more."""
-    logits, labels = heads(seed, n=n, layers=layers)
-    grid = [0.0, *threshold_grid(2, 30)]
-    single = sweep_rows("validation", logits, labels, grid, metric)
-    fitted = fit_layer_thresholds(logits, labels, metric, grid)
-    assert fitted == fit_layer_thresholds(logits, labels, metric, grid)
-    rows = [
-        curve_row("validation", (f.name, f.setting), logits, labels, f.exit_layers(torch.from_numpy(logits)), metric)
-        for f in fitted
-    ]
-    assert [row["threshold"] for row in rows] == list(DROPS_POINTS)
-    for row, thresholds in zip(rows, fitted, strict=True):
-        assert row["score"] >= single[0]["score"] - row["threshold"] / 100 - 1e-9
-        assert row["layers_saved_frac"] >= best_within(single, row["threshold"])["layers_saved_frac"] - 1e-12
-        assert len(thresholds.thresholds_nats) == layers - 1 and set(thresholds.thresholds_nats) <= set(grid)
-    savings = [row["layers_saved_frac"] for row in rows]
-    assert all(a <= b + 1e-12 for a, b in pairwise(savings))
-    assert savings[-1] == pytest.approx(1 - 1 / layers)  # a drop of 100 points lets everybody go at layer 1
-
-
-def test_fitting_finds_the_ramp_that_deceives() -> None:
-    """Where ramp 1 is surest and wrong and ramp 2 sure and right, only thresholds of their own can save anything."""
-    labels = np.zeros(20, dtype=np.int64)
-    logits = np.zeros((20, 4, 2), dtype=np.float32)
-    logits[:, 0, 1] = 5.0
-    logits[:, 1:, 0] = 3.0
-    (fitted,) = fit_layer_thresholds(logits, labels, "accuracy", threshold_grid(2, 50), [0.0])
-    assert best_within(sweep_rows("v", logits, labels, [0.0, *threshold_grid(2, 50)], "accuracy"), 0.0) == {
-        **curve_row("v", ("entropy", 0.0), logits, labels, torch.full((20,), 4), "accuracy")
-    }
-    assert fitted.exit_layers(torch.from_numpy(logits)).tolist() == [2] * 20
-
-
-def test_fitting_compares_as_the_rule_does() -> None:
-    """A threshold that equals the entropies lets nobody go, so fitting has no use for it."""
-    logits, labels = np.zeros((5, 3, 2), dtype=np.float32), np.zeros(5, dtype=np.int64)
-    equal = float(entropy(torch.zeros(2)))
-    (fitted,) = fit_layer_thresholds(logits, labels, "accuracy", [equal], [0.0])
-    assert fitted.thresholds_nats == (0.0, 0.0)
-
-
-def test_fitting_with_nan() -> None:
-    """A sample of NaN stays to L by any fitted thresholds, and spoils no other."""
-    logits, labels = heads(3, n=30)
-    logits[4] = math.nan
-    fitted = fit_layer_thresholds(logits, labels, "accuracy", threshold_grid(2, 30))
-    layers = fitted[-1].exit_layers(torch.from_numpy(logits))
-    assert layers[4] == 4 and (np.delete(layers.numpy(), 4) == 1).all()
-
-
-@few
-@given(st.integers(0, 10_000), st.floats(0, 1.5), st.sampled_from(["accuracy", "f1"]))
-def test_a_curve_row_is_a_sweep_row(seed: int, threshold: float, metric: str) -> None:
-    """For entropy, a row made here has the columns and figures of `sweep.sweep_rows`, in its order."""
-    logits, labels = heads(seed)
-    layers = Entropy(threshold).exit_layers(torch.from_numpy(logits))
-    row = curve_row("validation", ("entropy", threshold), logits, labels, layers, metric)
-    (expected,) = sweep_rows("validation", logits, labels, [threshold], metric)
-    assert list(row.items()) == list(expected.items())
-
-
-@pytest.mark.parametrize(("classes", "metric"), [(2, "f1"), (3, "accuracy")])
-def test_rows_of_all_criteria(classes: int, metric: str) -> None:
-    """Every criterion but entropy has its own curve over its own grid; each row is that setting's exits, scored."""
-    logits, labels = heads(5, classes)
-    rows = criterion_rows("validation", logits, labels, metric, points=20)
-    kinds = {
-        "max_probability": lambda setting: MaxProbability(setting),
-        "patience": lambda setting: Patience(int(setting)),
-        "confident_streak_2": lambda setting: ConfidentStreak(2, setting),
-        "confident_streak_3": lambda setting: ConfidentStreak(3, setting),
-    }
-    assert list(dict.fromkeys(row["criterion"] for row in rows)) == [*kinds, "layer_thresholds"]
-    for row in rows:
-        if row["criterion"] in kinds:
-            layers = kinds[row["criterion"]](row["threshold"]).exit_layers(torch.from_numpy(logits))
-            assert row == curve_row("validation", (row["criterion"], row["threshold"]), logits, labels, layers, metric)
-    assert rows == criterion_rows("validation", logits, labels, metric, points=20)
-    assert all(math.isfinite(row["threshold"]) and row["n"] == len(labels) for row in rows)
-
-
-def test_fitted_thresholds_are_scored_on_other_samples() -> None:
-    """In the rows each half of the samples leaves by the thresholds fitted on the other half."""
-    logits, labels = heads(7, n=31)
-    rows = layer_threshold_rows("validation", logits, labels, "accuracy", points=20, seed=3)
-    one, other = stratified_halves(labels, 3)
-    for i, row in enumerate(rows):
-        layers = np.zeros(31)
-        for fit, check in ((one, other), (other, one)):
-            thresholds = fit_layer_thresholds(logits[fit], labels[fit], "accuracy", threshold_grid(2, 20))[i]
-            layers[check] = thresholds.exit_layers(torch.from_numpy(logits[check])).numpy()
-        assert row["mean_exit_layer"] == pytest.approx(layers.mean()) and row["threshold"] == DROPS_POINTS[i]
-        assert row["score"] == np.mean(logits[np.arange(31), layers.astype(int) - 1].argmax(axis=1) == labels)
-    assert len(rows) == len(DROPS_POINTS)
-
-
-def test_one_sample_cannot_be_fitted_and_scored() -> None:
-    """A single sample has rows of every criterion but the fitted one."""
-    logits, labels = heads(1, n=1)
-    assert "layer_thresholds" not in {row["criterion"] for row in criterion_rows("v", logits, labels, "accuracy", 5)}
+def test_thresholds_of_another_depth_are_refused() -> None:
+    """Thresholds ramp by ramp are for one depth: with any other number of layers they are an error of one line."""
+    thresholds = LayerThresholds((0.1, 0.2, 0.3), 1.0)
+    assert thresholds.exit_layers(torch.zeros(2, 4, 2)).tolist() == [4, 4]
+    for layers in (3, 5):
+        with pytest.raises(UserError, match=f"3 thresholds for a model of {layers} layers; allowed: .*, {layers - 1}$"):
+            thresholds.exit_layers(torch.zeros(2, layers, 2))

@@ -31,8 +31,10 @@ def file(tmp_path: Path) -> Path:
 def put(path: Path, key: str, value: Any) -> None:
     """Set `key` (`section.key` or a top-level one) the way `dvc exp run -S` does."""
     with modify_yaml(path) as content:
-        *section, name = key.split(".")
-        (content[section[0]] if section else content)[name] = value
+        *sections, name = key.split(".")
+        for section in sections:
+            content = content[section]
+        content[name] = value
 
 
 def put_text(path: Path, key: str, text: str) -> None:
@@ -56,10 +58,14 @@ def test_the_shipped_file_says_what_dvc_reads() -> None:
     """Key by key and value by value, the shipped file means the same to DVC and to us; `default` is our None."""
     ours = dataclasses.asdict(read_params(SHIPPED))
     dvcs = load_yaml(str(SHIPPED))
-    for section in filter(lambda value: isinstance(value, dict), dvcs.values()):
-        for key, value in section.items():
-            section[key] = None if value == "default" else tuple(value) if isinstance(value, list) else value
-    assert ours == dvcs
+
+    def section(content: dict[str, Any]) -> dict[str, Any]:
+        return {key: section(value) if isinstance(value, dict) else as_ours(value) for key, value in content.items()}
+
+    def as_ours(value: Any) -> Any:
+        return None if value == "default" else tuple(value) if isinstance(value, list) else value
+
+    assert ours == {key: section(value) if isinstance(value, dict) else value for key, value in dvcs.items()}
 
 
 def test_tables_agree() -> None:
@@ -135,6 +141,8 @@ WHOLE_0, WHOLE_1 = "a whole number, 0 or more", "a whole number, 1 or more"
 SEED = "a whole number, 0 to 4294967295"
 ABOVE_0 = "a number above 0"
 LIST = "a list of different numbers, each 0 or more"
+SHARES = "a list of different numbers, each above 0, 1 at most"
+DELTA = "a number above 0, 0.5 at most"
 PRECISION = "one of auto, fp32, bf16"
 MODEL_OWN = "; or default, the model's own"
 NOT_ALLOWED: list[tuple[str, Any, str]] = [
@@ -160,6 +168,8 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("entropy_sweep.thresholds", value, LIST) for value in ([True], [0, 0.0], [None], [[0.1]], {"a": 0.1}, None)),
     *(("entropy_sweep.grid_points", value, WHOLE_0) for value in (-1, 20.5)),
     *(("entropy_sweep.targets", value, LIST) for value in (1, [], [-1], [1.0, 1])),
+    *(("entropy_sweep.risk.epsilons", value, SHARES) for value in (0.01, [], [0.0], [1.1], [0.1, 0.1], ["0.1"])),
+    *(("entropy_sweep.risk.delta", value, DELTA) for value in (0, 0.6, -0.1, [0.1], "0.1", float("nan"))),
 ]
 
 
@@ -174,9 +184,12 @@ def test_a_value_that_is_not_allowed(file: Path, key: str, value: Any, allowed: 
 def test_every_key_is_checked() -> None:
     """Each key of the file has at least one value above that it refuses."""
     content = load_yaml(str(SHIPPED))
-    keys = {f"{top}.{key}" for top, value in content.items() if isinstance(value, dict) for key in value}
-    keys |= {top for top, value in content.items() if not isinstance(value, dict)}
-    assert {key for key, _, _ in NOT_ALLOWED} == keys
+
+    def keys(section: dict[str, Any], prefix: str = "") -> set[str]:
+        below = [keys(value, f"{prefix}{key}.") for key, value in section.items() if isinstance(value, dict)]
+        return {prefix + key for key, value in section.items() if not isinstance(value, dict)}.union(*below)
+
+    assert {key for key, _, _ in NOT_ALLOWED} == keys(content)
 
 
 def rename(old: str, new: str) -> Callable[[str], str]:
@@ -204,7 +217,7 @@ BAD_FILES: dict[str, tuple[Callable[[str], str], list[str]]] = {
     ),
     "section that is a value": (
         lambda text: text[: text.index("entropy_sweep:")] + "entropy_sweep: 0.1\n",
-        ["entropy_sweep: expected the keys thresholds, grid_points, targets, found 0.1"],
+        ["entropy_sweep: expected the keys thresholds, grid_points, targets, risk, found 0.1"],
     ),
     "empty file": (lambda _: "", ["expected the keys dataset, model", "found None"]),
     "a list": (lambda _: "- dataset\n", ["expected the keys dataset, model", "found ['dataset']"]),

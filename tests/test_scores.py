@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
-from deebert.scores import METRICS, is_labelled
+from deebert.scores import METRICS, is_labelled, score_of, score_terms
 
 pairs = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30)
 
@@ -30,3 +30,11 @@ def test_hidden_labels_cannot_be_scored() -> None:
     """One hidden label (-1) is enough to leave a split unscored."""
     assert is_labelled(np.array([0, 2, 1]))
     assert not is_labelled(np.array([0, -1, 1]))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(pairs, st.sampled_from(sorted(METRICS)))
+def test_summed_terms_are_the_score(drawn: list[tuple[int, int]], metric: str) -> None:
+    """Numerator and denominator summed over samples make the metric, to the last bit, also where F1 has none."""
+    labels, predictions = np.array(drawn).T
+    assert score_of(*score_terms(labels, predictions, metric).sum(axis=1)) == METRICS[metric](labels, predictions)

@@ -1,127 +1,40 @@
-"""Rows and metrics of the sweep, against plain loops over random logits."""
+"""The tables of a split, against plain loops over random logits, and what the stage makes of them."""
 
 import math
 import runpy
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deebert.curves import entropy_curve
 from deebert.files import read_json, write_json
 from deebert.logits import SplitLogits
-from deebert.params import read_params
+from deebert.params import EntropySweep, Risk, read_params
 from deebert.sweep import (
-    best_within,
     depth_rows,
-    drop_key,
     entropy_rows,
     exit_rows,
-    layer_metrics,
-    layer_rows,
+    figure_key,
+    leaver_rows,
+    split_tables,
     sweep_metrics,
-    sweep_rows,
-    threshold_grid,
 )
+from tests.heads import best_within, check_metrics, heads, naive_entropy, naive_exit
 
 ROOT = Path(__file__).parents[1]
 N, LAYERS = 40, 4
 few = settings(max_examples=25, deadline=None, derandomize=True)
+SETTINGS = EntropySweep((0.0, 0.2, 0.5), 40, (0.0, 0.5, 1.0, 3.0), Risk((0.05, 0.2), 0.1))
 
 
-def heads(seed: int, labels: int = 2, n: int = N) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (n, 4, labels) of heads that know the label the better the deeper they are, and the labels (n,)."""
-    rng = np.random.default_rng(seed)
-    wanted = rng.integers(0, labels, n)
-    logits = rng.standard_normal((n, LAYERS, labels))
-    logits[np.arange(n), :, wanted] += np.linspace(0, 1.5, LAYERS)
-    return logits.astype(np.float32), wanted
-
-
-def naive_entropy(logits: np.ndarray) -> float:
-    p = np.exp(logits.astype(np.float64) - logits.max())
-    p /= p.sum()
-    return -sum(float(x) * math.log(x) for x in p)
-
-
-def naive_exit(sample: np.ndarray, threshold: float) -> int:
-    """Exit layer 1..L of one sample's (L, C) logits."""
-    for layer, head in enumerate(sample[:-1], start=1):
-        if naive_entropy(head) < threshold:
-            return layer
-    return len(sample)
-
-
-def naive_f1(labels: list[int], predictions: list[int]) -> float:
-    hits = sum(a == b == 1 for a, b in zip(labels, predictions, strict=True))
-    return 2 * hits / (labels.count(1) + predictions.count(1)) if hits else 0.0
-
-
-def naive_accuracy(labels: list[int], predictions: list[int]) -> float:
-    return sum(a == b for a, b in zip(labels, predictions, strict=True)) / len(labels)
-
-
-@few
-@given(st.integers(0, 10_000), st.integers(2, 4), st.floats(0, 1.5), st.sampled_from(["accuracy", "f1"]))
-def test_a_row_is_what_a_plain_loop_finds(seed: int, classes: int, threshold: float, metric: str) -> None:
-    """Score, accuracy, saving and mean exit layer of a threshold agree with going through the samples one by one."""
-    logits, labels = heads(seed, classes)
-    (row,) = sweep_rows("validation", logits, labels, [threshold], metric)
-    layers = [naive_exit(sample, threshold) for sample in logits]
-    predictions = [int(sample[layer - 1].argmax()) for sample, layer in zip(logits, layers, strict=True)]
-    score = {"f1": naive_f1, "accuracy": naive_accuracy}[metric](labels.tolist(), predictions)
-    assert row == {
-        "split": "validation",
-        "criterion": "entropy",
-        "threshold": threshold,
-        "score": pytest.approx(score),
-        "accuracy": pytest.approx(naive_accuracy(labels.tolist(), predictions)),
-        "layers_saved_frac": pytest.approx(1 - sum(layers) / (LAYERS * N)),
-        "mean_exit_layer": pytest.approx(sum(layers) / N),
-        "n": N,
-    }
-
-
-@few
-@given(st.integers(0, 10_000), st.integers(2, 4))
-def test_the_curve_begins_at_full_depth_and_ends_at_layer_1(seed: int, classes: int) -> None:
-    """Threshold 0 has the last layer's score and saves nothing, the grid's last the first's; saving never falls."""
-    logits, labels = heads(seed, classes)
-    by_layer = [row["score"] for row in layer_rows("validation", logits, labels, ["accuracy"])]
-    curve = sweep_rows("validation", logits, labels, [0.0, *threshold_grid(classes, 20)], "accuracy")
-    assert (curve[0]["score"], curve[0]["layers_saved_frac"]) == (by_layer[-1], 0.0)
-    assert (curve[-1]["score"], curve[-1]["layers_saved_frac"]) == (by_layer[0], 1 - 1 / LAYERS)
-    savings = [row["layers_saved_frac"] for row in curve]
-    assert savings == sorted(savings)
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("points", [0, 1, 2, 50, 200, 999])
-def test_the_grid(classes: int, points: int) -> None:
-    """About as many thresholds as asked for, of 4 digits, from just above 0 to just above ln C, always alike."""
-    grid = threshold_grid(classes, points)
-    assert 0.8 * min(points, 200) <= len(grid) <= points and grid == sorted(set(grid)) == threshold_grid(
-        classes, points
-    )
-    assert all(0 < threshold <= math.log(classes) + 1e-4 and threshold == round(threshold, 4) for threshold in grid)
-    if points > 1:
-        assert grid[-1] > math.log(classes) and grid[0] < 1e-3
-
-
-def test_layer_rows_come_metric_by_metric() -> None:
-    """One row per metric and layer 1..L, the main metric first, with the score of that head alone."""
-    logits, labels = heads(3)
-    rows = layer_rows("validation", logits, labels, ["f1", "accuracy"])
-    assert [(row["metric"], row["layer"]) for row in rows] == [(m, i) for m in ("f1", "accuracy") for i in (1, 2, 3, 4)]
-    for row in rows:
-        predictions = logits[:, row["layer"] - 1].argmax(axis=1).tolist()
-        naive = {"f1": naive_f1, "accuracy": naive_accuracy}[row["metric"]]
-        assert row["score"] == pytest.approx(naive(labels.tolist(), predictions))
-        assert row["split"] == "validation"
+def saved_logits(seed: int, labels: int = 2, n: int = N, difficulty: bool = True) -> SplitLogits:
+    """A split of made-up heads, with token counts and, if asked for, grades."""
+    logits, wanted = heads(seed, labels, n)
+    return SplitLogits(logits, wanted, np.arange(n), np.arange(n) % 7 + 3, np.arange(n) % 3 if difficulty else None)
 
 
 @few
@@ -129,12 +42,44 @@ def test_layer_rows_come_metric_by_metric() -> None:
 def test_everybody_leaves_once(seed: int, thresholds: list[float]) -> None:
     """At each threshold the exits of layers 1..L are those of a plain loop and sum to n."""
     logits, _ = heads(seed)
-    rows = exit_rows("validation", logits, thresholds)
+    rows = exit_rows("validation", entropy_curve(logits, thresholds), thresholds)
     for threshold in thresholds:
         mine = {row["layer"]: row["exits"] for row in rows if row["threshold"] == threshold}
         layers = [naive_exit(sample, threshold) for sample in logits]
         assert mine == {layer: layers.count(layer) for layer in range(1, LAYERS + 1)}
     assert len(rows) == LAYERS * len(thresholds)
+
+
+@few
+@given(st.integers(0, 10_000), st.floats(0, 1.0))
+def test_leavers_are_what_a_plain_loop_finds(seed: int, threshold: float) -> None:
+    """Each layer's leavers: their number, errors there and at full depth, tokens and grades; none, no row."""
+    saved = saved_logits(seed)
+    curve = entropy_curve(saved.logits, [0.0, threshold] if threshold else [0.0])
+    rows = {row["layer"]: row for row in leaver_rows("validation", curve, [threshold, threshold], saved)}
+    layers = np.array([naive_exit(sample, threshold) for sample in saved.logits])
+    assert list(rows) == sorted(set(layers.tolist()))
+    for layer, row in rows.items():
+        of = layers == layer
+        wrong = saved.logits[of].argmax(axis=2) != saved.labels[of, None]
+        assert row == {
+            "split": "validation",
+            "threshold": threshold,
+            "layer": layer,
+            "exits": of.sum(),
+            "error_rate": pytest.approx(wrong[:, layer - 1].mean()),
+            "full_depth_error_rate": pytest.approx(wrong[:, -1].mean()),
+            "mean_tokens": pytest.approx(saved.token_counts[of].mean()),
+            "mean_difficulty": pytest.approx(saved.difficulty[of].mean()),
+        }
+    assert sum(row["exits"] for row in rows.values()) == N
+
+
+def test_ungraded_leavers_have_no_difficulty() -> None:
+    """Data without grades has leavers without them."""
+    saved = saved_logits(1, difficulty=False)
+    rows = leaver_rows("validation", entropy_curve(saved.logits, [0.0, 0.5]), [0.5], saved)
+    assert rows and not any("mean_difficulty" in row for row in rows)
 
 
 def test_entropies_by_right_and_wrong_and_by_difficulty() -> None:
@@ -160,111 +105,79 @@ def test_a_group_without_samples_has_no_row() -> None:
     logits[:, :, 1] = 9
     rows = entropy_rows("validation", logits, np.ones(5, dtype=np.int64), None)
     assert {row["group"] for row in rows} == {"correct"}
-    assert depth_rows("validation", logits, None, [0.1]) == []
+    assert depth_rows("validation", entropy_curve(logits, [0.1]), None) == []
 
 
 def test_depth_by_difficulty() -> None:
     """The mean exit layer of each grade is that of its own samples."""
     logits, _ = heads(6)
     difficulty = np.arange(N) % 3
-    rows = depth_rows("validation", logits, difficulty, [0.2, 0.6])
+    rows = depth_rows("validation", entropy_curve(logits, [0.2, 0.6]), difficulty)
     for row in rows:
         members = [naive_exit(sample, row["threshold"]) for sample in logits[difficulty == row["difficulty"]]]
         assert (row["mean_exit_layer"], row["n"]) == (pytest.approx(np.mean(members)), len(members))
     assert [(row["threshold"], row["difficulty"]) for row in rows] == [(t, g) for t in (0.2, 0.6) for g in range(3)]
 
 
-def curve(*points: tuple[float, float, float]) -> list[dict[str, Any]]:
-    return [
-        {"threshold": threshold, "score": score, "layers_saved_frac": saved, "n": 100}
-        for threshold, score, saved in points
-    ]
+@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+def test_tables_of_a_split(metric: str) -> None:
+    """Entropy's curve comes first, at all thresholds; every table speaks of the split; equal input, equal tables."""
+    saved = saved_logits(1)
+    tables = split_tables("validation", saved, metric, SETTINGS, seed=1)
+    assert {row["split"] for rows in tables.values() for row in rows} == {"validation"} and all(tables.values())
+    names = list(dict.fromkeys(row["criterion"] for row in tables["sweep"]))
+    assert names[0] == "entropy" and set(names) == {
+        *("entropy", "max_probability", "patience", "confident_streak_2", "confident_streak_3", "layer_thresholds"),
+        *("fixed_layer", "random_exit", "oracle", "oracle_full_depth"),
+    }
+    assert len({tuple(row) for row in tables["sweep"]}) == 1
+    thresholds = [row["threshold"] for row in tables["sweep"] if row["criterion"] == "entropy"]
+    assert thresholds == sorted(thresholds) and set(SETTINGS.thresholds) <= set(thresholds) and thresholds[0] == 0.0
+    assert [row["threshold"] for row in tables["bands"]] == thresholds
+    assert {row["threshold"] for row in tables["leavers"]} == {row["threshold"] for row in tables["choice"]}
+    assert [row["layer"] for row in tables["calibration"]] == [1, 2, 3, 4]
+    assert [row["epsilon"] for row in tables["certificates"]] == [0.05, 0.2, 0.05, 0.2]
+    assert tables == split_tables("validation", saved, metric, SETTINGS, seed=1)
 
 
-CURVE = curve((0.0, 0.9, 0.0), (0.1, 0.9, 0.1), (0.2, 0.88, 0.3), (0.3, 0.895, 0.4), (0.4, 0.86, 0.6), (0.5, 0.5, 0.8))
+def test_the_band_lies_around_the_curve() -> None:
+    """Each threshold's band has the curve's own score and saving, and holds them."""
+    tables = split_tables("validation", saved_logits(2, n=200), "accuracy", SETTINGS, seed=1)
+    for row, band in zip(tables["sweep"], tables["bands"], strict=False):
+        assert (row["threshold"], row["score"]) == (band["threshold"], pytest.approx(band["score"]))
+        assert row["layers_saved_frac"] == pytest.approx(band["layers_saved_frac"])
+        assert band["score_low"] - 1e-9 <= band["score"] <= band["score_high"] + 1e-9
 
 
-@pytest.mark.parametrize(
-    ("drop_points", "threshold"),
-    [(0, 0.1), (0.5, 0.3), (1, 0.3), (2, 0.3), (4, 0.4), (39.9, 0.4), (40, 0.5), (99, 0.5)],
-)
-def test_best_within_picks_the_most_saved(drop_points: float, threshold: float) -> None:
-    """Of the rows that lose at most so many points of 100, also beyond a dip, the one that saves most."""
-    assert best_within(CURVE, drop_points)["threshold"] == threshold
+def test_nothing_is_chosen_on_a_test_split() -> None:
+    """Thresholds, guarantees and temperatures come from validation; a test split only has curves and exits."""
+    tables = split_tables("test", saved_logits(1), "accuracy", SETTINGS, seed=1)
+    assert set(tables) == {"sweep", "exits", "depths", "entropies"}
 
 
-def test_best_within_prefers_the_lowest_threshold() -> None:
-    """Among rows that save the same, the lowest threshold is named; a gain in score is no loss."""
-    rows = curve((0.0, 0.8, 0.0), (0.1, 0.9, 0.5), (0.2, 0.9, 0.5))
-    assert best_within(rows, 0)["threshold"] == 0.1
-
-
-@few
-@given(st.integers(0, 10_000))
-def test_more_to_lose_saves_no_less(seed: int) -> None:
-    """The best saving does not fall as the drop allowed grows, and keeps its word about the score."""
-    logits, labels = heads(seed)
-    rows = sweep_rows("validation", logits, labels, [0.0, *threshold_grid(2, 40)], "accuracy")
-    picked = [best_within(rows, drop) for drop in (0, 0.5, 1, 3, 10)]
-    savings = [row["layers_saved_frac"] for row in picked]
-    assert savings == sorted(savings)
-    for drop, row in zip((0, 0.5, 1, 3, 10), picked, strict=True):
-        assert row["score"] >= rows[0]["score"] - drop / 100 - 1e-6
-
-
-def leaves(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}.{below}", leaf) for below, leaf in leaves(value))
-        else:
-            yield key, value
-
-
-def check_metrics(content: dict[str, Any]) -> None:
-    """What `dvc metrics diff` can show well: task by name and 8 to 12 figures, rounded, under names free of dots."""
-    flat = dict(leaves(content))
-    figures = {key: value for key, value in flat.items() if key != "task"}
-    assert isinstance(flat["task"], str) and 8 <= len(figures) <= 12
-    for value in figures.values():
-        assert type(value) in (int, float) and math.isfinite(value) and round(value, 4) == value
-    assert not any("." in key for level in (content, *content.values()) if isinstance(level, dict) for key in level)
-
-
-@pytest.mark.parametrize("metrics", [["accuracy"], ["f1", "accuracy"]])
-def test_layer_metrics(metrics: list[str]) -> None:
-    """The figures are those of the main metric on the split asked for; the keys are the same for any task."""
-    logits, labels = heads(1)
-    rows = layer_rows("validation_matched", logits, labels, metrics)
-    other_logits, other_labels = heads(2)
-    content = layer_metrics(
-        "MNLI", rows + layer_rows("other", other_logits, other_labels, metrics), "validation_matched", N
-    )
-    check_metrics(content)
-    scores = [row["score"] for row in rows if row["metric"] == metrics[0]]
-    assert content["full_score"] == round(scores[-1], 4)
-    assert content["full_accuracy"] == round(float((logits[:, -1].argmax(axis=1) == labels).mean()), 4)
-    assert [content[f"ramp_{name}_score"] for name in ("first", "middle", "last")] == [round(s, 4) for s in scores[:3]]
-    assert content["ramp_best_score"] == round(max(scores[:3]), 4)
-    assert scores[content["ramp_best_layer"] - 1] == max(scores[:3])
-    assert (content["num_layers"], content["n"]) == (LAYERS, N)
-    assert list(content) == list(
-        layer_metrics("RTE", layer_rows("v", other_logits, other_labels, ["accuracy"]), "v", 1)
-    )
+def test_one_sample_is_enough() -> None:
+    """A split of one sample has all tables but what needs two: fitted thresholds and temperatures."""
+    tables = split_tables("validation", saved_logits(1, n=1), "accuracy", SETTINGS, seed=1)
+    assert tables["calibration"] == [] and len(tables["choice"]) == 4
 
 
 def test_sweep_metrics() -> None:
-    """Per target the saving and the threshold of the best row; keys depend on the targets alone."""
-    logits, labels = heads(1)
-    rows = sweep_rows("validation", logits, labels, [0.0, *threshold_grid(2, 40)], "accuracy")
-    content = sweep_metrics("toy", rows, (0.0, 0.5, 1.0, 3.0))
+    """Per target what was chosen and its cross-fitted score, per risk what is certified; keys by the targets alone."""
+    tables = split_tables("validation", saved_logits(1), "accuracy", SETTINGS, seed=1)
+    other = split_tables("other", saved_logits(2), "accuracy", SETTINGS, seed=1)
+    both = {name: other[name] + rows for name, rows in tables.items()}
+    content = sweep_metrics("toy", "validation", both)
     check_metrics(content)
-    assert list(content["layers_saved_at"]) == list(content["threshold_at"]) == [
-        "drop_0_0", "drop_0_5", "drop_1_0", "drop_3_0",
-    ]  # fmt: skip
-    best = best_within(rows, 1.0)
+    drops = ["drop_0_0", "drop_0_5", "drop_1_0", "drop_3_0"]
+    for name in ("layers_saved_at", "threshold_at", "cross_fitted_score_at"):
+        assert list(content[name]) == drops
+    assert list(content["certified_layers_saved_at"]) == ["risk_0_05", "risk_0_2"]
+    curve = [row for row in tables["sweep"] if row["criterion"] == "entropy"]
+    best = best_within(curve, 1.0)
     assert content["layers_saved_at"]["drop_1_0"] == round(best["layers_saved_frac"], 4)
-    assert content["threshold_at"]["drop_1_0"] == round(best["threshold"], 4)
-    assert (content["full_score"], content["n"]) == (round(rows[0]["score"], 4), N)
+    assert content["threshold_at"]["drop_1_0"] == best["threshold"]
+    assert (content["full_score"], content["n"]) == (round(curve[0]["score"], 4), N)
+    assert list(sweep_metrics("RTE", "other", both)) == list(content)
 
 
 def test_saved_logits_come_back(tmp_path: Path) -> None:
@@ -279,39 +192,33 @@ def test_saved_logits_come_back(tmp_path: Path) -> None:
 
 
 def test_two_validation_splits_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As MNLI has them: rows of both splits, each from its own logits, and metrics of the first alone."""
+    """As MNLI has them: the stage writes both splits' tables, each from its own logits, and metrics of the first."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    sizes = {"validation_matched": 30, "validation_mismatched": 20}
+    params = read_params(Path("params.yaml"))
+    splits = {"validation_matched": saved_logits(30, 3, 30), "validation_mismatched": saved_logits(20, 3, 20)}
     (tmp_path / "logits").mkdir()
-    about = {"task": "MNLI", "metric": "accuracy", "splits": list(sizes)}
-    write_json(tmp_path / "logits" / "about.json", about)
-    drawn = {split: heads(seed=n, labels=3, n=n) for split, n in sizes.items()}
-    for split, (logits, labels) in drawn.items():
-        numbers = np.arange(len(labels))
-        SplitLogits(logits, labels, numbers, numbers).save(tmp_path / "logits" / f"{split}.safetensors")
+    write_json(tmp_path / "logits" / "about.json", {"task": "MNLI", "metric": "accuracy", "splits": list(splits)})
+    for split, saved in splits.items():
+        saved.save(tmp_path / "logits" / f"{split}.safetensors")
 
     main = runpy.run_path(str(ROOT / "stages" / "entropy_sweep.py"))["main"]
     main(Path("logits"), Path("sweep"), Path("metrics.json"))
 
-    rows, exits = read_json(Path("sweep/sweep.json")), read_json(Path("sweep/exits.json"))
-    for split, (logits, labels) in drawn.items():
-        mine = [row for row in rows if row["split"] == split]
-        assert mine == sweep_rows(split, logits, labels, [row["threshold"] for row in mine], "accuracy")
-        thresholds = [row["threshold"] for row in mine]
-        assert thresholds[0] == 0.0 and thresholds == sorted(set(thresholds)) and thresholds[-1] > math.log(3)
-        shown = read_params(Path("params.yaml")).entropy_sweep.thresholds
-        assert {row["threshold"] for row in exits if row["split"] == split} == set(shown) <= set(thresholds)
+    expected = [
+        split_tables(split, saved, "accuracy", params.entropy_sweep, params.seed) for split, saved in splits.items()
+    ]
+    written = {file.stem: read_json(file) for file in Path("sweep").iterdir()}
+    assert written == {name: [row for tables in expected for row in tables[name]] for name in expected[0]}
     content = read_json(Path("metrics.json"))
     check_metrics(content)
-    matched = [row for row in rows if row["split"] == "validation_matched"]
-    assert content == sweep_metrics("MNLI", matched, read_params(Path("params.yaml")).entropy_sweep.targets)
+    assert content == sweep_metrics("MNLI", "validation_matched", expected[0])
 
 
 @few
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=6, unique=True))
-def test_drop_keys_differ_and_have_no_dots(targets: list[float]) -> None:
+def test_figure_keys_differ_and_have_no_dots(targets: list[float]) -> None:
     """Different targets get different names, none of which DVC takes for nesting; 1 and 1.0 are the same target."""
-    keys = [drop_key(target) for target in targets]
+    keys = [figure_key("drop", target) for target in targets]
     assert len(set(keys)) == len(keys) and not any("." in key for key in keys)
-    assert drop_key(1) == drop_key(1.0) == "drop_1_0"
+    assert figure_key("drop", 1) == figure_key("drop", 1.0) == "drop_1_0"

@@ -4,21 +4,18 @@ Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Shape
 Everything here is float64: at a high temperature float32 would make ties of close logits.
 """
 
+from typing import Any
+
 import numpy as np
 
 from deebert.errors import UserError
-from deebert.sweep import Row
+from deebert.parts import stratified_halves
+
+Row = dict[str, Any]
 
 BINS = 15
 TEMPERATURE_BOUNDS = (0.01, 100.0)
 HALVINGS = 50  # of the search for ln temperature: the last interval is narrower than 1e-14
-
-
-def stratified_halves(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two sorted arrays of positions that part (N,) labels at random; sizes differ by at most 1, in each label too."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[labels[order].argsort(kind="stable")]
-    return np.sort(order[::2]), np.sort(order[1::2])
 
 
 def scaled(logits: np.ndarray, temperatures: np.ndarray) -> np.ndarray:

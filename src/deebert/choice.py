@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from deebert.parts import stratified_parts
+from deebert.scores import score_of, score_terms
+
 Row = dict[str, Any]
 
 # Cross-fitted figures are right, in the mean, for a choice made on all parts but one: the more parts, the closer to the
@@ -27,32 +30,16 @@ CONFIDENCE = 0.95
 
 
 def _terms(predictions: np.ndarray, layers: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
-    """(3, K, N) float32: each sample's share of the score's numerator and denominator, and its exit layer.
+    """(3, K, N) float32: each sample's terms of the score, and its exit layer.
 
-    Sums over samples are all that a score needs, so a resampled score is a matrix product. They are whole numbers below
-    2^24: exact in float32, in whatever order they are added.
+    A resampled score is then a matrix product. All are whole numbers whose sums stay below 2^24, so exact in float32.
     """
-    if metric == "f1":
-        top = 2 * ((predictions == 1) & (labels == 1))
-        bottom = (predictions == 1).astype(int) + (labels == 1)
-    elif metric == "accuracy":
-        top, bottom = predictions == labels, np.ones_like(predictions)
-    else:
-        raise NotImplementedError(f"metric {metric} as a ratio of sums")
-    return np.stack([top, bottom, layers]).astype(np.float32)
+    return np.concatenate([score_terms(labels, predictions, metric), layers[None]]).astype(np.float32)
 
 
-def _score(sums: np.ndarray) -> np.ndarray:
-    """Score from sums (3, ...) of the terms; 0 where the denominator is, as in `scores.f1`."""
-    return np.divide(sums[0], sums[1], out=np.zeros(sums.shape[1:]), where=sums[1] > 0)
-
-
-def _part_members(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N, PARTS) of 0 and 1: a random division into parts, their sizes and label counts within 1 of each other."""
-    order = np.lexsort((rng.random(len(labels)), labels))  # by label, at random within each
-    members = np.zeros((len(labels), PARTS), dtype=np.float32)
-    members[order, np.arange(len(labels)) % PARTS] = 1
-    return members
+def _members(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(N, PARTS) of 0 and 1: who is in which part of a random division."""
+    return np.eye(PARTS, dtype=np.float32)[stratified_parts(labels, PARTS, rng)]
 
 
 def _resampled(terms: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -67,8 +54,8 @@ def _resampled(terms: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _best(sums: np.ndarray, drop_points: float) -> np.ndarray:
-    """Of sums (3, K, D), the index (D,) of the point that saves most within the drop: `sweep.best_within`, D times."""
-    scores = _score(sums)
+    """Of sums (3, K, D), the index (D,) of the point that saves most within the drop: D times."""
+    scores = score_of(*sums[:2])
     allowed = scores >= scores[0] - drop_points / 100 - 1e-9  # two equal scores may differ in their last bit
     return np.where(allowed, sums[2], np.inf).argmin(axis=0)  # the first, so the safest, of equals
 
@@ -80,11 +67,11 @@ def _at(sums: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def _figures(sums: np.ndarray, full: np.ndarray) -> dict[str, np.ndarray]:
     """Saving, score and drop (points), from sums (3, ...) of the terms and those of full depth."""
-    score = _score(sums)
+    score = score_of(*sums[:2])
     return {
         "layers_saved": 1.0 - sums[2] / full[2],
         "score": score,
-        "drop": 100 * (_score(full) - score),
+        "drop": 100 * (score_of(*full[:2]) - score),
     }
 
 
@@ -106,11 +93,12 @@ def choice_rows(
 ) -> list[Row]:
     """Per target drop (points): the threshold to deploy, what it saves, and what to expect of its score on new samples.
 
-    The threshold is chosen on all samples, as `sweep.best_within` does. `in_sample_drop_points` is what it loses on
-    them, which flatters it. `score` and `drop_points` are cross-fitted: each sample is judged once, by a point chosen
-    on the nine tenths of the samples that it is not in (each label spread alike), and the mean is taken over 20 such
-    divisions. `layers_saved_frac` is the threshold's own on all samples, which choosing by score hardly flatters; the
-    points that made the cross-fitted score may save more or less, `cross_fitted_layers_saved_frac`.
+    The threshold is chosen on all samples: of those within the target the one that saves most, of equals the safest.
+    `in_sample_drop_points` is what it loses on them, which flatters it. `score` and `drop_points` are cross-fitted:
+    each sample is judged once, by a point chosen on the nine tenths of the samples that it is not in (each label spread
+    alike), and the mean is taken over 20 such divisions. `layers_saved_frac` is the threshold's own on all samples,
+    which choosing by score hardly flatters; the points that made the cross-fitted score may save more or less,
+    `cross_fitted_layers_saved_frac`.
 
     The intervals (95 %) are about the deployed threshold on new samples, the model being what it is. They cover both
     the luck of having chosen it and that of having judged it on so few. In each bootstrap draw the samples stand for
@@ -133,7 +121,7 @@ def choice_rows(
     rng = np.random.default_rng(seed)
     terms = _terms(predictions, layers, labels, metric)
     total = terms.sum(axis=2, dtype=np.float64)[:, :, None]  # (3, K, 1)
-    divisions = np.hstack([_part_members(labels, rng) for _ in range(DIVISIONS)])  # (N, DIVISIONS * PARTS)
+    divisions = np.hstack([_members(labels, rng) for _ in range(DIVISIONS)])  # (N, DIVISIONS * PARTS)
     judging = (terms @ divisions).astype(np.float64)  # (3, K, DIVISIONS * PARTS)
     resampled = _resampled(terms, rng)  # (3, K, DRAWS)
     rows = []
@@ -166,7 +154,7 @@ def choice_rows(
     return rows
 
 
-def curve_rows(
+def band_rows(
     split: str,
     thresholds: Sequence[float],
     predictions: np.ndarray,

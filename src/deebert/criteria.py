@@ -9,7 +9,6 @@ Shapes: N samples, B of them still in the batch, L layers (heads 1..L, ramps 1..
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,17 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deebert.calibration import stratified_halves
 from deebert.errors import UserError
-from deebert.exits import answers, entropy, layers_saved_frac
-from deebert.scores import METRICS
-from deebert.sweep import Row, threshold_grid
+from deebert.exits import entropy
 
-GRID_POINTS = 200
 NO_ANSWER = -1
 STREAK_LENGTHS = (2, 3)
-DROPS_POINTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0)
-PRICES = tuple(float(price) for price in np.geomspace(0.002, 5.0, 40))  # score that saving every layer would be worth
 
 
 def top_probability(logits: Tensor) -> Tensor:
@@ -72,6 +65,9 @@ class Criterion(ABC):
         """`decide` on (B, C) logits of the head after `layer`. When samples leave, index the state as the batch."""
         return self.decide(self.read(logits), layer, state)
 
+    def check_depth(self, num_layers: int) -> None:  # noqa: B027  (most settings suit any depth)
+        """UserError where the setting is for models of another depth than L; a live model asks before it starts."""
+
     def exit_layers(self, logits: Tensor) -> Tensor:
         """Layer 1..L at which each sample leaves, (N,) int64, from (N, L, C) logits."""
         return self.exit_layers_of(self.read(logits))
@@ -79,6 +75,7 @@ class Criterion(ABC):
     def exit_layers_of(self, readings: Tensor) -> Tensor:
         """The same from (N, L) readings, which a sweep over settings makes only once."""
         n, num_layers = readings.shape
+        self.check_depth(num_layers)
         layers = torch.full((n,), num_layers, device=readings.device)
         state = self.start(n, readings.device)
         for layer in range(1, num_layers):
@@ -109,11 +106,6 @@ class Entropy(Criterion):
     def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
         return readings < self.threshold_nats, state
 
-    @classmethod
-    def grid(cls, num_layers: int, num_labels: int, points: int = GRID_POINTS) -> list["Entropy"]:
-        """From nobody leaving early to everybody at layer 1."""
-        return [cls(threshold) for threshold in (0.0, *threshold_grid(num_labels, points))]
-
 
 @dataclass(frozen=True)
 class MaxProbability(Criterion):
@@ -142,7 +134,7 @@ class MaxProbability(Criterion):
         return readings > self.threshold, state
 
     @classmethod
-    def grid(cls, num_layers: int, num_labels: int, points: int = GRID_POINTS) -> list["MaxProbability"]:
+    def grid(cls, num_layers: int, num_labels: int, points: int) -> list["MaxProbability"]:
         """From nobody leaving early to everybody at layer 1."""
         return [cls(threshold) for threshold in probability_grid(num_labels, points)]
 
@@ -181,7 +173,7 @@ class Patience(Criterion):
         return count >= self.patience, torch.stack([readings, count], dim=1)
 
     @classmethod
-    def grid(cls, num_layers: int, num_labels: int, points: int = GRID_POINTS) -> list["Patience"]:
+    def grid(cls, num_layers: int, num_labels: int, points: int) -> list["Patience"]:
         """Every patience that differs, from nobody leaving early to whoever agrees at once leaving at layer 2."""
         return [cls(patience) for patience in range(num_layers - 1, 0, -1)]
 
@@ -223,7 +215,7 @@ class ConfidentStreak(Criterion):
         return count >= self.length, count[:, None]
 
     @classmethod
-    def grid(cls, num_layers: int, num_labels: int, points: int = GRID_POINTS) -> list["ConfidentStreak"]:
+    def grid(cls, num_layers: int, num_labels: int, points: int) -> list["ConfidentStreak"]:
         """Length by length, as far as L-1 ramps allow: from nobody leaving early to everybody at layer `length`."""
         thresholds = probability_grid(num_labels, points)
         return [cls(length, threshold) for length in STREAK_LENGTHS if length < num_layers for threshold in thresholds]
@@ -235,7 +227,7 @@ class LayerThresholds(Criterion):
 
     Attributes:
         thresholds_nats: of ramps 1..L-1.
-        drop_points: the drop of score (of 100) for which they were fitted; see `fit_layer_thresholds`.
+        drop_points: the drop of score (of 100) for which they were fitted; see `layer_thresholds`.
     """
 
     thresholds_nats: tuple[float, ...]
@@ -251,6 +243,13 @@ class LayerThresholds(Criterion):
     def setting(self) -> float:
         return self.drop_points
 
+    def check_depth(self, num_layers: int) -> None:
+        if len(self.thresholds_nats) != num_layers - 1:
+            raise UserError(
+                f"{self.name}: {len(self.thresholds_nats)} thresholds for a model of {num_layers} layers; "
+                f"allowed: one per ramp, {num_layers - 1}"
+            )
+
     def reads(self, layer: int) -> bool:
         return self.thresholds_nats[layer - 1] > 0
 
@@ -258,200 +257,25 @@ class LayerThresholds(Criterion):
         return readings < self.thresholds_nats[layer - 1], state
 
 
-def probability_grid(num_labels: int, points: int = GRID_POINTS) -> list[float]:
+def threshold_grid(num_labels: int, points: int) -> list[float]:
+    """At most `points` thresholds in nats from near 0 to just above ln C, rising; they do not depend on the data.
+
+    Entropies crowd together at 0, so the grid is even not in nats but in how far the top class leads: each point is the
+    entropy of a softmax whose top logit is ahead of all the others by some lead, and the leads are evenly spaced. The
+    points are rounded up to 4 digits, few enough to copy from a table without changing who leaves, and points that
+    then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
+    """
+    leads = torch.linspace(12.0, 0.0, points, dtype=torch.float64)  # a lead of 12 is an entropy of 8e-5 for C = 2
+    top = torch.stack([leads, *[torch.zeros_like(leads)] * (num_labels - 1)], dim=1).log_softmax(dim=1)
+    return sorted({math.ceil(value * 1e4) / 1e4 for value in (-(top.exp() * top).sum(dim=1)).tolist()})
+
+
+def probability_grid(num_labels: int, points: int) -> list[float]:
     """At most `points` top probabilities and 1, falling to just below 1/C; they do not depend on the data.
 
-    The leads of the top logit are those of `sweep.threshold_grid`. Rounded down to 6 digits, since the surest samples
+    The leads of the top logit are those of `threshold_grid`. Rounded down to 6 digits, since the surest samples
     differ in no fewer, and strictly below what they stand for. Above 1 is nobody, above the last everybody.
     """
     leads = np.linspace(12.0, 0.0, points)
     top = 1 / (1 + (num_labels - 1) * np.exp(-leads))
     return sorted({1.0, *((math.ceil(value * 1e6) - 1) / 1e6 for value in top.tolist())}, reverse=True)
-
-
-@dataclass(frozen=True)
-class ScoreSums:
-    """A metric as hits / (base + claims), sums over samples, so that moving a few samples' exits is quick to score.
-
-    Accuracy: hits are right answers, base is N. F1: hits are true positives twice, claims are answers of class 1, base
-    is the number of positives.
-
-    Attributes:
-        hits, claims: (N, L) float64, what each sample would add when leaving at each layer.
-    """
-
-    hits: np.ndarray
-    claims: np.ndarray
-    base: float
-
-    @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray, metric: str) -> "ScoreSums":
-        """Of (N, L, C) logits and (N,) labels; `metric` is a name of `scores.METRICS`."""
-        predictions = logits.argmax(axis=2)  # (N, L)
-        right = predictions == labels[:, None]
-        if metric == "f1":
-            claims = predictions == 1
-            return cls(2.0 * (right & claims), claims.astype(np.float64), float(np.sum(labels == 1)))
-        assert metric == "accuracy", metric
-        return cls(right.astype(np.float64), np.zeros(right.shape), float(len(labels)))
-
-    def score(self, hits: np.ndarray, claims: np.ndarray) -> np.ndarray:
-        """Score of sums over the samples, elementwise; 0 where F1 has nothing to count."""
-        below = np.asarray(self.base + claims, dtype=np.float64)
-        return np.divide(hits, below, out=np.zeros_like(below), where=below > 0)
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What thresholds, given as (L-1,) positions `levels` in a rising list of K, lead to on the fitted samples."""
-
-    leaves_from: np.ndarray  # (N, L-1), the lowest level at which each ramp lets the sample go; K: none
-    adds: np.ndarray  # (N, L, 3), what leaving at a layer adds to the sums of hits, claims and layers
-    sums: ScoreSums
-    num_levels: int
-
-    def value(self, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Score and saving of (..., 3) totals of hits, claims and layers."""
-        n, num_layers, _ = self.adds.shape
-        return self.sums.score(totals[..., 0], totals[..., 1]), 1 - totals[..., 2] / (n * num_layers)
-
-    def of(self, levels: np.ndarray) -> tuple[float, float]:
-        leaves = np.column_stack([self.leaves_from <= levels, np.ones(len(self.adds), dtype=bool)])
-        score, saved = self.value(self.adds[np.arange(len(self.adds)), leaves.argmax(axis=1)].sum(axis=0))
-        return float(score), float(saved)
-
-    def ascend(self, start: tuple[int, ...], worth: Callable) -> dict[tuple[int, ...], tuple[float, float]]:
-        """Raise `worth(score, saved)` one ramp at a time until none can: every state passed, the best one last.
-
-        For a ramp, all its levels are tried at once: who is still there is counted by the level that lets it go.
-        """
-        n, num_layers, _ = self.adds.shape
-        levels, moved = np.array(start), True
-        passed = {start: self.of(levels)}
-        while moved:
-            moved = False
-            staying = [self.adds[:, -1]]  # what each sample adds if it stays at ramp L-1, L-2, .. 1
-            for i in range(num_layers - 2, 0, -1):
-                goes = (self.leaves_from[:, i] <= levels[i])[:, None]
-                staying.append(np.where(goes, self.adds[:, i], staying[-1]))
-            here, left = np.arange(n), np.zeros(3)
-            for i, stays in zip(range(num_layers - 1), reversed(staying), strict=False):
-                change = self.adds[here, i] - stays[here]
-                counted = [np.bincount(self.leaves_from[here, i], c, self.num_levels + 1)[:-1] for c in change.T]
-                score, saved = self.value(left + stays[here].sum(axis=0) + np.cumsum(counted, axis=1).T)  # (K,)
-                worths = worth(score, saved)
-                best = int(worths.argmax())
-                if worths[best] > worths[levels[i]] + 1e-12:
-                    levels[i], moved = best, True
-                    passed[tuple(levels.tolist())] = float(score[best]), float(saved[best])
-                goes = self.leaves_from[here, i] <= levels[i]
-                left = left + self.adds[here[goes], i].sum(axis=0)
-                here = here[~goes]
-        return passed
-
-
-def fit_layer_thresholds(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    main_metric: str,
-    thresholds: Iterable[float],
-    drops_points: Sequence[float] = DROPS_POINTS,
-) -> list[LayerThresholds]:
-    """For each allowed drop of score, thresholds ramp by ramp that save as much as the search finds.
-
-    Coordinate ascent over the given `thresholds` (nats), in two rounds. First on score + price x saving, for rising
-    prices, each time from the better of the last price's answer and the best single threshold for all ramps. Then for
-    each drop on the saving alone, with a floor under the score, from what saves most above that floor among all that
-    was passed so far, every single threshold included. So on these samples it saves at least what the best single
-    threshold of the list does; on others, where L-1 fitted numbers pay for their freedom, it need not. Deterministic.
-
-    Args:
-        logits: (N, L, C), with (N,) labels: the samples to fit.
-        main_metric: name in `scores.METRICS`.
-        drops_points: points of 100, against the score of full depth on these samples.
-    """
-    levels_nats = sorted({0.0, *thresholds})
-    entropies = entropy(torch.from_numpy(logits))[:, :-1].contiguous()  # (N, L-1)
-    # In float32, as the rule compares; right: a threshold equal to the entropy lets nobody go.
-    leaves_from = torch.searchsorted(torch.tensor(levels_nats), entropies, right=True).numpy()
-    sums = ScoreSums.of(logits, labels, main_metric)
-    depth = np.broadcast_to(np.arange(1.0, logits.shape[1] + 1), sums.hits.shape)
-    outcome = _Outcome(leaves_from, np.stack([sums.hits, sums.claims, depth], axis=2), sums, len(levels_nats))
-
-    ramps = logits.shape[1] - 1
-    singles = {(level,) * ramps: outcome.of(np.full(ramps, level)) for level in range(len(levels_nats))}
-    passed = dict(singles)
-    full_depth = last = (0,) * ramps
-
-    def climb(starts: Iterable[tuple[int, ...]], worth: Callable) -> tuple[int, ...]:
-        walk = outcome.ascend(max(starts, key=lambda levels: worth(*passed[levels])), worth)
-        passed.update(walk)
-        return list(walk)[-1]
-
-    for price in PRICES:
-        last = climb((last, *singles), lambda score, saved, price=price: score + price * saved)
-    fitted = []
-    for drop in drops_points:
-        floor = passed[full_depth][0] - drop / 100 - 1e-9  # two equal scores may differ in their last bit
-        best = climb(passed, lambda score, saved, floor=floor: np.where(score >= floor, saved, -1.0))
-        fitted.append(LayerThresholds(tuple(levels_nats[level] for level in best), drop))
-    return fitted
-
-
-def curve_row(
-    split: str, curve: tuple[str, float | None], logits: np.ndarray, labels: np.ndarray, layers: Tensor, metric: str
-) -> Row:
-    """One point of a `curve` (criterion, setting): what leaving at `layers` (N,) keeps of the score and saves."""
-    predictions = answers(torch.from_numpy(logits), layers).numpy()
-    criterion, setting = curve
-    return {
-        "split": split,
-        "criterion": criterion,
-        "threshold": setting,
-        "score": METRICS[metric](labels, predictions),
-        "accuracy": METRICS["accuracy"](labels, predictions),
-        "layers_saved_frac": layers_saved_frac(layers, logits.shape[1]),
-        "mean_exit_layer": layers.double().mean().item(),
-        "n": len(labels),
-    }
-
-
-def criterion_rows(
-    split: str, logits: np.ndarray, labels: np.ndarray, main_metric: str, points: int = GRID_POINTS
-) -> list[Row]:
-    """The trade-off curve of every criterion but entropy, whose rows `sweep.sweep_rows` makes; from (N, L, C) logits.
-
-    `threshold` is the setting of each: a probability, the patience in layers, or for fitted thresholds the drop in
-    points that their fit was allowed.
-    """
-    num_layers, num_labels = logits.shape[1:]
-    rows = []
-    for kind in (MaxProbability, Patience, ConfidentStreak):
-        readings = kind.read(torch.from_numpy(logits))  # (N, L)
-        for criterion in kind.grid(num_layers, num_labels, points):
-            layers = criterion.exit_layers_of(readings)
-            rows.append(curve_row(split, (criterion.name, criterion.setting), logits, labels, layers, main_metric))
-    return rows + layer_threshold_rows(split, logits, labels, main_metric, points)
-
-
-def layer_threshold_rows(
-    split: str, logits: np.ndarray, labels: np.ndarray, main_metric: str, points: int = GRID_POINTS, seed: int = 0
-) -> list[Row]:
-    """Thresholds fitted ramp by ramp, one row per allowed drop; no sample meets thresholds that it helped to fit.
-
-    The halves of the split are fitted apart, and each sample leaves by the thresholds of the other half. The curve may
-    thus lie below entropy's and below the drop it was fitted for. None from fewer than two samples.
-    """
-    if len(labels) < 2:
-        return []
-    halves = stratified_halves(labels, seed)
-    readings = LayerThresholds.read(torch.from_numpy(logits))
-    grid = threshold_grid(logits.shape[2], points)
-    fits = [fit_layer_thresholds(logits[half], labels[half], main_metric, grid) for half in halves]
-    rows = []
-    for pair in zip(*fits, strict=True):
-        layers = torch.empty(len(labels), dtype=torch.int64)
-        for fitted, other in zip(pair, reversed(halves), strict=True):
-            layers[other] = fitted.exit_layers_of(readings[other])
-        rows.append(curve_row(split, (pair[0].name, pair[0].setting), logits, labels, layers, main_metric))
-    return rows

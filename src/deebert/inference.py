@@ -78,6 +78,7 @@ class Engine:
         With `FULL_DEPTH` this is the plain backbone: no ramp is run. Memory beyond inputs and answers does not grow
         with the number of samples.
         """
+        criterion.check_depth(self.num_layers)
         answers = Answers(
             np.empty((len(encoded), self.config.num_labels), dtype=np.float32),
             np.empty(len(encoded), dtype=np.int64),

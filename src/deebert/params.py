@@ -65,18 +65,22 @@ def _whole(low: int, high: int | None = None) -> Check:
     return check
 
 
-def _number(low: float, *, above: bool = False) -> Check:
+def _range(low: float, high: float, above: bool) -> str:
+    return (f"above {low:g}" if above else f"{low:g} or more") + (f", {high:g} at most" if high < math.inf else "")
+
+
+def _number(low: float, high: float = math.inf, *, above: bool = False) -> Check:
     def check(value: Any) -> float:
         ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not ok or value < low or (above and value == low):
-            raise ValueError(f"a number above {low:g}" if above else f"a number, {low:g} or more")
+        if not ok or not low <= value <= high or (above and value == low):
+            raise ValueError(f"a number{'' if above else ','} {_range(low, high, above)}")
         return float(value)
 
     return check
 
 
-def _numbers(low: float) -> Check:
-    each = _number(low)
+def _numbers(low: float, high: float = math.inf, *, above: bool = False) -> Check:
+    each = _number(low, high, above=above)
 
     def check(value: Any) -> tuple[float, ...]:
         try:
@@ -84,7 +88,7 @@ def _numbers(low: float) -> Check:
         except ValueError:
             numbers = ()
         if not numbers or len(set(numbers)) < len(numbers):
-            raise ValueError(f"a list of different numbers, each {low:g} or more")
+            raise ValueError(f"a list of different numbers, each {_range(low, high, above)}")
         return tuple(sorted(numbers))
 
     return check
@@ -170,10 +174,17 @@ class EvalLayers:
 
 
 @dataclass(frozen=True)
+class Risk:
+    epsilons: tuple[float, ...] = _checked(_numbers(0, 1, above=True))
+    delta: float = _checked(_number(0, 0.5, above=True))
+
+
+@dataclass(frozen=True)
 class EntropySweep:
     thresholds: tuple[float, ...] = _checked(_numbers(0))
     grid_points: int = _checked(_whole(0))
     targets: tuple[float, ...] = _checked(_numbers(0))
+    risk: Risk
 
 
 @dataclass(frozen=True)

@@ -1,80 +1,105 @@
-"""From every head's logits to rows: score per layer, the trade-off over thresholds, who leaves where.
+"""From every head's logits to all that is known of exits: the tables of a split, and the few figures of a pull request.
 
 Pure functions of arrays; nothing here runs a model. Shapes: N samples, L layers, C classes.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from deebert.exits import answers, entropy, exit_layers, layers_saved_frac
-from deebert.scores import METRICS
+from deebert.baselines import fixed_layer_curve, oracle_curves, random_exit_rows
+from deebert.calibration import calibration_rows
+from deebert.choice import band_rows, choice_rows
+from deebert.criteria import threshold_grid
+from deebert.curves import Curve, Row, entropy_curve, other_curves
+from deebert.exits import entropy
+from deebert.logits import SplitLogits
+from deebert.params import EntropySweep
+from deebert.risk import certificate_rows
 
-Row = dict[str, Any]
+COARSER = 4  # grids of criteria that are there to be compared, not to choose a threshold from
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def threshold_grid(num_labels: int, points: int) -> list[float]:
-    """At most `points` thresholds in nats from near 0 to just above ln C, rising; they do not depend on the data.
+def split_tables(
+    split: str, saved: SplitLogits, main_metric: str, settings: EntropySweep, seed: int
+) -> dict[str, list[Row]]:
+    """Every table about one split, by name.
 
-    Entropies crowd together at 0, so the grid is even not in nats but in how far the top class leads: each point is the
-    entropy of a softmax whose top logit is ahead of all the others by some lead, and the leads are evenly spaced. The
-    points are rounded up to 4 digits, few enough to copy from a table without changing who leaves, and points that
-    then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
+    - `sweep`: the curves, entropy's first, then other criteria and baselines, on coarser grids. `exits`, `depths`,
+      `entropies`: who leaves where, and how sure heads are.
+    - `choice`, `bands`, `certificates`, `leavers`, `calibration`: what to deploy and how far to trust it. Not of a test
+      split: choosing is for validation.
     """
-    leads = torch.linspace(12.0, 0.0, points, dtype=torch.float64)  # a lead of 12 is an entropy of 8e-5 for C = 2
-    top = torch.stack([leads, *[torch.zeros_like(leads)] * (num_labels - 1)], dim=1).log_softmax(dim=1)
-    return sorted({math.ceil(value * 1e4) / 1e4 for value in (-(top.exp() * top).sum(dim=1)).tolist()})
-
-
-def layer_rows(split: str, logits: np.ndarray, labels: np.ndarray, metrics: Sequence[str]) -> list[Row]:
-    """Score of every head on (N, L, C) logits: one row per metric (main metric first) and layer 1..L."""
+    logits, labels = saved.logits, saved.labels
+    grid = threshold_grid(logits.shape[2], settings.grid_points)
+    curve = entropy_curve(logits, sorted({0.0, *settings.thresholds, *grid}))
     predictions = logits.argmax(axis=2)  # (N, L)
-    return [
-        {"split": split, "layer": i + 1, "metric": metric, "score": METRICS[metric](labels, predictions[:, i])}
-        for metric in metrics
-        for i in range(logits.shape[1])
-    ]
+    baselines = [fixed_layer_curve(predictions), *oracle_curves(predictions, labels)]
+    others = other_curves(logits, labels, main_metric, curve.settings, settings.grid_points // COARSER, seed)
+    tables = {
+        "sweep": [
+            *(row for each in (curve, *others, *baselines) for row in each.rows(split, labels, main_metric)),
+            *random_exit_rows(split, curve, predictions, labels, main_metric, seed),
+        ],
+        "exits": exit_rows(split, curve, settings.thresholds),
+        "depths": depth_rows(split, curve, saved.difficulty),
+        "entropies": entropy_rows(split, logits, labels, saved.difficulty),
+    }
+    if split.startswith("test"):
+        return tables
+    points = (split, curve.settings, curve.predictions, curve.layers, labels)
+    choice = choice_rows(*points, main_metric, settings.targets, seed)
+    return tables | {
+        "choice": choice,
+        "bands": band_rows(*points, main_metric, seed),
+        "certificates": certificate_rows(*points, settings.risk.epsilons, settings.risk.delta),
+        "leavers": leaver_rows(split, curve, [row["threshold"] for row in choice], saved),
+        "calibration": calibration_rows(split, logits, labels, seed) if len(labels) > 1 else [],
+    }
 
 
-def sweep_rows(
-    split: str, logits: np.ndarray, labels: np.ndarray, thresholds: Iterable[float], main_metric: str
-) -> list[Row]:
-    """The trade-off: what each threshold (nats) keeps of the score and saves of the layers; one row per threshold."""
-    heads = torch.from_numpy(logits)
-    entropies = entropy(heads)  # (N, L)
+def exit_rows(split: str, curve: Curve, thresholds: Iterable[float]) -> list[Row]:
+    """How many samples leave at each layer 1..L, for each of `thresholds`, which are among the curve's."""
     rows = []
     for threshold in thresholds:
-        layers = exit_layers(entropies, threshold)
-        predictions = answers(heads, layers).numpy()
-        rows.append(
-            {
-                "split": split,
-                "criterion": "entropy",
-                "threshold": threshold,
-                "score": METRICS[main_metric](labels, predictions),
-                "accuracy": METRICS["accuracy"](labels, predictions),
-                "layers_saved_frac": layers_saved_frac(layers, heads.shape[1]),
-                "mean_exit_layer": layers.double().mean().item(),
-                "n": len(labels),
-            }
-        )
-    return rows
-
-
-def exit_rows(split: str, logits: np.ndarray, thresholds: Iterable[float]) -> list[Row]:
-    """How many samples leave at each layer 1..L, for each threshold (nats)."""
-    entropies = entropy(torch.from_numpy(logits))
-    rows = []
-    for threshold in thresholds:
-        counts = torch.bincount(exit_layers(entropies, threshold), minlength=logits.shape[1] + 1)[1:]
+        layers = curve.layers[curve.settings.index(threshold)]
+        counts = np.bincount(layers, minlength=curve.num_layers + 1)[1:]
         rows += [
             {"split": split, "threshold": threshold, "layer": i + 1, "exits": count}
             for i, count in enumerate(counts.tolist())
         ]
+    return rows
+
+
+def leaver_rows(split: str, curve: Curve, thresholds: Iterable[float], saved: SplitLogits) -> list[Row]:
+    """What kind of samples leave at each layer and how often they are wrong, for thresholds that are among the curve's.
+
+    `error_rate` is of the answers given there, `full_depth_error_rate` of those that the same samples would have got at
+    full depth. `mean_tokens` and, where the data set grades its samples, `mean_difficulty` say who they are. A layer
+    where nobody leaves has no row.
+    """
+    full_depth_wrong = curve.predictions[curve.settings.index(0.0)] != saved.labels
+    rows = []
+    for threshold in sorted(set(thresholds)):
+        point = curve.settings.index(threshold)
+        wrong = curve.predictions[point] != saved.labels
+        for layer in np.unique(curve.layers[point]):
+            members = curve.layers[point] == layer
+            row = {
+                "split": split,
+                "threshold": threshold,
+                "layer": int(layer),
+                "exits": int(members.sum()),
+                "error_rate": float(wrong[members].mean()),
+                "full_depth_error_rate": float(full_depth_wrong[members].mean()),
+                "mean_tokens": float(saved.token_counts[members].mean()),
+            }
+            if saved.difficulty is not None:
+                row["mean_difficulty"] = float(saved.difficulty[members].mean())
+            rows.append(row)
     return rows
 
 
@@ -96,15 +121,12 @@ def entropy_rows(split: str, logits: np.ndarray, labels: np.ndarray, difficulty:
     return rows
 
 
-def depth_rows(split: str, logits: np.ndarray, difficulty: np.ndarray | None, thresholds: Iterable[float]) -> list[Row]:
-    """Mean exit layer of each grade of difficulty, for each threshold (nats); none where the data has no grades."""
-    if difficulty is None:
-        return []
-    entropies = entropy(torch.from_numpy(logits))
+def depth_rows(split: str, curve: Curve, difficulty: np.ndarray | None) -> list[Row]:
+    """Mean exit layer of each grade of difficulty, at each setting; none where the data has no grades."""
+    grades = [] if difficulty is None else np.unique(difficulty)
     rows = []
-    for threshold in thresholds:
-        layers = exit_layers(entropies, threshold).numpy()
-        for grade in np.unique(difficulty):
+    for threshold, layers in zip(curve.settings, curve.layers, strict=True):
+        for grade in grades:
             members = layers[difficulty == grade]
             rows.append(
                 {
@@ -118,49 +140,29 @@ def depth_rows(split: str, logits: np.ndarray, difficulty: np.ndarray | None, th
     return rows
 
 
-def best_within(rows: Sequence[Row], drop_points: float) -> Row:
-    """Of one split's sweep rows, the one that saves most while losing at most `drop_points` (of 100) of the score.
+def figure_key(kind: str, value: float) -> str:
+    """Name of a target in the metrics, free of dots since DVC reads those as nesting: drop, 0.5 -> `drop_0_5`."""
+    return f"{kind}_{float(value)}".replace(".", "_")
 
-    Full depth is the row of threshold 0, which must be there. The choice and the score come from the same samples,
-    so the drop to expect on new ones is larger.
+
+def sweep_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """What a pull request shows of `split`, from `split_tables` of one or more splits.
+
+    Per target drop (points): the most layers saved, the threshold (nats) that does it, and the score to expect of it.
+    Per tolerated risk: the layers saved that are certified not to cost more accuracy, 0 where none are.
     """
-    full = next(row for row in rows if row["threshold"] == 0.0)
-    floor = full["score"] - drop_points / 100 - 1e-9  # two equal scores may differ in their last bit
-    return max((row for row in rows if row["score"] >= floor), key=lambda row: row["layers_saved_frac"])
-
-
-def drop_key(drop_points: float) -> str:
-    """Name of a target in the metrics, free of dots since DVC reads those as nesting: 0.5 -> `drop_0_5`."""
-    return f"drop_{float(drop_points)}".replace(".", "_")
-
-
-def layer_metrics(task: str, rows: Sequence[Row], split: str, n: int) -> dict[str, Any]:
-    """The few figures about single layers that a pull request shows, from `layer_rows` of all splits."""
-    of_split = [row for row in rows if row["split"] == split]
-    scores = [row["score"] for row in of_split if row["metric"] == of_split[0]["metric"]]  # main metric, layer 1..L
-    accuracies = [row["score"] for row in of_split if row["metric"] == "accuracy"]
-    ramps = scores[:-1]
-    return {
-        "task": task,
-        "n": n,
-        "num_layers": len(scores),
-        "full_score": round(scores[-1], 4),
-        "full_accuracy": round(accuracies[-1], 4),
-        "ramp_first_score": round(ramps[0], 4),
-        "ramp_middle_score": round(scores[len(scores) // 2 - 1], 4),
-        "ramp_last_score": round(ramps[-1], 4),
-        "ramp_best_score": round(max(ramps), 4),
-        "ramp_best_layer": ramps.index(max(ramps)) + 1,
+    mine = {name: [row for row in rows if row["split"] == split] for name, rows in tables.items()}
+    full = mine["sweep"][0]
+    choice = {figure_key("drop", row["target_drop_points"]): row for row in mine["choice"]}
+    certified = {
+        figure_key("risk", row["epsilon"]): row for row in mine["certificates"] if row["loss"] == "accuracy_drop"
     }
-
-
-def sweep_metrics(task: str, rows: Sequence[Row], targets: Iterable[float]) -> dict[str, Any]:
-    """Per target drop (points), the most layers saved and the threshold (nats) that does it; `rows` of one split."""
-    best = {drop_key(target): best_within(rows, target) for target in targets}
     return {
         "task": task,
-        "n": rows[0]["n"],
-        "full_score": round(rows[0]["score"], 4),
-        "layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in best.items()},
-        "threshold_at": {key: row["threshold"] for key, row in best.items()},
+        "n": full["n"],
+        "full_score": round(full["score"], 4),
+        "layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in choice.items()},
+        "threshold_at": {key: row["threshold"] for key, row in choice.items()},
+        "cross_fitted_score_at": {key: round(row["score"], 4) for key, row in choice.items()},
+        "certified_layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in certified.items()},
     }
