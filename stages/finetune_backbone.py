@@ -1,36 +1,49 @@
-"""Fine-tune the backbone with its own classifier, as if there were no early exit: models/backbone."""
+"""Fine-tune the backbone with its own classifier, as without early exit: models/backbone, data/finetune.json."""
 
 import dataclasses
 from pathlib import Path
 
 from transformers import set_seed
 
-from deebert import glue
+from deebert import glue, processes
 from deebert.backbones import recipe_for, start_model
+from deebert.checkpoints import Checkpoints, home
 from deebert.files import output_dir, write_json
 from deebert.inputs import encode
 from deebert.params import read_params
 from deebert.stage import run
-from deebert.training import finetune
+from deebert.training import Plan, Samples, finetune
 
 
-def main(data: Path, out: Path) -> None:
+def main(data: Path, out: Path, curve: Path) -> None:
     params = read_params(Path("params.yaml"))
+    processes.launch()
     settings = params.finetune_backbone
     wanted = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "batch_size")}
     recipe = dataclasses.replace(recipe_for(params.backbone), **{k: v for k, v in wanted.items() if v is not None})
 
     train = glue.load(data, ["train"])
+    task = train.task
+    validation = glue.load(data, task["validation_splits"][:1])
     set_seed(params.seed)
-    model, tokenizer, origin = start_model(params.backbone, train.task["label_names"], settings.max_length)
-    encoded = encode(tokenizer, train.splits["train"], train.task["text_columns"])
-    labels = train.splits["train"]["label"].to_numpy()
-    how = finetune(model, tokenizer, encoded, labels, recipe, params.seed, settings.precision)
+    model, tokenizer, origin = start_model(params.backbone, task["label_names"], settings.max_length)
+    samples = [
+        Samples(encode(tokenizer, frame, task["text_columns"]), frame["label"].to_numpy())
+        for part in (train, validation)
+        for frame in part.splits.values()
+    ]
+    plan = Plan(tokenizer, *samples, task["metrics"][0], recipe, params.seed, settings.precision)
 
-    with output_dir(out) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        write_json(folder / "training.json", {**origin, "task": train.task["task"], **how})
+    with Checkpoints(home("finetune_backbone")) as checkpoints:
+        if processes.rank() > 0:  # helps the first process, which writes
+            finetune(model, plan, checkpoints)
+            return
+        with output_dir(out) as folder:
+            how, rows = finetune(model, plan, checkpoints)
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            write_json(folder / "training.json", {**origin, "task": task["task"], **how})
+            write_json(curve, rows)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,40 @@
-"""Train a ramp after every layer but the last, on the frozen backbone's first-token states: models/deebert."""
+"""Train a ramp after every layer but the last, on the frozen backbone: models/deebert, data/ramps.json."""
 
+import dataclasses
 from pathlib import Path
 
 from deebert import glue
 from deebert.backbones import load_classifier
-from deebert.files import output_dir
+from deebert.devices import pick_device, resolve_precision
+from deebert.files import output_dir, write_json
 from deebert.inputs import encode
 from deebert.model import save
 from deebert.params import read_params
 from deebert.stage import run
-from deebert.training import first_token_states, train_ramps
+from deebert.training import States, environment, first_token_states, train_ramps
 
 
-def main(data: Path, backbone: Path, out: Path) -> None:
+def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:
     params = read_params(Path("params.yaml"))
-    train = glue.load(data, ["train"])
+    settings, device = params.train_ramps, pick_device()
+    settings = dataclasses.replace(settings, precision=resolve_precision(settings.precision, device))
     model, tokenizer = load_classifier(backbone)
-    encoded = encode(tokenizer, train.splits["train"], train.task["text_columns"])
-    labels = train.splits["train"]["label"].to_numpy()
-    with first_token_states(model, tokenizer, encoded, params.train_ramps.precision) as states:
-        ramps = train_ramps(states, labels, model.config.num_labels, params.train_ramps, params.seed)
-    with output_dir(out) as folder:
+    train = glue.load(data, ["train"])
+    task = train.task
+    validation = glue.load(data, task["validation_splits"][:1])
+    frames = [frame for part in (train, validation) for frame in part.splits.values()]
+    labels = [frame["label"].to_numpy() for frame in frames]
+    encoded = [encode(tokenizer, frame, task["text_columns"]) for frame in frames]
+    with (
+        output_dir(out) as folder,
+        first_token_states(model, tokenizer, encoded[0], settings.precision) as train_states,
+        first_token_states(model, tokenizer, encoded[1], settings.precision) as validation_states,
+    ):
+        seen, unseen = States(train_states, labels[0]), States(validation_states, labels[1])
+        ramps, rows = train_ramps(seen, unseen, task["metrics"][0], model.config.num_labels, settings, params.seed)
         save(backbone, ramps, folder)
+        write_json(folder / "ramps.json", {**dataclasses.asdict(settings), "seed": params.seed, **environment(device)})
+        write_json(curve, rows)
 
 
 if __name__ == "__main__":

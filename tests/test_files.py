@@ -2,10 +2,14 @@
 
 import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from deebert import files
 from deebert.errors import UserError
 from deebert.files import output_dir, read_json, write_json
 
@@ -46,6 +50,57 @@ def test_output_dir_where_a_file_is(tmp_path: Path, place: str) -> None:
         (folder / "file").write_text("new")
     assert tree(tmp_path) == {"taken": "mine"}
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    """What a process killed in the middle left beside the output goes with the next one, which needs no old folder."""
+    code = f"""
+import os, sys; sys.path.insert(0, {str(Path(files.__file__).parents[1])!r})
+from pathlib import Path; from deebert.files import output_dir
+with output_dir(Path({str(tmp_path / "out")!r})) as folder:
+    (folder / "file").write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    (tmp_path / ".out.1.old.tmp").mkdir()
+    (tmp_path / ".it.json.1.tmp").write_text("half")
+    assert len(list(tmp_path.iterdir())) == 3
+    with output_dir(tmp_path / "out") as folder:
+        (folder / "file").write_text("new")
+    write_json(tmp_path / "it.json", {})
+    assert tree(tmp_path) == {"out/file": "new", "it.json": "{}\n"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["it.json", "out"]
+
+
+def test_a_folder_being_written_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second writer of the same folder leaves the first one's unfinished work alone; the last to end wins."""
+    out = tmp_path / "out"
+    with output_dir(out) as first:
+        (first / "file").write_text("first")
+        monkeypatch.setattr(os, "getpid", lambda: 123456789)
+        with output_dir(out) as second:
+            (second / "file").write_text("second")
+        assert tree(tmp_path)["out/file"] == "second"
+    assert tree(tmp_path) == {"out/file": "first"}
+
+
+def test_a_failed_swap_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the new folder cannot be moved into its place, the old one is put back."""
+    out = tmp_path / "out"
+    with output_dir(out) as folder:
+        (folder / "file").write_text("old")
+    rename = Path.rename
+
+    def rename_unless_new(self: Path, target: Path) -> Path:
+        if (self / "new").exists():
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_unless_new)
+    with pytest.raises(UserError, match="out: cannot be written: Input/output error"), output_dir(out) as folder:
+        (folder / "new").write_text("new")
+    assert tree(tmp_path) == {"out/file": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("content", [{"a": [1, 2.5, "é"], "b": {"c": None}}, [{"row": 1}, {"row": 2}], [], {}])
