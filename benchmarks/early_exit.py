@@ -11,11 +11,9 @@ run: no ramps, same packing, precision and threads, and the last layer computed 
 import argparse
 import copy
 import json
-import platform
 import resource
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,7 @@ from deebert.criteria import Criterion, Entropy, LayerThresholds
 from deebert.exits import entropy
 from deebert.inference import PACK_TOKENS, Engine
 from deebert.model import DeeBert, Ramps, walk
-from deebert.timing import race
+from deebert.timing import processor_name, race
 
 # Tokens, special ones included, at these quantiles of the validation split under bert-base-uncased's vocabulary.
 QUANTILES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
@@ -184,12 +182,6 @@ def rivals(
     }
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="base")
@@ -214,7 +206,8 @@ def main() -> None:
         criteria[f"{100 * saved:.0f} % saved"] = LayerThresholds(fitted, drop_points=0)
     half_saved = criteria["50 % saved"]
     result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
+        "threads": torch.get_num_threads(),
         "torch": version("torch"),
         **{name: getattr(args, name) for name in ("size", "precision", "lengths", "samples", "single", "rounds")},
     }

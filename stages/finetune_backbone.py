@@ -42,7 +42,8 @@ def main(data: Path, out: Path, curve: Path) -> None:
             how, rows = finetune(model, plan, checkpoints)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            write_json(folder / "training.json", {**origin, "task": task["task"], **how})
+            about = {**origin, "task": task["task"], "text_columns": task["text_columns"]}
+            write_json(folder / "training.json", {**about, **how})
             write_json(curve, rows)
 
 

@@ -188,6 +188,17 @@ class EntropySweep:
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    thresholds: tuple[float, ...] = _checked(_numbers(0))
+    drop_points: float = _checked(_number(0))
+    samples: int = _checked(_whole(1))
+    rounds: int = _checked(_whole(1))
+    seconds: float = _checked(_number(0, above=True))
+    threads: int | None = _checked(_or_default(_whole(1)))
+    precision: str = _checked(_one_of(PRECISIONS))
+
+
+@dataclass(frozen=True)
 class Params:
     """All of `params.yaml`; field by field the file's keys, section by section the stages' names."""
 
@@ -199,6 +210,7 @@ class Params:
     train_ramps: TrainRamps
     eval_layers: EvalLayers
     entropy_sweep: EntropySweep
+    benchmark: Benchmark
 
     @property
     def backbone(self) -> str:

@@ -1,12 +1,19 @@
 """The clock: two ways of doing the same take turns, so that whatever slows the machine for a while slows both."""
 
+import math
+import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+from deebert.criteria import Entropy
+from deebert.inference import Engine
 
 Batch = TypeVar("Batch")
 
@@ -29,17 +36,25 @@ class Race:
 
 
 def race(
-    plain: Callable[[Batch], Any], early_exit: Callable[[Batch], Any], batches: Sequence[Batch], rounds: int
+    plain: Callable[[Batch], Any],
+    early_exit: Callable[[Batch], Any],
+    batches: Sequence[Batch],
+    rounds: int,
+    budget_s: float = math.inf,
 ) -> Race:
     """Time both on every batch, one right after the other and each going first every other time.
 
-    Before the first round both answer the first batch once, uncounted: first calls pay for memory and caches.
+    Before the first round both answer the first batch once, uncounted: first calls pay for memory and caches. No round
+    after the first begins once `budget_s` seconds are spent.
     """
     contenders = (plain, early_exit)
     for contender in contenders:
         contender(batches[0])
     seconds = np.empty((2, rounds, len(batches)))
+    start = time.perf_counter()
     for number in range(rounds):
+        if number and time.perf_counter() - start > budget_s:
+            return Race(*seconds[:, :number])
         for i, batch in enumerate(batches):
             for who in (0, 1) if (number + i) % 2 == 0 else (1, 0):
                 seconds[who, number, i] = _seconds(contenders[who], batch)
@@ -55,3 +70,86 @@ def _seconds(call: Callable[[Batch], Any], batch: Batch) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def benchmark_rows(
+    engine: Engine, encoded: Sequence[dict[str, Any]], thresholds: Sequence[float], rounds: int, budget_s: float
+) -> list[dict[str, Any]]:
+    """Early exit at each of `thresholds` (nats) against the plain backbone, one sample at a time and all in one call.
+
+    One row per mode (`batch_1`, `batched`) and threshold, and one of the plain backbone, threshold None, over all its
+    races. Latencies are of a call: of one sample in `batch_1`, of all `n` in `batched`. Every race gets an equal share of
+    `budget_s` seconds, and one round at least.
+    """
+    rows = []
+    share_s = budget_s / (2 * len(thresholds))
+    for mode, batches in (("batch_1", [[sample] for sample in encoded]), ("batched", [encoded])):
+        plain, early = [], []
+        for threshold in thresholds:
+            criterion = Entropy(threshold)
+            times = race(engine.answer, partial(engine.answer, criterion=criterion), batches, rounds, share_s)
+            layers = engine.answer(encoded, criterion).exit_layers
+            saved = {
+                "layers_saved_frac": 1 - float(layers.mean()) / engine.num_layers,
+                **times.time_saved(),
+            }
+            plain.append(times.plain)
+            early.append(_row(mode, threshold, saved, times.early_exit, len(encoded)))
+        at_full_depth = {"layers_saved_frac": 0.0, "time_saved_frac": 0.0}
+        at_full_depth |= {"time_saved_frac_min": 0.0, "time_saved_frac_max": 0.0}
+        rows += [_row(mode, None, at_full_depth, np.concatenate(plain), len(encoded)), *early]
+    return rows
+
+
+def _row(mode: str, threshold: float | None, saved: dict[str, float], seconds: np.ndarray, n: int) -> dict[str, Any]:
+    p50, p95 = np.quantile(1000 * seconds, (0.5, 0.95)).tolist()
+    return {
+        "mode": mode,
+        "threshold": threshold,
+        **saved,
+        "latency_p50_ms": p50,
+        "latency_p95_ms": p95,
+        "samples_per_s": n / float(np.median(seconds.sum(axis=1))),
+        "n": n,
+    }
+
+
+def benchmark_metrics(task: str, rows: Sequence[dict[str, Any]], threshold: float, engine: Engine) -> dict[str, Any]:
+    """What a pull request shows of `benchmark_rows`: the plain backbone and early exit at one of the thresholds."""
+    plain = {row["mode"]: row for row in rows if row["threshold"] is None}
+    early = {row["mode"]: row for row in rows if row["threshold"] == threshold}
+    layers_saved = early["batched"]["layers_saved_frac"]
+    device = engine.device
+    return {
+        "task": task,
+        "n": early["batched"]["n"],
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "threads": torch.get_num_threads(),
+        "precision": engine.precision,
+        "torch": torch.__version__,
+        "threshold": threshold,
+        "layers_saved_frac": round(layers_saved, 4),
+        "plain": {
+            "batch_1_latency_p50_ms": round(plain["batch_1"]["latency_p50_ms"], 3),
+            **{f"{mode}_samples_per_s": round(row["samples_per_s"], 1) for mode, row in plain.items()},
+        },
+        "early_exit": {
+            "batch_1_latency_p50_ms": round(early["batch_1"]["latency_p50_ms"], 3),
+            "batch_1_latency_p95_ms": round(early["batch_1"]["latency_p95_ms"], 3),
+            **{f"{mode}_samples_per_s": round(row["samples_per_s"], 1) for mode, row in early.items()},
+            **{f"{mode}_time_saved_frac": round(row["time_saved_frac"], 3) for mode, row in early.items()},
+            **{
+                f"{mode}_time_saved_per_layers_saved": round(row["time_saved_frac"] / layers_saved, 3)
+                for mode, row in early.items()
+                if layers_saved > 0
+            },
+        },
+    }
+
+
+def processor_name() -> str:
+    """The CPU's model as Linux names it, elsewhere what Python knows."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

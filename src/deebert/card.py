@@ -1,0 +1,117 @@
+"""The model card: what a stranger must know before using the model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deebert.errors import UserError
+from deebert.files import read_json
+
+
+def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The pipeline's metrics in `folder`, by name: `sweep` and, if it was run, `benchmark`.
+
+    Raises:
+        UserError: missing, damaged, or not of the task that the model was trained on.
+    """
+    metrics = {"sweep": read_json(folder / "sweep.json")}
+    if (folder / "benchmark.json").exists():
+        metrics["benchmark"] = read_json(folder / "benchmark.json")
+    for name, content in metrics.items():
+        if content.get("task") != about.get("task"):
+            raise UserError(
+                f"{folder / name}.json: metrics of task {content.get('task')};"
+                f" expected {about.get('task')}, the model's"
+            )
+    return metrics
+
+
+def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown for the Hub.
+
+    Args:
+        about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`.
+        metrics: as `read_metrics` returns them; empty = the card says that scores are unknown.
+    """
+    task, model = about.get("task", "text classification"), about.get("model", f"a {about['model_type']} model")
+    origin = "".join(f", {key} `{about[key]}`" for key in ("source", "revision") if about.get(key))
+    lines = [
+        "---",
+        "library_name: deebert",
+        "pipeline_tag: text-classification",
+        "tags: [early-exit, text-classification]",
+        "---",
+        "",
+        f"# {task}: early-exit classifier",
+        "",
+        f"{model}{origin}, fine-tuned on {task}, with a ramp after each of its {about['num_layers']} layers but",
+        "the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp with an entropy below the threshold.",
+        "",
+        f"Labels: {', '.join(about['label_names'])}.",
+        f"Input: {' and '.join(about.get('text_columns', ['text']))}.",
+        "",
+        "```python",
+        "from deebert.classifier import EarlyExitClassifier",
+        "",
+        'classifier = EarlyExitClassifier.from_pretrained("path/to/this/folder")',
+        f"predictions = classifier.predict({_example(about)}, threshold={_first_choice(metrics)})",
+        "```",
+        "",
+    ]
+    if "sweep" in metrics:
+        lines += _scores(metrics["sweep"])
+    else:
+        lines += ["Scores and recommended thresholds were not given when this card was written.", ""]
+    if "benchmark" in metrics:
+        lines += _speed(metrics["benchmark"])
+    return "\n".join(lines)
+
+
+def _scores(sweep: Mapping[str, Any]) -> list[str]:
+    rows = [
+        f"| {key.removeprefix('drop_').replace('_', '.')} | {threshold} | {100 * sweep['layers_saved_at'][key]:.1f} %"
+        f" | {100 * sweep['cross_fitted_score_at'][key]:.2f} |"
+        for key, threshold in sweep["threshold_at"].items()
+    ]
+    return [
+        "## Scores and recommended thresholds",
+        "",
+        f"Score at full depth: {100 * sweep['full_score']:.2f} on {sweep['n']:,} validation samples. For each loss of"
+        " score that one is willing to accept, the threshold that saves most:",
+        "",
+        "| points lost at most | threshold (nats) | layers saved | score, on samples not used to choose |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        "Layers saved are counted; how much time that is depends on hardware and batching.",
+        "",
+    ]
+
+
+def _speed(benchmark: Mapping[str, Any]) -> list[str]:
+    plain, early_exit = benchmark["plain"], benchmark["early_exit"]
+    rows = [
+        f"| {how} | {plain[f'{mode}_samples_per_s']:g} | {early_exit[f'{mode}_samples_per_s']:g}"
+        f" | {100 * early_exit[f'{mode}_time_saved_frac']:.1f} % |"
+        for mode, how in (("batch_1", "one at a time"), ("batched", "batched"))
+    ]
+    return [
+        "## Speed",
+        "",
+        f"Measured on {benchmark['device']}, {benchmark['threads']} threads, {benchmark['precision']}, at threshold"
+        f" {benchmark['threshold']:g}, which saves {100 * benchmark['layers_saved_frac']:.1f} % of the layers:",
+        "",
+        "| | plain backbone, samples per second | early exit | time saved |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _example(about: Mapping[str, Any]) -> str:
+    return '[("one text", "another")]' if len(about.get("text_columns", ())) == 2 else '["a text"]'
+
+
+def _first_choice(metrics: Mapping[str, Mapping[str, Any]]) -> float:
+    """The threshold of the example: what loses at most one point, or else a cautious one."""
+    return metrics.get("sweep", {}).get("threshold_at", {}).get("drop_1_0", 0.1)

@@ -1,0 +1,182 @@
+"""The Python interface: a trained early-exit classifier that answers raw text."""
+
+import itertools
+import shutil
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from deebert import card
+from deebert.criteria import Criterion, Entropy, LayerThresholds
+from deebert.devices import pick_device, resolve_precision
+from deebert.errors import UserError
+from deebert.files import output_dir, read_json
+from deebert.inference import Engine
+from deebert.inputs import encode
+from deebert.model import DeeBert
+from deebert.params import PRECISIONS
+
+Text = str | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers to N texts, in their order.
+
+    Attributes:
+        labels: N names of classes.
+        probabilities: (N, C) float32, softmax of the head that answered, classes in the order of their ids.
+        exit_layers: (N,) int64, the layer 1..L of that head.
+    """
+
+    labels: list[str]
+    probabilities: np.ndarray
+    exit_layers: np.ndarray
+
+
+class EarlyExitClassifier:
+    """Answers texts, or pairs of texts, each at the first layer that is sure enough.
+
+    Args:
+        folder: as the stage `train_ramps` writes it.
+        precision: `fp32`, `bf16` (faster where the hardware multiplies it, and some samples leave at another layer) or
+            `auto`.
+        device: such as `cuda:1`; None = the first GPU if there is one, else the CPU.
+    """
+
+    def __init__(self, folder: str | Path, precision: str = "fp32", device: str | torch.device | None = None) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: {precision!r} is not allowed; expected one of {', '.join(PRECISIONS)}")
+        self.folder = Path(folder)
+        place = pick_device() if device is None else torch.device(device)
+        model, tokenizer = DeeBert.load(self.folder)
+        self._tokenizer: PreTrainedTokenizerBase = tokenizer
+        self._engine = Engine(model, resolve_precision(precision, place), place)
+        self._about = read_json(self.folder / "training.json") if (self.folder / "training.json").is_file() else {}
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, precision: str = "fp32", device: str | torch.device | None = None
+    ) -> "EarlyExitClassifier":
+        """Load `folder`; see the class for the arguments.
+
+        Raises:
+            UserError: something is missing or damaged there.
+        """
+        return cls(folder, precision, device)
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the C classes in the order of their ids."""
+        names = self._engine.config.id2label
+        return [names[i] for i in range(len(names))]
+
+    @property
+    def num_layers(self) -> int:
+        """L, the deepest exit layer."""
+        return self._engine.num_layers
+
+    def predict(
+        self,
+        texts: Iterable[Text],
+        threshold: float | Sequence[float] | Criterion = 0.1,
+        batch_size: int = 1024,
+    ) -> Predictions:
+        """Answer every text.
+
+        Args:
+            texts: strings, or pairs (tuples or lists) of strings for tasks on pairs; any iterable, read once and
+                `batch_size` at a time. Longer ones are cut to what the model was trained on.
+            threshold: nats of entropy: 0 = nobody leaves early, above ln C = everybody at layer 1. A sequence holds one
+                for each of the L-1 ramps. Or any `deebert.criteria.Criterion`.
+            batch_size: texts that are worked on together. Answers do not depend on it, speed does.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above; the message says which text.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts: a single string; expected an iterable of strings or of pairs, such as [text]")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size: {batch_size!r} is not allowed; expected a whole number, 1 or more")
+        criterion = self._criterion(threshold)
+        total = len(texts) if isinstance(texts, Sized) else None
+        logits, layers = [], []
+        with tqdm(total=total, desc="predict", unit="text", disable=None, delay=2) as bar:
+            for batch in _batches(self._checked(texts), batch_size):
+                columns = dict(enumerate(zip(*batch, strict=True)))
+                encoded = encode(self._tokenizer, pd.DataFrame(columns), list(columns))
+                answers = self._engine.answer(encoded, criterion)
+                logits.append(answers.logits)
+                layers.append(answers.exit_layers)
+                bar.update(len(batch))
+        if not logits:
+            return Predictions([], np.empty((0, len(self.label_names)), np.float32), np.empty(0, np.int64))
+        probabilities = torch.from_numpy(np.concatenate(logits)).softmax(dim=1).numpy()
+        names = self.label_names
+        return Predictions([names[i] for i in probabilities.argmax(axis=1)], probabilities, np.concatenate(layers))
+
+    def save_pretrained(self, folder: str | Path, metrics: str | Path | None = None) -> None:
+        """Write a copy that `from_pretrained` loads, with a model card, README.md.
+
+        Args:
+            metrics: the folder of the pipeline's metrics; the card then states scores, recommended thresholds and, if
+                the stage `benchmark` was run, speed. Without it a card that came with the model is kept.
+
+        Raises:
+            UserError: the folder cannot be written, or the metrics are missing or of another task.
+        """
+        folder = Path(folder)
+        if folder.resolve() == self.folder.resolve():
+            raise UserError(f"{folder}: the model was loaded from there; expected another folder")
+        about = {**self._about, "label_names": self.label_names, "num_layers": self.num_layers}
+        about |= {"model_type": self._engine.config.model_type}
+        text = None if metrics is None else card.model_card(about, card.read_metrics(Path(metrics), about))
+        with output_dir(folder) as new:
+            for file in sorted(self.folder.iterdir()):
+                shutil.copyfile(file, new / file.name)
+            if text is None and not (new / "README.md").exists():
+                text = card.model_card(about, {})
+            if text is not None:
+                (new / "README.md").write_text(text, encoding="utf-8")
+
+    def _criterion(self, threshold: float | Sequence[float] | Criterion) -> Criterion:
+        try:
+            if isinstance(threshold, Criterion):
+                criterion = threshold
+            elif isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool):
+                criterion = Entropy(float(threshold))
+            elif isinstance(threshold, Sequence | np.ndarray) and not isinstance(threshold, str):
+                criterion = LayerThresholds(tuple(map(float, threshold)), drop_points=0.0)
+            else:
+                raise TypeError(f"threshold: {threshold!r}; expected nats, a sequence of nats, or a Criterion")
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if isinstance(criterion, LayerThresholds) and len(criterion.thresholds_nats) != self.num_layers - 1:
+            found = len(criterion.thresholds_nats)
+            raise ValueError(f"threshold: {found} numbers; expected {self.num_layers - 1}, one for each ramp")
+        return criterion
+
+    def _checked(self, texts: Iterable[Text]) -> Iterator[tuple[str, ...]]:
+        """Each text as a tuple of one or two strings, as many as the model was trained on."""
+        expected = len(self._about.get("text_columns", ())) or None
+        for i, text in enumerate(texts):
+            parts = (text,) if isinstance(text, str) else text
+            if not isinstance(parts, tuple | list) or not all(isinstance(part, str) for part in parts):
+                raise TypeError(f"texts: number {i} is {text!r}; expected a string or a pair of strings")
+            expected = expected or len(parts)
+            if len(parts) != expected or expected > 2:
+                kinds = {1: "a string", 2: "a pair of strings"}
+                raise ValueError(f"texts: number {i} is {text!r}; expected {kinds.get(expected, 'one or two strings')}")
+            yield tuple(parts)
+
+
+def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch

@@ -1,0 +1,57 @@
+"""Time early exit against the plain backbone: metrics/benchmark.json, plots/benchmark.json and its figure.
+
+The only stage with a clock, and so the only one whose outputs differ from run to run.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deebert import glue
+from deebert.devices import pick_device, resolve_precision
+from deebert.drawing import save
+from deebert.errors import UserError
+from deebert.files import read_json, write_json
+from deebert.inference import Engine
+from deebert.inputs import encode
+from deebert.model import DeeBert
+from deebert.params import read_params
+from deebert.stage import run
+from deebert.time_figure import draw_time
+from deebert.timing import benchmark_metrics, benchmark_rows
+
+
+def main(data: Path, model_folder: Path, sweep: Path, plots: Path, metrics_file: Path) -> None:
+    settings = read_params(Path("params.yaml")).benchmark
+    recommended = {row["target_drop_points"]: row["threshold"] for row in reversed(read_json(sweep / "choice.json"))}
+    if settings.drop_points not in recommended:
+        allowed = ", ".join(f"{drop:g}" for drop in sorted(recommended))
+        raise UserError(
+            f"params.yaml: benchmark.drop_points: {settings.drop_points:g} is not allowed;"
+            f" expected one of entropy_sweep.targets ({allowed})"
+        )
+    task = glue.load(data, []).task
+    split = task["validation_splits"][0]
+    frame = glue.load(data, [split]).splits[split]
+    if len(frame) > settings.samples:
+        frame = frame.iloc[np.linspace(0, len(frame) - 1, settings.samples).round().astype(int)]
+    model, tokenizer = DeeBert.load(model_folder)
+    about = read_json(model_folder / "training.json")
+    if threads := settings.threads or about["cpu_threads"]:
+        torch.set_num_threads(threads)
+    device = pick_device()
+    engine = Engine(model, resolve_precision(settings.precision, device), device)
+    encoded = encode(tokenizer, frame, task["text_columns"])
+
+    threshold = recommended[settings.drop_points]
+    thresholds = sorted({*settings.thresholds, threshold})
+    rows = benchmark_rows(engine, encoded, thresholds, settings.rounds, settings.seconds)
+    metrics = benchmark_metrics(task["task"], rows, threshold, engine)
+    write_json(plots / "benchmark.json", rows)
+    save(draw_time({"task": task["task"], "model": about["model"]}, metrics, rows), plots / "benchmark.svg")
+    write_json(metrics_file, metrics)
+
+
+if __name__ == "__main__":
+    run(main)
