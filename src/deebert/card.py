@@ -45,7 +45,7 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         f"# {task}: early-exit classifier",
         "",
         f"{model}{origin}, fine-tuned on {task}, with a ramp after each of its {about['num_layers']} layers but",
-        "the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp with an entropy below the threshold.",
+        "the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp whose entropy is low enough.",
         "",
         f"Labels: {', '.join(about['label_names'])}.",
         f"Input: {' and '.join(about.get('text_columns', ['text']))}.",

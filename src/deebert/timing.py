@@ -78,8 +78,8 @@ def benchmark_rows(
     """Early exit at each of `thresholds` (nats) against the plain backbone, one sample at a time and all in one call.
 
     One row per mode (`batch_1`, `batched`) and threshold, and one of the plain backbone, threshold None, over all its
-    races. Latencies are of a call: of one sample in `batch_1`, of all `n` in `batched`. Every race gets an equal share of
-    `budget_s` seconds, and one round at least.
+    races. Latencies are of a call: of one sample in `batch_1`, of all `n` in `batched`. Every race gets an equal share
+    of `budget_s` seconds, and one round at least.
     """
     rows = []
     share_s = budget_s / (2 * len(thresholds))
