@@ -62,8 +62,8 @@ def draw_criteria(header: Header, sweep: Sequence[Row]) -> Figure:
     set_score_axis(whole, percents(rows)[1])
     entropy = zip(*percents(of_criterion(rows, "entropy")), strict=True)
     furthest = max(saved for saved, score in entropy if score >= full_depth - CLOSE_POINTS)
-    close.set(title=f"within {CLOSE_POINTS:g} points of full depth, where entropy saves most")
-    close.set(xlim=(max(furthest - 25, -2), furthest + 8), ylim=(full_depth - CLOSE_POINTS, full_depth + 1))
+    close.set(title=f"within {CLOSE_POINTS:g} points of full depth")
+    close.set(xlim=(max(furthest - 25, -2), furthest + 8), ylim=(full_depth - CLOSE_POINTS, min(full_depth + 1, 100.2)))
     figure.legend(handles=whole.get_legend_handles_labels()[0], loc="outside lower center", ncols=4)
     return figure
 
@@ -172,7 +172,7 @@ def draw_leavers(header: Header, leavers: Sequence[Row], choice: Sequence[Row]) 
             ax.grid(axis="x", visible=False)
     for ax, label in zip(
         panels[:, 0],
-        ("samples (%)", "wrong, of all samples (%)", "mean difficulty" if graded else "mean tokens"),
+        ("samples (%)", "wrong, of all (%)", "mean difficulty" if graded else "mean tokens"),
         strict=True,
     ):
         ax.set_ylabel(label)
