@@ -60,10 +60,11 @@ def draw_criteria(header: Header, sweep: Sequence[Row]) -> Figure:
         ax.set(xlabel="layers saved (%)", ylabel=f"{metric_name(header['metric'])} (%)")
     whole.set(title=split_name(header, split), xlim=(-2, 102 - 100 / header["num_layers"]))
     set_score_axis(whole, percents(rows)[1])
-    entropy = zip(*percents(of_criterion(rows, "entropy")), strict=True)
-    furthest = max(saved for saved, score in entropy if score >= full_depth - CLOSE_POINTS)
+    floor = full_depth - CLOSE_POINTS
+    near = [row for row in of_criterion(rows, "entropy") if 100 * row["score"] >= floor]
+    furthest, best = max(percents(near)[0]), max(percents(near)[1])
     close.set(title=f"within {CLOSE_POINTS:g} points of full depth")
-    close.set(xlim=(max(furthest - 25, -2), furthest + 8), ylim=(full_depth - CLOSE_POINTS, min(full_depth + 1, 100.2)))
+    close.set(xlim=(max(furthest - 25, -2), furthest + 8), ylim=(floor, best + 0.1 * CLOSE_POINTS))
     figure.legend(handles=whole.get_legend_handles_labels()[0], loc="outside lower center", ncols=4)
     return figure
 
@@ -97,8 +98,8 @@ def draw_choice(header: Header, choice: Sequence[Row], certificates: Sequence[Ro
     guarantee = [
         [f"{100 * rows[0]['epsilon']:g}", *map(_promise, rows)] for rows in zip(*promises.values(), strict=True)
     ]
-    figure = new_figure("Which threshold", header, (9, 2.6 + 0.3 * (len(table) + len(guarantee))))
-    upper, lower = figure.subplots(2, 1, height_ratios=[len(table) + 2.6, len(guarantee) + 2.6])
+    figure = new_figure("Which threshold", header, (9, 2.9 + 0.3 * (len(table) + len(guarantee))))
+    upper, lower = figure.subplots(2, 1, height_ratios=[len(table) + 3, len(guarantee) + 3])
     _draw_table(
         upper,
         f"Recommended on {split_name(header, split)}; score and loss are cross-fitted, brackets hold 95 % intervals",
@@ -131,7 +132,7 @@ def _draw_table(ax: Axes, title: str, heads: Sequence[str], rows: Sequence[Seque
     """Text in columns of equal width, in place of axes."""
     ax.set_axis_off()
     ax.set_title(title, loc="left", pad=10)
-    ax.set(xlim=(0, len(heads)), ylim=(len(rows) + 1.6, 0))
+    ax.set(xlim=(0, len(heads)), ylim=(len(rows) + 2, 0))
     for column, head in enumerate(heads):
         ax.text(column + 0.5, 0.8, head, ha="center", va="center", color=INK, fontsize=9)
         for line, row in enumerate(rows):

@@ -82,7 +82,9 @@ def draw_tradeoff(header: Header, sweep: Sequence[Row], bands: Sequence[Row], th
     ax.set(xlabel="layers saved (%)", ylabel=f"{metric_name(header['metric'])} (%)")
     ax.set_xlim(-2, 100 - 100 / num_layers + 4)
     drawn = [row for row in baselines if row["criterion"] in BASELINES]
-    set_score_axis(ax, [*(score for curve in curves.values() for _, score in curve.values()), *percents(drawn)[1]])
+    around = [score for key in ("score_low", "score_high") for score in percents(bands, key)[1]]
+    within = [score for curve in curves.values() for _, score in curve.values()]
+    set_score_axis(ax, [*within, *around, *percents(drawn)[1]])
     depth = ax.secondary_xaxis(
         "top", functions=(lambda saved: num_layers * (1 - saved / 100), lambda mean: 100 - 100 * mean / num_layers)
     )
