@@ -9,7 +9,7 @@ DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 INSTALL = @echo "Installing what $< pins, into .venv; the first time this may take minutes" >&2; \
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r $<
 
-.PHONY: help setup repro test lint plots report lock-check
+.PHONY: help setup repro test lint plots seeds report lock-check
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: .venv/for-tests ## check style and formatting
 
 plots: .venv/for-report ## write the page of plots, dvc_plots/index.html
 	$(DVC) plots show
+
+seeds: .venv/for-repro ## compare the runs that differ in the seed alone; draws seeds.svg
+	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=src python tools/seeds.py seeds.svg
 
 report: .venv/for-report ## show changed metrics and parameters as Markdown, against BASE=HEAD
 	@echo "### Metrics"; $(DVC) metrics diff --md --precision 4 $(BASE)

@@ -1,20 +1,35 @@
-"""Draw what the sweep and the layers wrote: the rows for `dvc plots` and the paper's figures, in plots/."""
+"""Draw what the sweep and the layers wrote: the rows for `dvc plots` and the figures, in plots/."""
 
 from pathlib import Path
 
-from deebert import figures
+from deebert import decision_figures, figures
+from deebert.drawing import save
 from deebert.files import read_json, write_json
 from deebert.stage import run
+
+TABLES = ("sweep", "exits", "entropies", "depths", "bands", "choice", "certificates", "leavers", "calibration")
+KEPT = ("sweep", "exits", "choice", "certificates", "leavers", "calibration")
 
 
 def main(logits: Path, sweep: Path, out: Path) -> None:
     about = read_json(logits / "about.json")
     layers = read_json(logits / "layers.json")
-    rows = {name: read_json(sweep / f"{name}.json") for name in ("sweep", "exits", "entropies", "depths")}
+    rows = {name: read_json(sweep / f"{name}.json") for name in TABLES}
+    shown = sorted({row["threshold"] for row in rows["exits"]})
+    drawn = {
+        "tradeoff": figures.draw_tradeoff(about, rows["sweep"], rows["bands"], shown),
+        "criteria": decision_figures.draw_criteria(about, rows["sweep"]),
+        "choice": decision_figures.draw_choice(about, rows["choice"], rows["certificates"], rows["sweep"]),
+        "leavers": decision_figures.draw_leavers(about, rows["leavers"], rows["choice"]),
+        "layers": figures.draw_layers(about, layers),
+        "exits": figures.draw_exits(about, rows["exits"]),
+        "entropy": figures.draw_entropy(about, rows["entropies"], rows["depths"]),
+    }
     write_json(out / "layers.json", layers)
-    write_json(out / "sweep.json", rows["sweep"])
-    write_json(out / "exits.json", rows["exits"])
-    figures.draw_all(about, layers, rows["sweep"], rows["exits"], rows["entropies"], rows["depths"], out)
+    for name in KEPT:
+        write_json(out / f"{name}.json", rows[name])
+    for name, figure in drawn.items():
+        save(figure, out / f"{name}.svg")
 
 
 if __name__ == "__main__":

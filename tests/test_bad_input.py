@@ -213,6 +213,16 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
     "no threshold": ("entropy_sweep", put(THRESHOLDS, []), [f"{THRESHOLDS}: []", LIST]),
     "a threshold twice": ("entropy_sweep", put(THRESHOLDS, [0.1, 0.1]), [f"{THRESHOLDS}: [0.1, 0.1]", LIST]),
     "target below 0": ("entropy_sweep", put("entropy_sweep.targets", [-1]), ["entropy_sweep.targets: [-1]", LIST]),
+    "a risk of 0": (
+        "entropy_sweep",
+        put("entropy_sweep.risk", {"epsilons": [0.0], "delta": 0.1}),
+        ["entropy_sweep.risk.epsilons: [0.0]", "each above 0, 1 at most"],
+    ),
+    "a guarantee that is none": (
+        "entropy_sweep",
+        put("entropy_sweep.risk", {"epsilons": [0.01], "delta": 0.9}),
+        ["entropy_sweep.risk.delta: 0.9", "a number above 0, 0.5 at most"],
+    ),
     "seed below 0": ("finetune_backbone", put("seed", -1), ["seed: -1", "a whole number, 0 to 4294967295"]),
     "seed too large": ("finetune_backbone", put("seed", 2**32), ["seed: 4294967296", "0 to 4294967295"]),
     "no epochs": ("finetune_backbone", put("finetune_backbone.epochs", 0), ["finetune_backbone.epochs: 0", "above 0"]),

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from deebert import figures
+from deebert import decision_figures, figures
 from deebert.drawing import save, short_model_name
 from deebert.errors import UserError
 
@@ -32,6 +32,10 @@ class Rows(NamedTuple):
     exits: list[dict]
     entropy: list[dict]
     depth: list[dict]
+    bands: list[dict]
+    choice: list[dict]
+    certificates: list[dict]
+    leavers: list[dict]
 
 
 def make_rows(
@@ -56,7 +60,7 @@ def make_rows(
             "splits": [*splits],
             "n": splits,
         },
-        *([] for _ in range(5)),
+        *([] for _ in range(9)),
     )
     layers = np.arange(1, num_layers + 1)
     for split, n in splits.items():
@@ -89,23 +93,63 @@ def make_rows(
             score = float(right[np.arange(n), exit_layer - 1].mean())
             mean = float(exit_layer.mean())
             common = {"split": split, "threshold": threshold}
-            rows.sweep.append(
-                {
-                    **common,
-                    "criterion": "entropy",
-                    "score": score,
-                    "accuracy": score,
-                    "layers_saved_frac": 1 - mean / num_layers,
-                    "mean_exit_layer": mean,
-                    "n": n,
-                }
-            )
+            row = {
+                "score": score,
+                "accuracy": score,
+                "layers_saved_frac": 1 - mean / num_layers,
+                "mean_exit_layer": mean,
+            }
+            rows.sweep.append({"split": split, "criterion": "entropy", "threshold": threshold, **row, "n": n})
+            if split != "test":
+                rows.bands.append({**common, **row, "score_low": score - 0.02, "score_high": min(score + 0.02, 1)})
             if threshold in thresholds:
                 rows.exits.extend({**common, "layer": int(k), "exits": int((exit_layer == k).sum())} for k in layers)
             if graded:
                 rows.depth.extend(
                     {**common, "difficulty": k, "mean_exit_layer": float(exit_layer[grade == k].mean()), "n": n}
                     for k in range(4)
+                )
+        of_split = [row for row in rows.sweep if row["split"] == split]
+        for name in ("max_probability", "patience", "confident_streak_2", "layer_thresholds", "random_exit"):
+            rows.sweep.extend({**row, "criterion": name, "score": 0.98 * row["score"]} for row in of_split[::10])
+        for layer in layers[::-1]:
+            fixed = {"score": float(right[:, layer - 1].mean()), "layers_saved_frac": float(1 - layer / num_layers)}
+            rows.sweep.append({**of_split[0], "criterion": "fixed_layer", "threshold": int(layer), **fixed})
+        for name in ("oracle", "oracle_full_depth"):
+            ideal = {"score": of_split[0]["score"], "layers_saved_frac": 0.8 * (1 - 1 / num_layers)}
+            rows.sweep.append({**of_split[0], "criterion": name, "threshold": None, **ideal})
+        if split == "test":
+            continue
+        for target, row in zip((0.0, 0.5, 1.0, 3.0), of_split[:40:10], strict=True):
+            chosen = {"split": split, "target_drop_points": target, "threshold": row["threshold"]}
+            drop = 100 * (of_split[0]["score"] - row["score"])
+            figures_of = {"layers_saved": row["layers_saved_frac"], "score": row["score"], "drop": drop}
+            ends = {f"{key}_{end}": value for key, value in figures_of.items() for end in ("low", "high")}
+            chosen |= {"layers_saved_frac": row["layers_saved_frac"], "score": row["score"], "drop_points": drop}
+            rows.choice.append(chosen | ends | {"n": n})
+            for layer in layers[1:]:
+                leaver = {"split": split, "threshold": row["threshold"], "layer": int(layer), "exits": n // num_layers}
+                kind = {"mean_tokens": 20.0 + layer} | ({"mean_difficulty": layer / num_layers} if graded else {})
+                rows.leavers.append(leaver | {"error_rate": 0.2, "full_depth_error_rate": 0.1} | kind)
+        for loss in ("disagreement", "accuracy_drop"):
+            for epsilon, smallest in ((0.01, 0.0231), (0.02, None), (0.05, 0.0231)):
+                rows.certificates.append(
+                    {
+                        **{
+                            "split": split,
+                            "loss": loss,
+                            "epsilon": epsilon,
+                            "delta": 0.1,
+                            "certified": epsilon == 0.05,
+                        },
+                        **{
+                            "threshold": 0.25,
+                            "layers_saved_frac": 0.4,
+                            "risk": 0.01,
+                            "smallest_epsilon": smallest,
+                            "n": n,
+                        },
+                    }
                 )
     return rows
 
@@ -125,15 +169,27 @@ CASES = {
 }
 
 
-@functools.cache
-def drawn(case: str) -> dict[str, Figure]:
+def draw(case: str) -> dict[str, Figure]:
     rows = CASES[case]
     return {
-        "tradeoff": figures.draw_tradeoff(rows.header, rows.sweep, sorted({row["threshold"] for row in rows.exits})),
+        "tradeoff": figures.draw_tradeoff(
+            rows.header, rows.sweep, rows.bands, sorted({row["threshold"] for row in rows.exits})
+        ),
+        "criteria": decision_figures.draw_criteria(rows.header, rows.sweep),
+        "choice": decision_figures.draw_choice(rows.header, rows.choice, rows.certificates, rows.sweep),
+        "leavers": decision_figures.draw_leavers(rows.header, rows.leavers, rows.choice),
         "layers": figures.draw_layers(rows.header, rows.layers),
         "exits": figures.draw_exits(rows.header, rows.exits),
         "entropy": figures.draw_entropy(rows.header, rows.entropy, rows.depth),
     }
+
+
+drawn = functools.cache(draw)
+
+
+def save_all(case: str, folder: Path) -> list[Path]:
+    """Draw the case anew and write every figure."""
+    return [save(figure, folder / f"{name}.svg") for name, figure in draw(case).items()]
 
 
 @pytest.fixture(params=CASES)
@@ -177,23 +233,21 @@ def curve(figure: Figure, label: str) -> np.ndarray:
 
 
 def test_equal_rows_give_equal_bytes_whatever_the_users_settings(tmp_path):
-    """Drawing twice, the second time under odd matplotlib settings, writes the same four files."""
-    rows = CASES["graded"]
-    first = figures.draw_all(*rows, tmp_path / "first")
+    """Drawing twice, the second time under odd matplotlib settings, writes the same files."""
+    first = save_all("graded", tmp_path / "first")
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "lines.linewidth": 9, "svg.hashsalt": "x"}):
-        second = figures.draw_all(*rows, tmp_path / "second")
-    assert [path.name for path in first] == ["tradeoff.svg", "layers.svg", "exits.svg", "entropy.svg"]
+        second = save_all("graded", tmp_path / "second")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 @pytest.mark.parametrize("case", ["graded", "three classes", "two metrics"])
 def test_files_are_small_whole_and_need_no_font(case, tmp_path):
-    """Each file is SVG under 150 kB whose letters are outlines and which carries no date."""
-    for path in figures.draw_all(*CASES[case], tmp_path):
+    """Each file is SVG under 200 kB whose letters are outlines and which carries no date."""
+    for path in save_all(case, tmp_path):
         text = path.read_text()
         assert ElementTree.fromstring(text).tag.endswith("svg")
         assert "<text" not in text and "<dc:date>" not in text
-        assert len(text) < 150_000, path.name
+        assert len(text) < 200_000, path.name
 
 
 def test_texts_stay_inside_and_apart(drawing):
@@ -208,14 +262,14 @@ def test_texts_stay_inside_and_apart(drawing):
 
 
 def test_titles_name_task_and_model_and_axes_their_units(rows, drawing):
-    """Every axis label names its unit, or counts layers."""
-    for figure in drawing.values():
+    """Every axis label names its unit, or counts layers; tables have heads instead of axes."""
+    for name, figure in drawing.items():
         title = figure.get_suptitle()
         assert title.endswith(f": RTE, {short_model_name(rows.header['model'])}")
         labels = [label for ax in figure.axes for label in (ax.get_xlabel(), ax.get_ylabel()) if label]
-        assert len(labels) >= 2
+        assert len(labels) >= 2 or name == "choice"
         for label in labels:
-            assert label.endswith(("(%)", "(nats)")) or "layer" in label
+            assert label.endswith(("(%)", "(nats)")) or "layer" in label or label.startswith("mean ")
 
 
 def test_tradeoff_draws_every_split_in_the_order_of_thresholds(rows, drawing):
@@ -223,17 +277,18 @@ def test_tradeoff_draws_every_split_in_the_order_of_thresholds(rows, drawing):
     figure = drawing["tradeoff"]
     heights = [line.get_ydata()[0] for line in figure.axes[0].get_lines() if list(line.get_xdata()) == [0, 1]]
     for split, height in zip(rows.header["splits"], heights, strict=True):
-        expected = sorted((r for r in rows.sweep if r["split"] == split), key=lambda row: row["threshold"])
+        entropy = [r for r in rows.sweep if (r["split"], r["criterion"]) == (split, "entropy")]
+        expected = sorted(entropy, key=lambda row: row["threshold"])
         points = curve(figure, split.replace("_", " "))
         np.testing.assert_allclose(points, [(100 * r["layers_saved_frac"], 100 * r["score"]) for r in expected])
         assert tuple(points[0]) == (0, height)
 
 
-def test_tradeoff_reads_the_entropy_criterion_only():
+def test_tradeoff_has_no_other_criteria():
     """Rows of another criterion change nothing."""
     rows = CASES["twelve layers"]
     others = [{**row, "criterion": "patience", "score": 0.1} for row in rows.sweep]
-    figure = figures.draw_tradeoff(rows.header, [*rows.sweep, *others], THRESHOLDS)
+    figure = figures.draw_tradeoff(rows.header, [*rows.sweep, *others], rows.bands, THRESHOLDS)
     assert figure.axes[0].get_ylim() == drawn("twelve layers")["tradeoff"].axes[0].get_ylim()
 
 
@@ -259,8 +314,63 @@ def test_thresholds_at_one_point_share_a_name():
     rows = CASES["twelve layers"]
     start = next(row for row in rows.sweep if row["threshold"] == 0.0)
     sweep = [{**row, "score": start["score"], "layers_saved_frac": 0.0} for row in rows.sweep]
-    (text,) = figures.draw_tradeoff(rows.header, sweep, THRESHOLDS).axes[0].texts
+    (text,) = figures.draw_tradeoff(rows.header, sweep, rows.bands, THRESHOLDS).axes[0].texts
     assert text.get_text() == "0.01–0.6"
+
+
+def test_tradeoff_has_a_band_and_the_baselines_of_the_first_split(rows, drawing):
+    """Each validation split's curve lies in its band; baselines stand where their rows say, once."""
+    ax = drawing["tradeoff"].axes[0]
+    splits = [split for split in rows.header["splits"] if split != "test"]
+    bands = [band.get_paths()[0].vertices for band in ax.collections]
+    assert len(bands) == len(splits)
+    for vertices, split in zip(bands, splits, strict=True):
+        mine = [row for row in rows.bands if row["split"] == split]
+        assert vertices[:, 1].max() == pytest.approx(100 * max(row["score_high"] for row in mine))
+        assert vertices[:, 1].min() == pytest.approx(100 * min(row["score_low"] for row in mine))
+    fixed = [r for r in rows.sweep if (r["split"], r["criterion"]) == (splits[0], "fixed_layer")]
+    expected = [(100 * row["layers_saved_frac"], 100 * row["score"]) for row in fixed]
+    np.testing.assert_allclose(curve(drawing["tradeoff"], "everybody at layer"), expected)
+
+
+def test_criteria_has_a_line_per_criterion_in_both_panels(rows, drawing):
+    """Both panels hold each criterion that has rows, with all its rows of the first split, and no other."""
+    first = rows.header["splits"][0]
+    mine = [row for row in rows.sweep if row["split"] == first]
+    for ax in drawing["criteria"].axes:
+        lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
+        names = [name for name in decision_figures.CRITERIA if name != "confident_streak_3"]
+        for line, name in zip(lines, names, strict=True):
+            expected = [(100 * r["layers_saved_frac"], 100 * r["score"]) for r in mine if r["criterion"] == name]
+            np.testing.assert_allclose(line.get_xydata(), expected)
+
+
+def test_choice_says_what_is_recommended_and_what_cannot_be_promised(rows, drawing):
+    """A line per target with its threshold; per risk what is certified, or why nothing is."""
+    upper, lower = drawing["choice"].axes
+    said = [text.get_text() for text in upper.texts]
+    first = rows.header["splits"][0]
+    for row in (row for row in rows.choice if row["split"] == first):
+        assert f"{row['target_drop_points']:g}" in said and f"{row['threshold']:g}" in said
+    assert ("on the test\nsplit loses" in said) == ("test" in rows.header["splits"])
+    promised = [text.get_text() for text in lower.texts]
+    for promise in ("not certifiable; 2.31 % would be", "no threshold saves a layer", "0.25 nats saves 40.0 %"):
+        assert promised.count(promise) == 2
+    assert "90 % confidence" in lower.get_title(loc="left")
+
+
+def test_leavers_has_a_column_per_recommended_threshold(rows, drawing):
+    """Bars are the shares of samples leaving, and of all samples the wrong ones, there and at full depth."""
+    first = rows.header["splits"][0]
+    thresholds = list(dict.fromkeys(row["threshold"] for row in rows.choice if row["split"] == first))
+    panels = np.array(drawing["leavers"].axes).reshape(3, len(thresholds))
+    assert [ax.get_title().split("\n")[1] for ax in panels[0]] == [f"{threshold:g} nats" for threshold in thresholds]
+    for column, threshold in zip(panels.T, thresholds, strict=True):
+        mine = [row for row in rows.leavers if (row["split"], row["threshold"]) == (first, threshold)]
+        shares = [100 * row["exits"] / rows.header["n"][first] for row in mine]
+        np.testing.assert_allclose([bar.get_height() for bar in column[0].patches], shares)
+        wrong = [0.2 * share for share in shares] + [0.1 * share for share in shares]
+        np.testing.assert_allclose([bar.get_height() for bar in column[1].patches], wrong)
 
 
 def test_layers_has_a_panel_per_metric_and_a_line_per_split(rows, drawing):
@@ -362,6 +472,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
 
 TEMPLATES = {
     "tradeoff": ("sweep", "layers_saved_frac", "score"),
+    "criteria": ("sweep", "layers_saved_frac", "score"),
     "layers": ("layers", "layer", "score"),
     "exits": ("exits", "layer", "exits"),
 }

@@ -213,6 +213,9 @@ def test_metrics_and_plots_are_kept_in_git_under_their_names() -> None:
         "plots/layers.json",
         "plots/sweep.json",
         "plots/exits.json",
+        "plots/choice.json",
+        "plots/certificates.json",
+        "plots/calibration.json",
     }
     assert promised <= kept
     assert {path for stage in STAGES for path in outputs(stage, "metrics")} <= kept

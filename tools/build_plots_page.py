@@ -96,11 +96,14 @@ main > div { order: 1; padding: 1rem; background: white; border: 1px solid #ddd 
   max-width: 100%%; box-sizing: border-box; overflow-x: auto; white-space: normal !important; }
 /* DVC puts images last, sorted by name; here they follow a heading, in the order of the plots. */
 h2 { order: 2; }
-main > div[id$="_svg"] { order: 7; display: flex; flex-wrap: wrap; gap: 1rem; }
+main > div[id$="_svg"] { order: 10; display: flex; flex-wrap: wrap; gap: 1rem; }
 main > div[id$="tradeoff_svg"] { order: 3; }
-main > div[id$="layers_svg"] { order: 4; }
-main > div[id$="exits_svg"] { order: 5; }
-main > div[id$="entropy_svg"] { order: 6; }
+main > div[id$="choice_svg"] { order: 4; }
+main > div[id$="criteria_svg"] { order: 5; }
+main > div[id$="leavers_svg"] { order: 6; }
+main > div[id$="layers_svg"] { order: 7; }
+main > div[id$="exits_svg"] { order: 8; }
+main > div[id$="entropy_svg"] { order: 9; }
 main:not(:has(> div[id$="_svg"])) h2 { display: none; }
 main > div > p { display: none; } /* the file's name */
 main > div > div { border: 0 !important; margin: 0 !important; }

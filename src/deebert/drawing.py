@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from deebert.errors import UserError
@@ -94,10 +95,7 @@ def name_points(ax: Axes, points: dict[float, tuple[float, float]]) -> None:
             named[-1][1].append(number)
         else:
             named.append((center, [number]))
-    curves = [line for line in ax.get_lines() if line.get_linestyle() != "None"]
-    drawn = np.concatenate(
-        [line.get_transform().transform(line.get_path().interpolated(400).vertices) for line in curves]
-    )
+    drawn = np.concatenate([_points_along(line) for line in ax.get_lines() if len(line.get_xdata())])
     taken: list[Bbox] = []
     for center, numbers in named:
         name = "–".join(f"{number:g}" for number in dict.fromkeys((numbers[0], numbers[-1])))
@@ -116,6 +114,12 @@ def name_points(ax: Axes, points: dict[float, tuple[float, float]]) -> None:
                 break
         else:
             text.remove()
+
+
+def _points_along(line: Line2D) -> np.ndarray:
+    """Points (n, 2) in pixels of what is drawn: of marks their places, of a line close points all along it."""
+    path = line.get_path() if line.get_linestyle() == "None" else line.get_path().interpolated(400)
+    return line.get_transform().transform(path.vertices)
 
 
 def grade_colors(count: int) -> np.ndarray:
@@ -142,6 +146,16 @@ def looks(header: Header) -> dict[str, dict[str, Any]]:
         else {"color": GREY, "linestyle": "--", "linewidth": 1.5}
         for split in header["splits"]
     }
+
+
+def of_criterion(rows: Sequence[Row], criterion: str) -> list[Row]:
+    """Rows of one criterion or baseline, in their order."""
+    return [row for row in rows if row["criterion"] == criterion]
+
+
+def percents(rows: Sequence[Row], key: str = "score") -> tuple[list[float], list[float]]:
+    """Layers saved and `key` of sweep rows, both in percent: what trade-off figures plot."""
+    return [100 * row["layers_saved_frac"] for row in rows], [100 * row[key] for row in rows]
 
 
 def split_name(header: Header, split: str) -> str:

@@ -1,7 +1,6 @@
 """The paper's figures, drawn from rows alone; `drawing` says what rows and headers are."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,8 +20,9 @@ from deebert.drawing import (
     metric_name,
     name_points,
     new_figure,
+    of_criterion,
     of_split,
-    save,
+    percents,
     set_score_axis,
     split_name,
     styled,
@@ -30,23 +30,34 @@ from deebert.drawing import (
 )
 
 PANELS_PER_ROW = 4
+BASELINES = {  # label and look of those in the trade-off figure; the oracle is the one that does not stretch the axis
+    "random_exit": ("random exits, as many at each layer", {"color": GREY, "linewidth": 1.2, "linestyle": ":"}),
+    "fixed_layer": (
+        "everybody at layer 1, 2, ...",
+        {"color": GREY, "linestyle": "None", "marker": "s", "markersize": 4},
+    ),
+    "oracle_full_depth": (
+        "oracle: full depth's answers, earliest exits",
+        {"color": INK, "linestyle": "None", "marker": "*", "markersize": 9},
+    ),
+}
 
 
 @styled
-def draw_tradeoff(header: Header, sweep: Sequence[Row], thresholds: Sequence[float]) -> Figure:
-    """Score against layers saved, one curve per split (figure 2 of the paper).
+def draw_tradeoff(header: Header, sweep: Sequence[Row], bands: Sequence[Row], thresholds: Sequence[float]) -> Figure:
+    """Score against layers saved, one entropy curve per split (figure 2 of the paper), and what to hold it against.
 
-    Reads `split, criterion, threshold, score, layers_saved_frac` of the rows whose criterion is `entropy`. Each of
-    `thresholds` has its row, and so has 0.0, full depth. They are marked on validation curves and named on the first.
+    Reads `split, criterion, threshold, score, layers_saved_frac` of `sweep` and `split, layers_saved_frac, score_low,
+    score_high` of `bands`. Each of `thresholds` has its row, and so has 0.0, full depth. They are marked on validation
+    curves and named on the first, whose split's baselines are drawn in grey.
     """
-    figure = new_figure("Score against layers saved", header, (7.5, 5.2))
+    figure = new_figure("Score against layers saved", header, (7.5, 5.6))
     ax = figure.add_subplot()
     num_layers, first = header["num_layers"], validation_splits(header)[0]
+    entropy = of_criterion(sweep, "entropy")
     curves = {
         split: {
-            row["threshold"]: (100 * row["layers_saved_frac"], 100 * row["score"])
-            for row in of_split(sweep, split)
-            if row["criterion"] == "entropy"
+            row["threshold"]: (100 * row["layers_saved_frac"], 100 * row["score"]) for row in of_split(entropy, split)
         }
         for split in header["splits"]
     }
@@ -57,16 +68,23 @@ def draw_tradeoff(header: Header, sweep: Sequence[Row], thresholds: Sequence[flo
         ax.axhline(full_depth, color=color, **DASHED)
         ax.plot(*np.transpose([curve[threshold] for threshold in sorted(curve)]), label=label, **look)
         if split in validation_splits(header):
+            band = of_split(bands, split)
+            saved, low = percents(band, "score_low")
+            _, high = percents(band, "score_high")
+            label = "its 95 % interval, threshold by threshold" if split == first else None
+            ax.fill_between(saved, low, high, color=color, alpha=0.2, linewidth=0, label=label)
             marks = np.transpose([curve[threshold] for threshold in thresholds])
             ax.plot(*marks, "o", color=color, markeredgecolor="white", markersize=7, zorder=4)
     ax.plot([], [], "o", color=GREY, label="numbers: entropy threshold (nats)")
-    full_depth = curves[first][0.0][1]
-    ax.axhspan(
-        full_depth - 1, full_depth, color=BLUE, alpha=0.12, linewidth=0, label="at most 1 point below full depth"
-    )
+    baselines = of_split(sweep, first)
+    for name, (label, look) in BASELINES.items():
+        ax.plot(*percents(of_criterion(baselines, name)), label=label, **look)
     ax.set(xlabel="layers saved (%)", ylabel=f"{metric_name(header['metric'])} (%)")
     ax.set_xlim(-2, 100 - 100 / num_layers + 4)
-    set_score_axis(ax, [score for curve in curves.values() for _, score in curve.values()])
+    drawn = [row for row in baselines if row["criterion"] in BASELINES]
+    around = [score for key in ("score_low", "score_high") for score in percents(bands, key)[1]]
+    within = [score for curve in curves.values() for _, score in curve.values()]
+    set_score_axis(ax, [*within, *around, *percents(drawn)[1]])
     depth = ax.secondary_xaxis(
         "top", functions=(lambda saved: num_layers * (1 - saved / 100), lambda mean: 100 - 100 * mean / num_layers)
     )
@@ -167,28 +185,6 @@ def draw_entropy(header: Header, rows: Sequence[Row], depth: Sequence[Row]) -> F
         _draw_grades(by_layer, header, of_split(rows, splits[0]), grades)
         _draw_depth(by_threshold, header, of_split(depth, splits[0]))
     return figure
-
-
-def draw_all(
-    header: Header,
-    layers: Sequence[Row],
-    sweep: Sequence[Row],
-    exits: Sequence[Row],
-    entropy: Sequence[Row],
-    depth: Sequence[Row],
-    folder: Path,
-) -> list[Path]:
-    """Write `tradeoff.svg`, `layers.svg`, `exits.svg` and `entropy.svg` into `folder` and return their paths.
-
-    The thresholds of `exits` are the ones the trade-off curve names.
-    """
-    figures = {
-        "tradeoff": draw_tradeoff(header, sweep, sorted({row["threshold"] for row in exits})),
-        "layers": draw_layers(header, layers),
-        "exits": draw_exits(header, exits),
-        "entropy": draw_entropy(header, entropy, depth),
-    }
-    return [save(figure, folder / f"{name}.svg") for name, figure in figures.items()]
 
 
 def _draw_boxes(ax: Axes, header: Header, rows: Sequence[Row]) -> None:
