@@ -9,7 +9,7 @@ DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 INSTALL = @echo "Installing what $< pins, into .venv; the first time this may take minutes" >&2; \
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r $<
 
-.PHONY: help setup repro test lint plots report lock-check
+.PHONY: help setup repro test lint plots report submission lock-check
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ plots: .venv/for-report ## write the page of plots, dvc_plots/index.html
 report: .venv/for-report ## show changed metrics and parameters as Markdown, against BASE=HEAD
 	@echo "### Metrics"; $(DVC) metrics diff --md --precision 4 $(BASE)
 	@echo; echo "### Parameters"; $(DVC) params diff --md $(BASE)
+
+submission: .venv/for-repro ## write the GLUE server's files at THRESHOLD=0.3 nats into submission/
+	@$(if $(THRESHOLD),,echo "error: name a threshold in nats: make submission THRESHOLD=0.3" >&2; exit 1;) \
+	PYTHONPATH=src $(BIN)/python tools/glue_submission.py $(THRESHOLD)
 
 lock-check: .venv/for-report ## fail unless dvc.lock fits the code and the parameters; needs no data
 	@plan=$$($(DVC) repro --allow-missing --dry 2>&1) && ! echo "$$plan" | grep "Running stage" || \
