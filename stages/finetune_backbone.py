@@ -20,8 +20,9 @@ def main(data: Path, out: Path) -> None:
     settings = params.finetune_backbone
     if checkpoint := released.find(params.backbone):
         task = glue.load(data, []).task
-        taken_over = released.take_over(checkpoint, task["task"], task["label_names"], settings.max_length)
-        model, ramps, tokenizer, origin = taken_over
+        model, ramps, tokenizer, origin = released.take_over(
+            checkpoint, task["task"], task["label_names"], settings.max_length, settings.layers
+        )
         with output_dir(out) as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
@@ -34,7 +35,9 @@ def main(data: Path, out: Path) -> None:
 
     train = glue.load(data, ["train"])
     set_seed(params.seed)
-    model, tokenizer, origin = start_model(params.backbone, train.task["label_names"], settings.max_length)
+    model, tokenizer, origin = start_model(
+        params.backbone, train.task["label_names"], settings.max_length, settings.layers
+    )
     encoded = encode(tokenizer, train.splits["train"], train.task["text_columns"])
     labels = train.splits["train"]["label"].to_numpy()
     how = finetune(model, tokenizer, encoded, labels, recipe, params.seed, settings.precision)

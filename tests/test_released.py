@@ -249,6 +249,13 @@ def test_buffers_and_the_last_highway_do_not_matter(tmp_path: Path) -> None:
     assert torch.equal(ramps.out_bias[1], weights["bert.encoder.highway.1.classifier.bias"])
 
 
+def test_a_trained_checkpoint_is_not_truncated(tmp_path: Path) -> None:
+    """Its ramps and its classifier belong to the whole depth: asking for fewer layers is an error."""
+    checkpoint = released.find(str(write_checkpoint(tmp_path / "whole", "bert", 2)))
+    with pytest.raises(UserError, match=r"finetune_backbone\.layers: 2 .* expected default"):
+        released.take_over(checkpoint, "RTE", ("entailment", "not_entailment"), 16, layers=2)
+
+
 def test_other_models_are_left_to_the_usual_way(tmp_path: Path) -> None:
     """A plain encoder, a name of the table and a Hub id are no checkpoints of the reference."""
     assert released.find(str(tiny.write_model(tmp_path / "plain"))) is None

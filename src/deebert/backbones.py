@@ -186,27 +186,30 @@ def recipe_for(name: str) -> Recipe:
 
 
 def start_model(
-    name: str, label_names: Sequence[str], max_length: int
+    name: str, label_names: Sequence[str], max_length: int, layers: int | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, str]]:
     """Return an encoder with a fresh classifier for `label_names` (in id order), its tokenizer and its origin.
 
     Weights that are made here come from torch's global generator: seed it first. The tokenizer's `model_max_length`
-    is set to `max_length` tokens, so every later stage cuts alike.
+    is set to `max_length` tokens, so every later stage cuts alike. With `layers` the model ends after that many.
 
     Raises:
         UserError: not found, no network, unsupported architecture, damaged weights, or `max_length` beyond the
-            model's positions.
+            model's positions, or `layers` beyond its depth.
     """
     labels = {"id2label": dict(enumerate(label_names)), "label2id": {n: i for i, n in enumerate(label_names)}}
     known = KNOWN_MODELS.get(name)
     if known and known.hub_id is None:
-        model = AutoModelForSequenceClassification.from_config(toy.config(num_labels=len(label_names)))
+        config = toy.config(num_labels=len(label_names))
+        kept = _truncate(name, config, layers)
+        model = AutoModelForSequenceClassification.from_config(config)
         model.config.id2label, model.config.label2id = labels["id2label"], labels["label2id"]
         tokenizer, origin = toy.tokenizer(), {"model": name}
     else:
         place, revision = (known.hub_id, known.revision) if known else _place(name)
         with load_errors(name):
             config = _supported_config(name, place, revision, **labels)
+            kept = _truncate(name, config, layers)  # now, so that deeper layers are not even loaded
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 place,
                 config=config,
@@ -224,6 +227,7 @@ def start_model(
             "source": str(place),
             "revision": revision or getattr(config, "_commit_hash", None) or "",
         }
+    origin |= kept
     check_length(name, model.config, max_length)
     tokenizer.model_max_length = max_length
     tokenizer.padding_side = "right"  # every head reads the first token, which must not be padding
@@ -288,6 +292,20 @@ def _supported_config(name: str, place: str | Path, revision: str | None = None,
             f"model {name}: {config.num_hidden_layers} layer leaves nothing to exit from; expected 2 or more"
         )
     return config
+
+
+def _truncate(name: str, config: PreTrainedConfig, layers: int | None) -> dict[str, int]:
+    """Make `config` that of the model's first `layers` layers; returns what there is to tell of it."""
+    depth = config.num_hidden_layers
+    if layers is None:
+        return {}
+    if layers > depth:
+        raise UserError(
+            f"params.yaml: finetune_backbone.layers: {layers} is not allowed;"
+            f" model {name} has {depth} layers: expected 2 to {depth}, or default"
+        )
+    config.num_hidden_layers = layers
+    return {"layers": layers, "layers_in_source": depth}
 
 
 def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:

@@ -119,7 +119,7 @@ def _unpickled(model: str, path: Path) -> dict[str, Tensor]:
 
 
 def take_over(
-    released: Released, task: str, label_names: Sequence[str], max_length: int
+    released: Released, task: str, label_names: Sequence[str], max_length: int, layers: int | None = None
 ) -> tuple[PreTrainedModel, Ramps, Tokenizer, dict[str, Any]]:
     """The checkpoint as our own: classifier, ramps and tokenizer, labels in the order of `label_names`, and its origin.
 
@@ -130,6 +130,11 @@ def take_over(
     """
     folder, family = released.folder, released.family
     name = str(folder)
+    if layers is not None:
+        raise UserError(
+            f"params.yaml: finetune_backbone.layers: {layers} is not allowed; model {name} comes with trained ramps"
+            " and is taken whole: expected default"
+        )
     settings = _settings(released, task)
     with load_errors(name):
         config = AutoConfig.for_model(
