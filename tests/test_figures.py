@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from deebert import figures
+from deebert.drawing import save, short_model_name
 from deebert.errors import UserError
 
 PLOTS = Path(__file__).parents[1] / ".dvc" / "plots"
@@ -210,7 +211,7 @@ def test_titles_name_task_and_model_and_axes_their_units(rows, drawing):
     """Every axis label names its unit, or counts layers."""
     for figure in drawing.values():
         title = figure.get_suptitle()
-        assert title.endswith(f": RTE, {figures.short_model_name(rows.header['model'])}")
+        assert title.endswith(f": RTE, {short_model_name(rows.header['model'])}")
         labels = [label for ax in figure.axes for label in (ax.get_xlabel(), ax.get_ylabel()) if label]
         assert len(labels) >= 2
         for label in labels:
@@ -340,7 +341,7 @@ def test_a_head_that_is_never_wrong_is_drawn():
 )
 def test_model_names_are_shortened_from_the_left(model, shown):
     """A name that is too long keeps its last folders; a single long word loses its middle."""
-    assert figures.short_model_name(model) == shown
+    assert short_model_name(model) == shown
 
 
 def test_dollars_and_underscores_are_letters(tmp_path):
@@ -349,14 +350,14 @@ def test_dollars_and_underscores_are_letters(tmp_path):
     header = {**rows.header, "task": r"$\frac{$", "model": "a_b^c"}
     figure = figures.draw_layers(header, rows.layers)
     assert r"Score after each layer: $\frac{$, a_b^c" in [text for text, _ in drawn_texts(figure)]
-    assert figures.save(figure, tmp_path / "layers.svg").exists()
+    assert save(figure, tmp_path / "layers.svg").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     """Where a file stands in the way, the error is one line that names the path."""
     (tmp_path / "plots").write_text("")
     with pytest.raises(UserError, match=r"plots/layers\.svg: cannot be written"):
-        figures.save(Figure(), tmp_path / "plots" / "layers.svg")
+        save(Figure(), tmp_path / "plots" / "layers.svg")
 
 
 TEMPLATES = {
