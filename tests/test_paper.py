@@ -176,14 +176,11 @@ def test_experiments_are_read_from_all_revisions() -> None:
 
 def test_of_equal_experiments_the_newest_counts() -> None:
     """Task, model, seed and layers being equal, the latest run is taken, the working tree's before any commit's."""
-    for timestamps, expected in (
-        (("2026-01-01", "2026-01-03", "2026-01-02"), "b"),
-        (("2026-01-01", None, "2026-01-02"), "b"),
-    ):
+    for latest in ("2026-01-03", None):
         repository = Repository()
-        for revision, timestamp in zip("abc", timestamps, strict=True):
+        for revision, timestamp in zip("abc", ("2026-01-01", latest, "2026-01-02"), strict=True):
             repository.add(revision, timestamp=timestamp)
-        assert [each.name for each in repository.experiments()] == [expected]
+        assert [each.name for each in repository.experiments()] == ["b"]
 
 
 @pytest.mark.parametrize("key", RECIPE)
@@ -259,7 +256,7 @@ def test_figures_show_what_exists(tmp_path: Path) -> None:
 
 
 def test_the_tradeoff_figure_takes_in_baselines_and_the_paper() -> None:
-    """Figure 2 has a line per seed, a square per cut backbone, its loss against the seeds' mean, and the paper's crosses."""
+    """Figure 2 has a line per seed, a cut backbone's loss against the seeds' mean, and the paper's own points."""
     runs = [run("RTE", "bert-base", 0.7), run("RTE", "bert-base", 0.71, seed=1), run("RTE", "bert-base", 0.68, cut=6)]
     ax = paper_figures.draw_all(TABLE, runs)["figure2"].axes[0]
     lines = {}
