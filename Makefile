@@ -9,7 +9,7 @@ DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 INSTALL = @echo "Installing what $< pins, into .venv; the first time this may take minutes" >&2; \
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r $<
 
-.PHONY: help setup repro test lint plots seeds report lock-check
+.PHONY: help setup repro test lint plots seeds report paper submission lock-check
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,13 @@ seeds: .venv/for-repro ## compare the runs that differ in the seed alone; draws 
 report: .venv/for-report ## show changed metrics and parameters as Markdown, against BASE=HEAD
 	@echo "### Metrics"; $(DVC) metrics diff --md --precision 4 $(BASE)
 	@echo; echo "### Parameters"; $(DVC) params diff --md $(BASE)
+
+paper: .venv/for-repro ## hold the experiments that exist against the paper's table and figures
+	@PYTHONPATH=src $(BIN)/python tools/compare_with_paper.py
+
+submission: .venv/for-repro ## write the GLUE server's files at THRESHOLD=0.3 nats into submission/
+	@$(if $(THRESHOLD),,echo "error: name a threshold in nats: make submission THRESHOLD=0.3" >&2; exit 1;) \
+	PYTHONPATH=src $(BIN)/python tools/glue_submission.py $(THRESHOLD)
 
 lock-check: .venv/for-report ## fail unless dvc.lock fits the code and the parameters; needs no data
 	@plan=$$($(DVC) repro --allow-missing --dry 2>&1) && ! echo "$$plan" | grep "Running stage" || \

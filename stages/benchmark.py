@@ -38,7 +38,7 @@ def main(data: Path, model_folder: Path, sweep: Path, plots: Path, metrics_file:
         frame = frame.iloc[np.linspace(0, len(frame) - 1, settings.samples).round().astype(int)]
     model, tokenizer = DeeBert.load(model_folder)
     about = read_json(model_folder / "training.json")
-    if threads := settings.threads or about["cpu_threads"]:
+    if threads := settings.threads or about.get("cpu_threads"):
         torch.set_num_threads(threads)
     device = pick_device()
     engine = Engine(model, resolve_precision(settings.precision, device), device)

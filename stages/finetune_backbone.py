@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from deebert import glue, processes
+from deebert import glue, processes, released
 from deebert.backbones import recipe_for, start_model
 from deebert.checkpoints import Checkpoints, home
 from deebert.files import output_dir, write_json
@@ -17,8 +17,14 @@ from deebert.training import Plan, Samples, finetune
 
 def main(data: Path, out: Path, curve: Path) -> None:
     params = read_params(Path("params.yaml"))
-    processes.launch()
     settings = params.finetune_backbone
+    if checkpoint := released.find(params.backbone):
+        with output_dir(out) as folder:
+            released.install(checkpoint, glue.load(data, []).task, settings.max_length, settings.layers, folder)
+        write_json(curve, [])
+        return
+
+    processes.launch()
     wanted = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "batch_size")}
     recipe = dataclasses.replace(recipe_for(params.backbone), **{k: v for k, v in wanted.items() if v is not None})
 
@@ -26,7 +32,7 @@ def main(data: Path, out: Path, curve: Path) -> None:
     task = train.task
     validation = glue.load(data, task["validation_splits"][:1])
     set_seed(params.seed)
-    model, tokenizer, origin = start_model(params.backbone, task["label_names"], settings.max_length)
+    model, tokenizer, origin = start_model(params.backbone, task["label_names"], settings.max_length, settings.layers)
     samples = [
         Samples(encode(tokenizer, frame, task["text_columns"]), frame["label"].to_numpy())
         for part in (train, validation)

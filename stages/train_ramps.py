@@ -1,6 +1,7 @@
 """Train a ramp after every layer but the last, on the frozen backbone: models/deebert, data/ramps.json."""
 
 import dataclasses
+import logging
 from pathlib import Path
 
 from deebert import glue
@@ -8,7 +9,7 @@ from deebert.backbones import load_classifier
 from deebert.devices import pick_device, resolve_precision
 from deebert.files import output_dir, write_json
 from deebert.inputs import encode
-from deebert.model import save
+from deebert.model import DeeBert, has_ramps, save
 from deebert.params import read_params
 from deebert.stage import run
 from deebert.training import States, environment, first_token_states, train_ramps
@@ -16,6 +17,13 @@ from deebert.training import States, environment, first_token_states, train_ramp
 
 def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:
     params = read_params(Path("params.yaml"))
+    if has_ramps(backbone):
+        logging.info("train_ramps: the backbone came with ramps of its own; they are kept, nothing is trained")
+        ramps = DeeBert.load(backbone)[0].ramps
+        with output_dir(out) as folder:
+            save(backbone, ramps, folder)
+        write_json(curve, [])
+        return
     settings, device = params.train_ramps, pick_device()
     settings = dataclasses.replace(settings, precision=resolve_precision(settings.precision, device))
     model, tokenizer = load_classifier(backbone)

@@ -55,6 +55,40 @@ def test_a_folder_gives_the_encoder_and_a_fresh_head(checkpoints: dict[str, Path
             assert not torch.equal(weight, stored[name]), f"{name} is the checkpoint's own"
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_truncated_model_is_the_first_layers(checkpoints: dict[str, Path], family: str, tmp_path: Path) -> None:
+    """With `layers` the model is the checkpoint's first ones and no more, is saved so, and its head reads the last."""
+    model, tokenizer, origin = start_model(str(checkpoints[family]), NAMES, 16, layers=2)
+    assert (origin["layers"], origin["layers_in_source"]) == (2, 3)
+    stored = load_file(checkpoints[family] / "model.safetensors")
+    whole = start_model(str(checkpoints[family]), NAMES, 16, layers=3)[0]
+    deepest = {name for name in whole.state_dict() if name not in model.state_dict()}
+    assert deepest and all(".2." in name for name in deepest)
+    for name, weight in model.state_dict().items():
+        if name.split(".")[0] not in family_of(model).head_modules:
+            assert torch.equal(weight, stored[name]), name
+
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, _ = load_classifier(tmp_path)
+    assert loaded.config.num_hidden_layers == 2 and len(family_of(loaded).layers(loaded)) == 2
+    inputs = tiny.inputs(family, [5, 3])
+    with torch.inference_mode():
+        second = whole.eval().base_model(**inputs, output_hidden_states=True).hidden_states[2][:, 0]
+        expected = family_of(model).head(model.eval(), second)
+        torch.testing.assert_close(loaded(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize("name", ["folder", "toy-bert"])
+def test_more_layers_than_there_are_is_an_error(checkpoints: dict[str, Path], name: str) -> None:
+    """The line names the parameter, the value and how deep the model is."""
+    depth = 6 if name == "toy-bert" else 3
+    place = name if name == "toy-bert" else str(checkpoints["bert"])
+    message = error(lambda: start_model(place, NAMES, 16, layers=depth + 1))
+    assert f"finetune_backbone.layers: {depth + 1} " in message and f"2 to {depth}" in message
+    assert start_model(place, NAMES, 16, layers=2)[0].config.num_hidden_layers == 2
+
+
 def test_padding_is_on_the_right(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Even of a tokenizer that pads on the left the first token is the sentence's own, after saving and loading too."""
     folder = shutil.copytree(checkpoints["bert"], tmp_path / "model")

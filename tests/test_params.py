@@ -155,6 +155,10 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("finetune_backbone.epochs", value, ABOVE_0 + MODEL_OWN) for value in (0, -1, "three", True, float("inf"))),
     *(("finetune_backbone.learning_rate", value, ABOVE_0 + MODEL_OWN) for value in (0, float("nan"), "2e-5 ", [1e-5])),
     *(("finetune_backbone.batch_size", value, WHOLE_1 + MODEL_OWN) for value in (0, 8.0, "Default")),
+    *(
+        ("finetune_backbone.layers", value, "a whole number, 2 or more" + MODEL_OWN)
+        for value in (1, 0, -2, 2.5, "all", True)
+    ),
     *(("finetune_backbone.max_length", value, "a whole number, 8 or more") for value in (7, "default", 128.0)),
     *(("finetune_backbone.precision", value, PRECISION) for value in ("fp16", 32, None)),
     *(("train_ramps.epochs", value, WHOLE_1) for value in (0, 0.5, "default")),

@@ -32,7 +32,7 @@ STAGES = ["download_glue", "finetune_backbone", "train_ramps", "eval_layers", "e
 UP_TO_DATE = "Data and pipelines are up to date."
 
 
-def call(folder: Path, *command: str, expect_failure: bool = False) -> str:
+def call(folder: Path, *command: str, expect_failure: bool = False, **variables: str) -> str:
     """Run `command` in `folder` as a user would whose shell has the virtual environment; return all it prints."""
     environment = {
         **os.environ,
@@ -42,6 +42,7 @@ def call(folder: Path, *command: str, expect_failure: bool = False) -> str:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",  # experiments side by side would otherwise wait for each other
         **{f"GIT_{who}_{what}": f"tests@{who}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        **variables,
     }
     done = subprocess.run(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
@@ -189,6 +190,16 @@ def test_experiment_on_a_folder_of_glue(project: Path, tmp_path: Path) -> None:
     dvc(project, "checkout")
     assert UP_TO_DATE in dvc(project, "status")
     assert files(project) == before
+
+
+def test_experiments_are_held_against_the_paper(project: Path, tmp_path: Path) -> None:
+    """The page is made from what DVC knows, and a project that has run nothing of the paper says so in every row."""
+    command = [sys.executable, ROOT / "tools/compare_with_paper.py", "--table", ROOT / "paper/table1.yaml"]
+    printed = call(project, *map(str, command), "--out", str(tmp_path), PYTHONPATH=str(ROOT / "src"))
+    assert printed.count("| not run |") == len(table(printed.split("\n\n")[0]))
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == printed
+    assert not list(tmp_path.glob("*.svg"))
+    assert git(project, "status", "--porcelain") == ""
 
 
 def test_wrong_parameter_is_one_line_and_undone(project: Path) -> None:

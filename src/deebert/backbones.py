@@ -186,27 +186,30 @@ def recipe_for(name: str) -> Recipe:
 
 
 def start_model(
-    name: str, label_names: Sequence[str], max_length: int
+    name: str, label_names: Sequence[str], max_length: int, layers: int | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, str]]:
     """Return an encoder with a fresh classifier for `label_names` (in id order), its tokenizer and its origin.
 
     Weights that are made here come from torch's global generator: seed it first. The tokenizer's `model_max_length`
-    is set to `max_length` tokens, so every later stage cuts alike.
+    is set to `max_length` tokens, so every later stage cuts alike. With `layers` the model ends after that many.
 
     Raises:
         UserError: not found, no network, unsupported architecture, damaged weights, or `max_length` beyond the
-            model's positions.
+            model's positions, or `layers` beyond its depth.
     """
     labels = {"id2label": dict(enumerate(label_names)), "label2id": {n: i for i, n in enumerate(label_names)}}
     known = KNOWN_MODELS.get(name)
     if known and known.hub_id is None:
-        model = AutoModelForSequenceClassification.from_config(toy.config(num_labels=len(label_names)))
+        config = toy.config(num_labels=len(label_names))
+        kept = _truncate(name, config, layers)
+        model = AutoModelForSequenceClassification.from_config(config)
         model.config.id2label, model.config.label2id = labels["id2label"], labels["label2id"]
         tokenizer, origin = toy.tokenizer(), {"model": name}
     else:
         place, revision = (known.hub_id, known.revision) if known else _place(name)
-        with _load_errors(name):
+        with load_errors(name):
             config = _supported_config(name, place, revision, **labels)
+            kept = _truncate(name, config, layers)  # now, so that deeper layers are not even loaded
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 place,
                 config=config,
@@ -217,14 +220,15 @@ def start_model(
                 dtype=torch.float32,
             )
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
-        _check_tokenizer(name, tokenizer, config)
+        check_tokenizer(name, tokenizer, config)
         _renew_head(name, model, report)
         origin = {
             "model": name,
             "source": str(place),
             "revision": revision or getattr(config, "_commit_hash", None) or "",
         }
-    _check_length(name, model.config, max_length)
+    origin |= kept
+    check_length(name, model.config, max_length)
     tokenizer.model_max_length = max_length
     tokenizer.padding_side = "right"  # every head reads the first token, which must not be padding
     model.config.problem_type = "single_label_classification"
@@ -239,7 +243,7 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model here (config.json is missing); `dvc repro` makes it")
-    with _load_errors(str(folder)):
+    with load_errors(str(folder)):
         config = _supported_config(str(folder), folder)
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -250,7 +254,7 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
             dtype=torch.float32,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    _check_tokenizer(str(folder), tokenizer, config)
+    check_tokenizer(str(folder), tokenizer, config)
     if report["missing_keys"]:
         raise UserError(f"{folder}: damaged model: {len(report['missing_keys'])} weights are missing")
     if wrong := sorted(key for key, *_ in report["mismatched_keys"]):
@@ -290,7 +294,21 @@ def _supported_config(name: str, place: str | Path, revision: str | None = None,
     return config
 
 
-def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
+def _truncate(name: str, config: PreTrainedConfig, layers: int | None) -> dict[str, int]:
+    """Make `config` that of the model's first `layers` layers; returns what there is to tell of it."""
+    depth = config.num_hidden_layers
+    if layers is None:
+        return {}
+    if layers > depth:
+        raise UserError(
+            f"params.yaml: finetune_backbone.layers: {layers} is not allowed;"
+            f" model {name} has {depth} layers: expected 2 to {depth}, or default"
+        )
+    config.num_hidden_layers = layers
+    return {"layers": layers, "layers_in_source": depth}
+
+
+def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
     # Where its files are missing, Hugging Face makes a tokenizer that knows no words, and says nothing.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(
@@ -305,7 +323,7 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: Any)
         raise UserError(f"model {name}: its tokenizer has no pad_token; expected one in tokenizer_config.json")
 
 
-def _check_length(name: str, config: Any, max_length: int) -> None:
+def check_length(name: str, config: Any, max_length: int) -> None:
     # RoBERTa counts its positions from pad_token_id + 1, so that many of the table's rows are out of reach.
     usable = config.max_position_embeddings - (
         config.pad_token_id + 1 if FAMILIES[config.model_type].positions_after_padding_id else 0
@@ -339,7 +357,7 @@ def _renew_head(name: str, model: PreTrainedModel, report: dict[str, Any]) -> No
 
 
 @contextlib.contextmanager
-def _load_errors(name: str) -> Iterator[None]:
+def load_errors(name: str) -> Iterator[None]:
     """Turn what Hugging Face raises on a bad model into one line, and keep its reports and retries off the screen."""
     loggers = (transformers.logging, huggingface_hub.logging)
     verbosities = [logger.get_verbosity() for logger in loggers]

@@ -128,7 +128,17 @@ def save(backbone_folder: Path, ramps: Ramps, folder: Path) -> None:
     """
     for file in sorted(backbone_folder.iterdir()):
         shutil.copyfile(file, folder / file.name)
+    save_ramps(ramps, folder)
+
+
+def save_ramps(ramps: Ramps, folder: Path) -> None:
+    """Write `ramps.safetensors` into `folder`, which exists."""
     save_file({name: tensor.detach().contiguous() for name, tensor in ramps.state_dict().items()}, folder / RAMPS)
+
+
+def has_ramps(folder: Path) -> bool:
+    """Whether a model's folder holds ramps already, as a backbone's does that was taken over with its own."""
+    return (folder / RAMPS).is_file()
 
 
 def all_logits(

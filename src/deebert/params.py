@@ -151,6 +151,7 @@ class DownloadGlue:
 
 @dataclass(frozen=True)
 class FinetuneBackbone:
+    layers: int | None = _checked(_or_default(_whole(2)))
     epochs: float | None = _checked(_or_default(_number(0, above=True)))
     learning_rate: float | None = _checked(_or_default(_number(0, above=True)))
     batch_size: int | None = _checked(_or_default(_whole(1)))

@@ -1,0 +1,44 @@
+"""Write the GLUE server's files for the task that was run last, at a threshold of your choice.
+
+    dvc exp run -S dataset=RTE -S eval_layers.hidden_test=true
+    make submission THRESHOLD=0.3
+    zip -j submission.zip submission/*.tsv
+
+The server wants all of its tasks in one archive: run the tasks one after the other, their files gather in the folder.
+"""
+
+import argparse
+import logging
+import math
+import sys
+from pathlib import Path
+
+from deebert import glue, submission
+from deebert.errors import UserError
+
+
+def threshold_nats(text: str) -> float:
+    """Parse a threshold in nats, 0 or more; what is wrong goes to argparse's line."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("threshold", type=threshold_nats, help="nats; 0 = full depth")
+    parser.add_argument("--data", type=Path, default=Path("data/glue"))
+    parser.add_argument("--logits", type=Path, default=Path("data/logits"))
+    parser.add_argument("--out", type=Path, default=Path("submission"))
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        task = glue.load(arguments.data, []).task["task"]
+        submission.write(task, arguments.logits, arguments.threshold, arguments.out)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
