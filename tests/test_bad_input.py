@@ -22,7 +22,8 @@ STAGES = {  # name -> arguments after the script, as the pipeline has them
     name: content["cmd"].split(f"stages/{name}.py")[1].split()
     for name, content in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
 }
-TRAINED = ("finetune_backbone", "train_ramps", "eval_layers", "entropy_sweep", "plot")
+TRAINED = ("finetune_backbone", "train_ramps", "eval_layers", "entropy_sweep", "plot", "benchmark")
+TIMED = {"metrics/benchmark.json", "plots/benchmark.json", "plots/benchmark.svg"}  # differ from run to run
 
 
 def run_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +159,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content["model"] = "./start"
     content["finetune_backbone"] |= {"epochs": 1, "max_length": 24, "batch_size": 8, "precision": "fp32"}
     content["train_ramps"] |= {"epochs": 1, "precision": "fp32"}
+    content["benchmark"] |= {"samples": 8, "rounds": 1, "threads": 1}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     (folder / "data" / "glue").mkdir(parents=True)
     glue.save(tiny.data(), folder / "data" / "glue")
@@ -181,7 +183,7 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-TOP = "dataset, model, seed, download_glue, finetune_backbone, train_ramps, eval_layers, entropy_sweep"
+TOP = "dataset, model, seed, download_glue, finetune_backbone, train_ramps, eval_layers, entropy_sweep, benchmark"
 LIST = "a list of different numbers, each 0 or more"
 THRESHOLDS = "entropy_sweep.thresholds"
 MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
@@ -222,6 +224,27 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         "entropy_sweep",
         put("entropy_sweep.risk", {"epsilons": [0.01], "delta": 0.9}),
         ["entropy_sweep.risk.delta: 0.9", "a number above 0, 0.5 at most"],
+    ),
+    "a threshold to time below 0": (
+        "benchmark",
+        put("benchmark.thresholds", [-0.1]),
+        ["benchmark.thresholds: [-0.1]", LIST],
+    ),
+    "unknown key of the benchmark": (
+        "benchmark",
+        put("benchmark.repeats", 3),
+        ["benchmark: unknown key repeats", "drop_points, samples, rounds"],
+    ),
+    "nothing to time": ("benchmark", put("benchmark.samples", 0), ["benchmark.samples: 0", "1 or more"]),
+    "words for threads": (
+        "benchmark",
+        put("benchmark.threads", "all"),
+        ["benchmark.threads: 'all'", "a whole number, 1 or more; or default"],
+    ),
+    "a drop that is no target": (
+        "benchmark",
+        put("benchmark.drop_points", 2),
+        ["params.yaml: benchmark.drop_points: 2", "one of entropy_sweep.targets (0, 0.5, 1, 3)"],
     ),
     "seed below 0": ("finetune_backbone", put("seed", -1), ["seed: -1", "a whole number, 0 to 4294967295"]),
     "seed too large": ("finetune_backbone", put("seed", 2**32), ["seed: 4294967296", "0 to 4294967295"]),
@@ -336,6 +359,22 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
     "about.json cut": ("plot", halve("data/logits/about.json"), ["data/logits/about.json: not readable as JSON"]),
     "no sweep": ("plot", remove("data/sweep"), ["data/sweep/sweep.json: no such file", "dvc repro"]),
     "sweep cut": ("plot", halve("data/sweep/exits.json"), ["data/sweep/exits.json: not readable as JSON"]),
+    "nothing chosen": ("benchmark", remove("data/sweep/choice.json"), ["data/sweep/choice.json: no such file"]),
+    "choice cut": ("benchmark", halve("data/sweep/choice.json"), ["data/sweep/choice.json: not readable as JSON"]),
+    "no data to time": ("benchmark", remove("data/glue"), ["data/glue/task.json: no such file", "dvc repro"]),
+    "no validation split to time": (
+        "benchmark",
+        remove("data/glue/validation.parquet"),
+        ["data/glue/validation.parquet: no such file"],
+    ),
+    "no model to time": ("benchmark", remove("models/deebert"), ["models/deebert: no model here", "dvc repro"]),
+    "ramps to time cut": ("benchmark", halve("models/deebert/ramps.safetensors"), ["ramps.safetensors: cannot be"]),
+    "ramps to time of another model": ("benchmark", ramps_of_another_model, ["ramps.safetensors: cannot be", "size"]),
+    "a model that says nothing of itself": (
+        "benchmark",
+        remove("models/deebert/training.json"),
+        ["models/deebert/training.json: no such file", "dvc repro"],
+    ),
     # Where the output goes
     "a file for the folder of the data": (
         "download_glue",
@@ -358,6 +397,11 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         ["metrics/sweep.json: cannot be written"],
     ),
     "a file for the folder of the plots": ("plot", take_the_place_of("plots"), ["cannot be written", "plots"]),
+    "a file for the folder of the times": (
+        "benchmark",
+        take_the_place_of("plots"),
+        ["plots/benchmark.json: cannot be written"],
+    ),
 }
 
 
@@ -390,7 +434,7 @@ def test_there_are_enough_of_them() -> None:
 
 @pytest.mark.parametrize("name", ["download_glue", *TRAINED])
 def test_the_good_project_runs(project: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """What is left unspoilt runs, and writes the same bytes once more."""
+    """What is left unspoilt runs, and writes the same bytes once more; of what is timed, the same rows and keys."""
     if name == "download_glue":
         classic()()
     before = snapshot(project)
@@ -399,7 +443,22 @@ def test_the_good_project_runs(project: Path, monkeypatch: pytest.MonkeyPatch, n
     if name == "download_glue":
         assert glue.load(project / "data" / "glue").task["task"] == "RTE"
     else:
-        assert after == before
+        differing = {path for path in before | after if before.get(path) != after.get(path)}
+        assert differing <= (TIMED if name == "benchmark" else set())
+
+
+def test_the_benchmark_is_of_the_threshold_that_the_sweep_recommends(project: Path) -> None:
+    """Its metrics are of the target drop_points, its rows of the listed thresholds as well, once each."""
+    settings = yaml.safe_load(Path("params.yaml").read_text())["benchmark"]
+    choice = json.loads(Path("data/sweep/choice.json").read_text())
+    metrics = json.loads(Path("metrics/benchmark.json").read_text())
+    (recommended,) = [row["threshold"] for row in choice if row["target_drop_points"] == settings["drop_points"]]
+    assert (metrics["threshold"], metrics["n"], metrics["threads"]) == (recommended, 8, 1)
+    rows = json.loads(Path("plots/benchmark.json").read_text())
+    timed = sorted({*settings["thresholds"], recommended})
+    assert [(row["mode"], row["threshold"]) for row in rows] == [
+        (mode, threshold) for mode in ("batch_1", "batched") for threshold in (None, *timed)
+    ]
 
 
 @pytest.mark.parametrize("arguments", [[], ["data/glue", "more"]])

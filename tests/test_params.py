@@ -174,6 +174,13 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("entropy_sweep.targets", value, LIST) for value in (1, [], [-1], [1.0, 1])),
     *(("entropy_sweep.risk.epsilons", value, SHARES) for value in (0.01, [], [0.0], [1.1], [0.1, 0.1], ["0.1"])),
     *(("entropy_sweep.risk.delta", value, DELTA) for value in (0, 0.6, -0.1, [0.1], "0.1", float("nan"))),
+    *(("benchmark.thresholds", value, LIST) for value in (0.1, [], [-0.1], [0.1, 0.1], [float("inf")])),
+    *(("benchmark.drop_points", value, "a number, 0 or more") for value in (-1, "1", None, [1.0])),
+    *(("benchmark.samples", value, WHOLE_1) for value in (0, 400.0, "all")),
+    *(("benchmark.rounds", value, WHOLE_1) for value in (0, 2.5, True)),
+    *(("benchmark.seconds", value, ABOVE_0) for value in (0, -1, float("inf"), "default")),
+    *(("benchmark.threads", value, WHOLE_1 + MODEL_OWN) for value in (0, 1.5, "auto", None)),
+    *(("benchmark.precision", value, PRECISION) for value in ("int8", None)),
 ]
 
 
@@ -214,14 +221,14 @@ BAD_FILES: dict[str, tuple[Callable[[str], str], list[str]]] = {
     "key that is no text": (lambda text: text + "1: 2\n", ["unknown key 1", "allowed: dataset"]),
     "missing top-level key": (rename("seed: 42\n", ""), ["missing key seed"]),
     "missing key in a section": (rename("  grid_points: 200\n", ""), ["entropy_sweep: missing key grid_points"]),
-    "missing section": (lambda text: text[: text.index("entropy_sweep:")], ["missing key entropy_sweep"]),
+    "missing section": (lambda text: text[: text.index("benchmark:")], ["missing key benchmark"]),
     "empty section": (
-        lambda text: text[: text.index("entropy_sweep:")] + "entropy_sweep:\n",
-        ["entropy_sweep: ", "None"],
+        lambda text: text[: text.index("benchmark:")] + "benchmark:\n",
+        ["benchmark: ", "None"],
     ),
     "section that is a value": (
-        lambda text: text[: text.index("entropy_sweep:")] + "entropy_sweep: 0.1\n",
-        ["entropy_sweep: expected the keys thresholds, grid_points, targets, risk, found 0.1"],
+        lambda text: text[: text.index("benchmark:")] + "benchmark: 0.1\n",
+        ["benchmark: expected the keys thresholds, drop_points, samples, rounds, seconds, ", "precision, found 0.1"],
     ),
     "empty file": (lambda _: "", ["expected the keys dataset, model", "found None"]),
     "a list": (lambda _: "- dataset\n", ["expected the keys dataset, model", "found ['dataset']"]),

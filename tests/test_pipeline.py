@@ -210,12 +210,14 @@ def test_metrics_and_plots_are_kept_in_git_under_their_names() -> None:
     promised = {
         "metrics/layers.json",
         "metrics/sweep.json",
+        "metrics/benchmark.json",
         "plots/layers.json",
         "plots/sweep.json",
         "plots/exits.json",
         "plots/choice.json",
         "plots/certificates.json",
         "plots/calibration.json",
+        "plots/benchmark.json",
     }
     assert promised <= kept
     assert {path for stage in STAGES for path in outputs(stage, "metrics")} <= kept

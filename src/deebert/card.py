@@ -7,6 +7,11 @@ from typing import Any
 from deebert.errors import UserError
 from deebert.files import read_json
 
+NEEDED = {
+    "sweep": ("task", "n", "full_score", "layers_saved_at", "threshold_at", "cross_fitted_score_at"),
+    "benchmark": ("task", "device", "threads", "precision", "threshold", "layers_saved_frac", "plain", "early_exit"),
+}
+
 
 def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The pipeline's metrics in `folder`, by name: `sweep` and, if it was run, `benchmark`.
@@ -18,10 +23,11 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
     if (folder / "benchmark.json").exists():
         metrics["benchmark"] = read_json(folder / "benchmark.json")
     for name, content in metrics.items():
-        if content.get("task") != about.get("task"):
+        if missing := [key for key in NEEDED[name] if key not in content]:
+            raise UserError(f"{folder / name}.json: has no {missing[0]}; `dvc repro` makes it")
+        if content["task"] != about.get("task"):
             raise UserError(
-                f"{folder / name}.json: metrics of task {content.get('task')};"
-                f" expected {about.get('task')}, the model's"
+                f"{folder / name}.json: metrics of task {content['task']}; expected {about.get('task')}, the model's"
             )
     return metrics
 
@@ -98,7 +104,7 @@ def _speed(benchmark: Mapping[str, Any]) -> list[str]:
     return [
         "## Speed",
         "",
-        f"Measured on {benchmark['device']}, {benchmark['threads']} threads, {benchmark['precision']}, at threshold"
+        f"Measured on {benchmark['device']} (threads: {benchmark['threads']}, {benchmark['precision']}) at threshold"
         f" {benchmark['threshold']:g}, which saves {100 * benchmark['layers_saved_frac']:.1f} % of the layers:",
         "",
         "| | plain backbone, samples per second | early exit | time saved |",

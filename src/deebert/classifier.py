@@ -24,6 +24,7 @@ from deebert.model import DeeBert
 from deebert.params import PRECISIONS
 
 Text = str | tuple[str, str]
+CARD = "README.md"  # where the Hub looks for it
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ class EarlyExitClassifier:
         Raises:
             TypeError, ValueError: an argument is not as above; the message says which text.
         """
-        if isinstance(texts, str):
-            raise TypeError("texts: a single string; expected an iterable of strings or of pairs, such as [text]")
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            found = "a single string" if isinstance(texts, str) else repr(texts)
+            raise TypeError(f"texts: {found}; expected an iterable of strings or of pairs, such as [text]")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size: {batch_size!r} is not allowed; expected a whole number, 1 or more")
         criterion = self._criterion(threshold)
@@ -118,9 +120,10 @@ class EarlyExitClassifier:
                 bar.update(len(batch))
         if not logits:
             return Predictions([], np.empty((0, len(self.label_names)), np.float32), np.empty(0, np.int64))
-        probabilities = torch.from_numpy(np.concatenate(logits)).softmax(dim=1).numpy()
-        names = self.label_names
-        return Predictions([names[i] for i in probabilities.argmax(axis=1)], probabilities, np.concatenate(layers))
+        names, joined = self.label_names, np.concatenate(logits)
+        probabilities = torch.from_numpy(joined).softmax(dim=1).numpy()
+        # Not of the probabilities: there, logits that differ by less than a float32 can tell from 1 are a tie.
+        return Predictions([names[i] for i in joined.argmax(axis=1)], probabilities, np.concatenate(layers))
 
     def save_pretrained(self, folder: str | Path, metrics: str | Path | None = None) -> None:
         """Write a copy that `from_pretrained` loads, with a model card, README.md.
@@ -130,29 +133,37 @@ class EarlyExitClassifier:
                 the stage `benchmark` was run, speed. Without it a card that came with the model is kept.
 
         Raises:
-            UserError: the folder cannot be written, or the metrics are missing or of another task.
+            UserError: the folder cannot be written or holds anything but a saved model, or the metrics are missing or
+                of another task.
         """
         folder = Path(folder)
         if folder.resolve() == self.folder.resolve():
             raise UserError(f"{folder}: the model was loaded from there; expected another folder")
+        files = [file for file in sorted(self.folder.iterdir()) if file.is_file()]
+        # The folder is replaced as a whole, which must not cost anybody anything but a model.
+        theirs = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+        if strangers := sorted(theirs - {file.name for file in files} - {CARD}):
+            raise UserError(f"{folder}: holds {strangers[0]}, which is no part of the model; expected an empty folder")
         about = {**self._about, "label_names": self.label_names, "num_layers": self.num_layers}
         about |= {"model_type": self._engine.config.model_type}
         text = None if metrics is None else card.model_card(about, card.read_metrics(Path(metrics), about))
         with output_dir(folder) as new:
-            for file in sorted(self.folder.iterdir()):
+            for file in files:
                 shutil.copyfile(file, new / file.name)
-            if text is None and not (new / "README.md").exists():
+            if text is None and not (new / CARD).exists():
                 text = card.model_card(about, {})
             if text is not None:
-                (new / "README.md").write_text(text, encoding="utf-8")
+                (new / CARD).write_text(text, encoding="utf-8")
 
     def _criterion(self, threshold: float | Sequence[float] | Criterion) -> Criterion:
+        if isinstance(threshold, np.ndarray):
+            threshold = threshold.tolist()
         try:
             if isinstance(threshold, Criterion):
                 criterion = threshold
-            elif isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool):
+            elif _is_number(threshold):
                 criterion = Entropy(float(threshold))
-            elif isinstance(threshold, Sequence | np.ndarray) and not isinstance(threshold, str):
+            elif isinstance(threshold, Sequence) and all(map(_is_number, threshold)):
                 criterion = LayerThresholds(tuple(map(float, threshold)), drop_points=0.0)
             else:
                 raise TypeError(f"threshold: {threshold!r}; expected nats, a sequence of nats, or a Criterion")
@@ -171,10 +182,14 @@ class EarlyExitClassifier:
             if not isinstance(parts, tuple | list) or not all(isinstance(part, str) for part in parts):
                 raise TypeError(f"texts: number {i} is {text!r}; expected a string or a pair of strings")
             expected = expected or len(parts)
-            if len(parts) != expected or expected > 2:
+            if len(parts) != expected or expected not in (1, 2):
                 kinds = {1: "a string", 2: "a pair of strings"}
                 raise ValueError(f"texts: number {i} is {text!r}; expected {kinds.get(expected, 'one or two strings')}")
             yield tuple(parts)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

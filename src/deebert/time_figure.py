@@ -31,13 +31,12 @@ def draw_time(header: Header, metrics: Mapping[str, Any], rows: Sequence[Row]) -
                 for row in of_mode
             ]
         )
-        ax.errorbar(
-            saved, time, yerr=[time - low, high - time], color=color, marker=marker, capsize=3, elinewidth=1, label=name
-        )
+        ax.plot(saved, time, color=color, marker=marker, label=name)
+        ax.plot([saved, saved], [low, high], color=color, marker="_", linewidth=1)  # lines, which names keep clear of
         points = {row["threshold"]: (x, y) for row, x, y in zip(of_mode, saved, time, strict=True)}
     ax.plot([], [], "s", color=ORANGE, label="numbers: entropy threshold (nats)", markersize=5)
     ax.set(xlabel="layers saved (%)", ylabel="time saved against the plain backbone (%)", xlim=(-3, 100))
-    ax.set_title(f"{metrics['device']}, {metrics['threads']} threads, {metrics['precision']}, n = {metrics['n']:,}")
+    ax.set_title(f"{metrics['device']}, threads: {metrics['threads']}, {metrics['precision']}, n = {metrics['n']:,}")
     figure.legend(loc="outside lower center", ncols=2)
     name_points(ax, points)
     return figure

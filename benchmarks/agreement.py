@@ -1,0 +1,75 @@
+"""Does bf16 answer as fp32 does? Prints one line of JSON.
+
+    PYTHONPATH=src python benchmarks/agreement.py --data data/glue --model models/deebert
+
+A trained model answers a validation split in both precisions at a few thresholds. For each threshold: the share of
+samples that leave at the same layer, the share that gets the same label, and both precisions' score and layers saved.
+"""
+
+import argparse
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deebert import glue
+from deebert.criteria import Entropy
+from deebert.devices import pick_device
+from deebert.inference import Answers, Engine
+from deebert.inputs import encode
+from deebert.model import DeeBert
+from deebert.scores import METRICS
+from deebert.timing import processor_name
+
+THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)  # nats
+PRECISIONS = ("fp32", "bf16")
+
+
+def compare(
+    answers: dict[str, Answers], labels: np.ndarray, metric: str, num_layers: int
+) -> dict[str, float | dict[str, float]]:
+    """Agreement of the two precisions' answers to the same N samples with `labels` (N,), and what each is worth."""
+    layers = {name: each.exit_layers for name, each in answers.items()}  # (N,)
+    predictions = {name: each.logits.argmax(axis=1) for name, each in answers.items()}  # (N,)
+    return {
+        "same_exit_layer_frac": round(float(np.mean(layers["fp32"] == layers["bf16"])), 4),
+        "same_label_frac": round(float(np.mean(predictions["fp32"] == predictions["bf16"])), 4),
+        "score": {name: round(METRICS[metric](labels, predictions[name]), 4) for name in answers},
+        "layers_saved_frac": {name: round(1 - float(each.mean()) / num_layers, 4) for name, each in layers.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data/glue"))
+    parser.add_argument("--model", type=Path, default=Path("models/deebert"))
+    args = parser.parse_args()
+    device = pick_device()
+    task = glue.load(args.data, []).task
+    split = task["validation_splits"][0]
+    frame = glue.load(args.data, [split]).splits[split]
+    engines = {}
+    for precision in PRECISIONS:
+        model, tokenizer = DeeBert.load(args.model)
+        engines[precision] = Engine(model, precision, device)
+    encoded = encode(tokenizer, frame, task["text_columns"])
+    result: dict[str, Any] = {
+        "task": task["task"],
+        "split": split,
+        "n": len(frame),
+        "metric": task["metrics"][0],
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "torch": version("torch"),
+    }
+    for threshold in THRESHOLDS:
+        answers = {precision: engine.answer(encoded, Entropy(threshold)) for precision, engine in engines.items()}
+        labels = frame["label"].to_numpy()
+        result[f"threshold {threshold}"] = compare(answers, labels, task["metrics"][0], engines["fp32"].num_layers)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""A model card is complete: a machine reads its head, a person the task, the scores and what to copy."""
+
+import ast
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from deebert.card import model_card
+
+ABOUT = {
+    "model": "bert-base",
+    "source": "google-bert/bert-base-uncased",
+    "revision": "86b5e09",
+    "task": "RTE",
+    "text_columns": ["sentence1", "sentence2"],
+    "label_names": ["entailment", "not_entailment"],
+    "num_layers": 12,
+    "model_type": "bert",
+}
+# Nothing that a user may leave out: no training.json came with the weights.
+BARE = {"label_names": ["LABEL_0", "LABEL_1"], "num_layers": 6, "model_type": "distilbert"}
+SWEEP = {
+    "task": "RTE",
+    "n": 1277,
+    "full_score": 0.6812,
+    "layers_saved_at": {"drop_0_0": 0.1217, "drop_0_5": 0.2994, "drop_1_0": 0.332, "drop_3_0": 0.559},
+    "threshold_at": {"drop_0_0": 0.0138, "drop_0_5": 0.3185, "drop_1_0": 0.4734, "drop_3_0": 0.5773},
+    "cross_fitted_score_at": {"drop_0_0": 0.6805, "drop_0_5": 0.6761, "drop_1_0": 0.6711, "drop_3_0": 0.6517},
+    "certified_layers_saved_at": {"risk_0_05": 0.2707},
+}
+BENCHMARK = {
+    "task": "RTE",
+    "n": 277,
+    "device": "AMD EPYC",
+    "threads": 2,
+    "precision": "fp32",
+    "torch": "2.13.0",
+    "threshold": 0.4734,
+    "layers_saved_frac": 0.3246,
+    "plain": {"batch_1_latency_p50_ms": 1.699, "batch_1_samples_per_s": 562.1, "batched_samples_per_s": 2727.8},
+    "early_exit": {
+        "batch_1_latency_p50_ms": 0.799,
+        "batch_1_latency_p95_ms": 1.904,
+        "batch_1_samples_per_s": 1081.5,
+        "batched_samples_per_s": 8285.8,
+        "batch_1_time_saved_frac": 0.314,
+        "batched_time_saved_frac": 0.282,
+    },
+}
+BOTH = {"sweep": SWEEP, "benchmark": BENCHMARK}
+
+each_card = pytest.mark.parametrize(
+    ("about", "metrics"),
+    [(ABOUT, BOTH), (ABOUT, {"sweep": SWEEP}), (ABOUT, {}), (BARE, {})],
+    ids=["both", "sweep", "none", "bare"],
+)
+
+
+def tables(card: str) -> list[list[list[str]]]:
+    """The cells of every Markdown table, heading first, without the rule below it."""
+    blocks = re.findall(r"(?:^\|.*\n)+", card, flags=re.MULTILINE)
+    return [[[cell.strip() for cell in row.strip("|").split("|")] for row in block.splitlines()] for block in blocks]
+
+
+@each_card
+def test_the_head_is_what_the_hub_reads(about: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """YAML between two rules at the very top says which library and which kind of task."""
+    empty, head, _ = model_card(about, metrics).split("---\n", 2)
+    assert empty == ""
+    parsed = yaml.safe_load(head)
+    assert parsed["library_name"] == "deebert" and parsed["pipeline_tag"] == "text-classification"
+    assert "early-exit" in parsed["tags"]
+
+
+@each_card
+def test_the_example_is_python_that_can_be_copied(about: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """It parses, imports what there is, and asks with as many texts as the model was trained on."""
+    (code,) = re.findall(r"```python\n(.*?)```", model_card(about, metrics), flags=re.DOTALL)
+    tree = ast.parse(code)
+    (imported,) = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    exec(compile(ast.Module([imported], []), "card", "exec"), {})
+    (call,) = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.func.attr == "predict"]
+    (text,) = ast.literal_eval(call.args[0])
+    assert isinstance(text, tuple) == (len(about.get("text_columns", ())) == 2)
+    (threshold,) = [ast.literal_eval(word.value) for word in call.keywords if word.arg == "threshold"]
+    assert threshold == (0.4734 if metrics else 0.1)
+
+
+@each_card
+def test_what_the_model_is(about: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """Task, base model and its origin, labels in the order of their ids, and depth stand in it; nothing is None."""
+    card = model_card(about, metrics)
+    told = [about.get(key, "") for key in ("task", "model", "source", "revision")]
+    for word in (*told, *about.get("text_columns", ()), ", ".join(about["label_names"]), str(about["num_layers"])):
+        assert word in card
+    assert "None" not in card
+
+
+def test_every_recommended_threshold_is_a_row() -> None:
+    """Per target: points lost at most, threshold, layers saved, and the score on samples not used to choose."""
+    card = model_card(ABOUT, {"sweep": SWEEP})
+    assert "68.12 on 1,277 validation samples" in card
+    ((_, _, *rows),) = tables(card)
+    assert rows == [
+        ["0.0", "0.0138", "12.2 %", "68.05"],
+        ["0.5", "0.3185", "29.9 %", "67.61"],
+        ["1.0", "0.4734", "33.2 %", "67.11"],
+        ["3.0", "0.5773", "55.9 %", "65.17"],
+    ]
+
+
+def test_other_targets_than_the_shipped_ones() -> None:
+    """The rows are those of the targets that were set; the example then takes a cautious threshold."""
+    of_targets = {key: {"drop_0_25": 0.5, "drop_10_0": 0.6} for key in SWEEP if key.endswith("_at")}
+    card = model_card(ABOUT, {"sweep": SWEEP | of_targets})
+    ((_, _, *rows),) = tables(card)
+    assert [row[0] for row in rows] == ["0.25", "10.0"]
+    assert "threshold=0.1)" in card
+
+
+def test_speed_is_told_with_what_it_was_measured_on() -> None:
+    """Both modes, with device, threads and precision; without a benchmark there is no word of speed."""
+    card = model_card(ABOUT, BOTH)
+    _, (_, _, *rows) = tables(card)
+    assert rows == [["one at a time", "562.1", "1081.5", "31.4 %"], ["batched", "2727.8", "8285.8", "28.2 %"]]
+    assert "AMD EPYC (threads: 2, fp32) at threshold 0.4734, which saves 32.5 % of the layers" in card
+    assert "## Speed" not in model_card(ABOUT, {"sweep": SWEEP})
+
+
+def test_without_metrics_the_card_says_so() -> None:
+    """No score is made up, and no empty table is left."""
+    card = model_card(ABOUT, {})
+    assert "Scores and recommended thresholds were not given when this card was written." in card
+    assert tables(card) == []
+    assert "not given" not in model_card(ABOUT, BOTH)
