@@ -310,13 +310,15 @@ def test_states_are_hugging_faces_in_the_samples_order(family: str, scratch: Pat
     """Row n, column i is sample n's first-token state after layer i+1, whatever the batches; layer L never runs."""
     model = tiny.model(family, layers=3).train()  # with dropout, which the pass must turn off
     last = family_of(model).layers(model)[-1]
-    last.register_forward_hook(lambda *_: pytest.fail("layer L was run"))
-    with first_token_states(model, TOKENIZER, ENCODED[:10], "fp32", batch_tokens=30) as states:
+    hooks = [module.register_forward_hook(lambda *_: pytest.fail("layer L was run")) for module in last.modules()]
+    with first_token_states(model, ENCODED[:10], "fp32", pack_tokens=30) as states:
         assert states.shape == (10, 2, 16) and states.dtype == np.float32
         assert str(scratch) in Path("/proc/self/maps").read_text(), "the states are not on disk"
         assert list(scratch.iterdir()) == []
         found = np.array(states)
-    last._forward_hooks.clear()
+    for hook in hooks:
+        hook.remove()
+    model.eval()
     for n, sample in enumerate(ENCODED[:10]):
         inputs = {name: torch.tensor([values]) for name, values in sample.items() if name != "token_type_ids"}
         with torch.inference_mode():
@@ -327,9 +329,9 @@ def test_states_are_hugging_faces_in_the_samples_order(family: str, scratch: Pat
 
 def test_states_in_bf16_are_close(bert: Tuned) -> None:
     """bf16 gives float32 arrays of the same states up to its three digits."""
-    with first_token_states(bert[0], TOKENIZER, ENCODED, "fp32") as states:
+    with first_token_states(bert[0], ENCODED, "fp32") as states:
         exact = np.array(states)
-    with first_token_states(bert[0], TOKENIZER, ENCODED, "bf16") as states:
+    with first_token_states(bert[0], ENCODED, "bf16") as states:
         close = np.array(states)
     assert close.dtype == np.float32 and not np.array_equal(close, exact)
     np.testing.assert_allclose(close, exact, atol=0.05 * exact.std())
@@ -339,7 +341,7 @@ def test_training_ramps_leaves_the_backbone_alone(bert: Tuned) -> None:
     """The ramps learn, and the frozen backbone has the same bytes as before their training, and no gradient."""
     model = bert[0]
     before = {name: weight.numpy().tobytes() for name, weight in model.state_dict().items()}
-    with first_token_states(model, TOKENIZER, ENCODED, "fp32") as states:
+    with first_token_states(model, ENCODED, "fp32") as states:
         seen = States(states, LABELS)
         ramps, _ = train_ramps(seen, seen, "accuracy", 2, RAMPS, seed=1)
         right = ramps(torch.from_numpy(np.array(states)).transpose(0, 1)).argmax(dim=2).numpy() == LABELS

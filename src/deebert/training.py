@@ -5,6 +5,7 @@ our own and not the library's `Trainer`: the draws of an epoch (order) and of a 
 seeded by their number, so that weights, moments and the number of the step are the whole state.
 """
 
+import copy
 import dataclasses
 import hashlib
 import logging
@@ -33,7 +34,8 @@ from deebert.checkpoints import Checkpoints, stop_requests, stopped
 from deebert.devices import autocast, pick_device, resolve_precision
 from deebert.errors import UserError
 from deebert.inputs import ShuffledByLength, batches_by_length, collate, token_counts
-from deebert.model import Ramps, walk
+from deebert.model import Ramps
+from deebert.packed import PACK_TOKENS, PackedBackbone, cut_by_tokens
 from deebert.params import TrainRamps
 from deebert.scores import METRICS
 
@@ -318,10 +320,9 @@ def _key(record: dict[str, Any], model: PreTrainedModel, plan: Plan) -> str:
 @contextmanager
 def first_token_states(
     backbone: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[dict[str, Any]],
     precision: str,
-    batch_tokens: int = EVALUATION_TOKENS,
+    pack_tokens: int = PACK_TOKENS,
 ) -> Iterator[np.ndarray]:
     """Yield the first-token state after every layer but the last: (N, L-1, H) float32, from one pass in eval mode.
 
@@ -332,17 +333,21 @@ def first_token_states(
         UserError: no room on the disk, or SIGTERM.
     """
     device = pick_device()
-    precision = resolve_precision(precision, device)
-    config = backbone.config
-    num_ramps = config.num_hidden_layers - 1
-    backbone.to(device).eval()
-    states = _disk_array((len(encoded), num_ramps, config.hidden_size))
+    packed = PackedBackbone(copy.deepcopy(backbone).to(device), resolve_precision(precision, device))
+    *before, last = packed.layers[:-1]  # layer L is never run
+    lengths = token_counts(encoded)
+    states = _disk_array((len(encoded), len(before) + 1, backbone.config.hidden_size))
     bar = tqdm(total=len(encoded), desc="frozen pass", unit="sample", disable=None)
-    with torch.inference_mode(), autocast(precision, device), bar, stop_requests() as asked_to_stop:
-        for rows in batches_by_length(token_counts(encoded), batch_tokens):
-            layers = walk(backbone, collate(tokenizer, encoded, rows, device))
-            for i, hidden in zip(range(num_ramps), layers, strict=False):  # layer L is never run
-                states[rows, i] = hidden[:, 0].float().cpu().numpy()
+    with torch.inference_mode(), bar, stop_requests() as asked_to_stop:
+        # Longest first, so that a pack too large for the memory fails at once and not at the end.
+        for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, pack_tokens):
+            pack = packed.embed(encoded, rows)
+            first = []
+            for layer in before:
+                pack = layer(pack)
+                first.append(pack.first_tokens())
+            first.append(last.first_tokens([pack], [last.keys_values(pack)]))
+            states[rows] = torch.stack(first, dim=1).cpu().numpy()
             bar.update(len(rows))
             if reason := asked_to_stop():
                 raise stopped("train_ramps", reason, "nothing is written")
@@ -399,7 +404,7 @@ def train_ramps(
     # Per sample, as a prior on the weights counts: one fixed decay either starves ramps of large tasks or lets those of
     # small ones overfit states on which the backbone itself was trained.
     decay = settings.weight_decay / num_samples
-    optimizer = torch.optim.AdamW(ramps.parameters(), lr=settings.learning_rate, weight_decay=decay)
+    optimizer = torch.optim.AdamW(ramps.parameters(), lr=settings.learning_rate, weight_decay=decay, fused=True)
     steps_per_epoch = math.ceil(num_samples / settings.batch_size)
     steps = settings.epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
