@@ -32,12 +32,15 @@ from deebert.training import (
     Plan,
     Samples,
     States,
+    WordGradient,
+    _adamw,
     _curve_points,
     _epoch_batches,
     _folded,
     _key,
     _mean_and_scale,
     _rate,
+    _step,
     finetune,
     first_token_states,
     train_ramps,
@@ -190,6 +193,21 @@ def test_an_epoch_has_every_sample_once() -> None:
     assert np.array_equal(again, np.concatenate(batches))
     for seed, epoch in ((1, 1), (2, 0)):
         assert not np.array_equal(again, np.concatenate(_epoch_batches(counts, 16, seed, epoch)))
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_buffer_of_the_words_gradient_changes_no_bit(family: str) -> None:
+    """Steps with it leave the bytes that steps with PyTorch's own dense gradient leave."""
+    weights = []
+    for has_buffer in (False, True):
+        model = tiny.model(family, layers=2).train()
+        optimizer = _adamw(model, RECIPE)
+        words = WordGradient(model) if has_buffer else None
+        for step, rows in enumerate(_epoch_batches(np.ones(96), 16, 1, 0)):
+            torch.manual_seed(step)
+            _step(model, PLAN, rows, optimizer, words)
+        weights.append(model.state_dict())
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
 def test_learning_rate() -> None:

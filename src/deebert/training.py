@@ -148,6 +148,8 @@ def _train(model: PreTrainedModel, plan: Plan, checkpoints: Checkpoints) -> list
         log.info("going on after step %d of %d, from %s", done, steps, checkpoints.folder)
     done = _from_first(done, changing)
     trained = DistributedDataParallel(model) if processes.count() > 1 else model
+    # A GPU zeroes a gradient in no time, and adds up equal rows in no fixed order; DDP wants dense ones.
+    words = WordGradient(model) if device.type == "cpu" and processes.count() == 1 else None
 
     bar = tqdm(total=steps, initial=done, desc="fine-tuning", unit="step", disable=None if is_first else True)
     with bar, logging_redirect_tqdm(), stop_requests() as asked_to_stop:
@@ -160,7 +162,7 @@ def _train(model: PreTrainedModel, plan: Plan, checkpoints: Checkpoints) -> list
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _rate(done, steps, warmup_steps)
             _seed(device, plan.seed, STEP, done, processes.rank())
-            losses[done] = _step(trained, plan, batches[place], optimizer)
+            losses[done] = _step(trained, plan, batches[place], optimizer, words)
             done += 1
             bar.update()
 
@@ -183,7 +185,34 @@ def _train(model: PreTrainedModel, plan: Plan, checkpoints: Checkpoints) -> list
                 state = f"step {done} of {steps} is saved, and the next run goes on from there"
                 raise stopped("finetune_backbone", reason, state)
     model.eval()
+    model.get_input_embeddings().sparse = False
     return rows
+
+
+class WordGradient:
+    """The gradient of a model's word embeddings in one lasting buffer, for a step fills only its own words' rows.
+
+    PyTorch makes all of it anew in every step, and for a short batch and 30,000 words that took a fifth of the step's
+    time. The values are the same to the bit.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        embedding = model.get_input_embeddings()
+        embedding.sparse = True
+        self._weight = embedding.weight
+        self._dense = torch.zeros_like(self._weight, requires_grad=False)
+        self._rows = torch.empty(0, dtype=torch.int64)
+
+    def fill(self) -> None:
+        """Put the sparse gradient of a backward pass into the buffer, and the buffer in its place."""
+        sparse = self._weight.grad
+        self._rows = sparse._indices()[0]
+        self._dense.index_add_(0, self._rows, sparse._values())
+        self._weight.grad = self._dense
+
+    def clear(self) -> None:
+        """All zero again, after the optimizer's step."""
+        self._dense.index_fill_(0, self._rows, 0.0)
 
 
 def _adamw(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
@@ -251,7 +280,13 @@ def _rate(step: int, steps: int, warmup_steps: int) -> float:
     return (steps - step) / (steps - warmup_steps)
 
 
-def _step(model: nn.Module, plan: Plan, rows: np.ndarray, optimizer: torch.optim.Optimizer) -> Tensor:
+def _step(
+    model: nn.Module,
+    plan: Plan,
+    rows: np.ndarray,
+    optimizer: torch.optim.Optimizer,
+    words: WordGradient | None = None,
+) -> Tensor:
     """One step on a batch, of which each process takes its share; returns the mean loss over the whole batch."""
     size, rank = processes.count(), processes.rank()
     device = optimizer.param_groups[0]["params"][0].device
@@ -264,9 +299,13 @@ def _step(model: nn.Module, plan: Plan, rows: np.ndarray, optimizer: torch.optim
         logits = model(**inputs).logits
     loss = nn.functional.cross_entropy(logits.float(), labels, reduction="sum") * weight
     (loss * size).backward()  # DDP takes the mean over processes
+    if words:
+        words.fill()
     nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
     optimizer.step()
     optimizer.zero_grad()
+    if words:
+        words.clear()
     loss = loss.detach()
     if size > 1:
         distributed.all_reduce(loss)
