@@ -35,8 +35,8 @@ def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:
     encoded = [encode(tokenizer, frame, task["text_columns"]) for frame in frames]
     with (
         output_dir(out) as folder,
-        first_token_states(model, tokenizer, encoded[0], settings.precision) as train_states,
-        first_token_states(model, tokenizer, encoded[1], settings.precision) as validation_states,
+        first_token_states(model, encoded[0], settings.precision) as train_states,
+        first_token_states(model, encoded[1], settings.precision) as validation_states,
     ):
         seen, unseen = States(train_states, labels[0]), States(validation_states, labels[1])
         ramps, rows = train_ramps(seen, unseen, task["metrics"][0], model.config.num_labels, settings, params.seed)

@@ -10,7 +10,7 @@ Three things make the layers saved become time saved.
   stay. The last layer needs no other tokens at all, with or without ramps.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,8 @@ from deebert.criteria import Criterion, Entropy
 from deebert.devices import pick_device
 from deebert.inputs import token_counts
 from deebert.model import DeeBert
-from deebert.packed import Layout, Pack, PackedLayer, merged
+from deebert.packed import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, merged
 
-PACK_TOKENS = 2048  # a layer's working set at bert-base's width is then some 40 MB in float32
 WINDOW_TOKENS = 16384  # bounds the memory: states, keys and values of this many tokens at a time
 # With fewer samples the first tokens make too thin a matrix: what is lost there exceeds what exits save.
 FIRST_TOKENS_FIRST = 64
@@ -61,11 +60,8 @@ class Engine:
         self.config = model.backbone.config
         self._model = model.to(self.device).eval()
         self._family = family_of(model.backbone)
-        self._embeddings = model.backbone.base_model.embeddings
-        layers = self._family.layers(model.backbone)
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        num_heads = self.config.num_attention_heads
-        self._layers = [PackedLayer(self._family.parts(layer), num_heads, dtype) for layer in layers]
+        self._packed = PackedBackbone(model.backbone, precision)
+        self._layers = self._packed.layers
 
     @property
     def num_layers(self) -> int:
@@ -84,8 +80,8 @@ class Engine:
             np.empty(len(encoded), dtype=np.int64),
         )
         lengths = token_counts(encoded)
-        for window in _split(np.argsort(-lengths, kind="stable"), lengths, WINDOW_TOKENS):
-            packs = [self._embed(encoded, rows, lengths[rows]) for rows in _split(window, lengths, PACK_TOKENS)]
+        for window in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, WINDOW_TOKENS):
+            packs = [self._packed.embed(encoded, rows) for rows in cut_by_tokens(window, lengths, PACK_TOKENS)]
             self._run(packs, criterion, answers)
         return answers
 
@@ -132,35 +128,3 @@ class Engine:
         if layer < self.num_layers:
             return self._model.ramps.ramp(layer, first)
         return self._family.head(self._model.backbone, first)
-
-    def _embed(self, encoded: Sequence[dict[str, Any]], rows: np.ndarray, lengths: np.ndarray) -> Pack:
-        def joined(name: str) -> np.ndarray:
-            return np.concatenate([encoded[row][name] for row in rows])
-
-        ids = joined("input_ids")
-        inputs = {"input_ids": ids, "position_ids": self._positions(ids, lengths)}
-        if self._family.token_types and "token_type_ids" in encoded[rows[0]]:
-            inputs["token_type_ids"] = joined("token_type_ids")
-        tensors = {name: torch.from_numpy(array)[None].to(self.device) for name, array in inputs.items()}
-        return Pack(self._embeddings(**tensors)[0], Layout(lengths, rows))
-
-    def _positions(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Position number of every token, as the family counts them."""
-        starts = np.cumsum(lengths) - lengths
-        if not self._family.positions_after_padding_id:
-            return np.arange(len(ids)) - np.repeat(starts, lengths)
-        padding_id = self.config.pad_token_id
-        counted = ids != padding_id  # a text may hold the padding token, which has no position of its own
-        count = np.cumsum(counted)
-        return padding_id + counted * (count - np.repeat(count[starts] - counted[starts], lengths))
-
-
-def _split(rows: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
-    """Cut `rows` into stretches of at most `max_tokens` tokens; a longer sample gets one of its own."""
-    ends = np.cumsum(lengths[rows])
-    start = 0
-    while start < len(rows):
-        before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
-        yield rows[start:stop]
-        start = stop

@@ -6,16 +6,20 @@ together, H width.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedModel
 
-from deebert.backbones import LayerParts
+from deebert.backbones import LayerParts, family_of
+
+PACK_TOKENS = 2048  # a layer's working set at bert-base's width is then some 40 MB in float32
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,59 @@ class PackedLayer:
         parts = self.parts
         attended = parts.attention_norm(parts.attention_out(context) + before)
         return parts.output_norm(parts.down(parts.activation(parts.up(attended.to(self.dtype)))) + attended)
+
+
+class PackedBackbone:
+    """Embeddings and layers of a loaded model, in eval mode, on packs; takes the model over, as `PackedLayer` does.
+
+    Args:
+        precision: `fp32` or `bf16`, of the layers' matrix products.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, precision: str) -> None:
+        backbone.eval()
+        self._backbone = backbone
+        self._family = family_of(backbone)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        num_heads = backbone.config.num_attention_heads
+        layers = self._family.layers(backbone)
+        self.layers = [PackedLayer(self._family.parts(layer), num_heads, dtype) for layer in layers]
+
+    def embed(self, encoded: Sequence[dict[str, Any]], rows: np.ndarray) -> Pack:
+        """What the first layer reads of the samples `rows`."""
+        lengths = np.array([len(encoded[row]["input_ids"]) for row in rows], dtype=np.int64)
+
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([encoded[row][name] for row in rows])
+
+        ids = joined("input_ids")
+        inputs = {"input_ids": ids, "position_ids": self._positions(ids, lengths)}
+        if self._family.token_types and "token_type_ids" in encoded[rows[0]]:
+            inputs["token_type_ids"] = joined("token_type_ids")
+        device = self._backbone.device
+        tensors = {name: torch.from_numpy(array)[None].to(device) for name, array in inputs.items()}
+        return Pack(self._backbone.base_model.embeddings(**tensors)[0], Layout(lengths, rows))
+
+    def _positions(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Position number of every token, as the family counts them."""
+        starts = np.cumsum(lengths) - lengths
+        if not self._family.positions_after_padding_id:
+            return np.arange(len(ids)) - np.repeat(starts, lengths)
+        padding_id = self._backbone.config.pad_token_id
+        counted = ids != padding_id  # a text may hold the padding token, which has no position of its own
+        count = np.cumsum(counted)
+        return padding_id + counted * (count - np.repeat(count[starts] - counted[starts], lengths))
+
+
+def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+    """Cut `rows` into stretches of at most `max_tokens` tokens; a longer sample gets one of its own."""
+    ends = np.cumsum(lengths[rows])
+    start = 0
+    while start < len(rows):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
+        yield rows[start:stop]
+        start = stop
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
