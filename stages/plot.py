@@ -11,7 +11,7 @@ TABLES = ("sweep", "exits", "entropies", "depths", "bands", "choice", "certifica
 KEPT = ("sweep", "exits", "choice", "certificates", "leavers", "calibration")
 
 
-def main(logits: Path, sweep: Path, out: Path) -> None:
+def main(finetune_curve: Path, ramps_curve: Path, logits: Path, sweep: Path, out: Path) -> None:
     about = read_json(logits / "about.json")
     layers = read_json(logits / "layers.json")
     rows = {name: read_json(sweep / f"{name}.json") for name in TABLES}
@@ -26,6 +26,8 @@ def main(logits: Path, sweep: Path, out: Path) -> None:
         "entropy": figures.draw_entropy(about, rows["entropies"], rows["depths"]),
     }
     write_json(out / "layers.json", layers)
+    write_json(out / "finetune.json", read_json(finetune_curve))
+    write_json(out / "ramps.json", read_json(ramps_curve))
     for name in KEPT:
         write_json(out / f"{name}.json", rows[name])
     for name, figure in drawn.items():

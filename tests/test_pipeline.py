@@ -217,6 +217,8 @@ def test_metrics_and_plots_are_kept_in_git_under_their_names() -> None:
         "plots/choice.json",
         "plots/certificates.json",
         "plots/calibration.json",
+        "plots/finetune.json",
+        "plots/ramps.json",
         "plots/benchmark.json",
     }
     assert promised <= kept

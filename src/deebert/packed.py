@@ -189,7 +189,7 @@ class PackedLayer:
                 states.view(count, len(states) // count, self.num_heads, head_size).transpose(1, 2)
                 for states in (queries[start:stop], keys[tokens], values[tokens])
             )
-            contexts.append(_attention(query, key, value).transpose(1, 2).reshape(stop - start, -1))
+            contexts.append(_attention(query, key, value).transpose(1, 2).reshape(stop - start, keys.shape[1]))
             start = stop
         return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
 
