@@ -103,7 +103,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     params["finetune_backbone"]["epochs"] = 0.02
     params["train_ramps"]["epochs"] = 1
     params["entropy_sweep"]["grid_points"] = 10
-    params["benchmark"] |= {"samples": 8, "rounds": 1, "thresholds": [0.0, 0.6]}
+    params["benchmark"] |= {"samples": 8, "rounds": 1}
     yaml.dump(params, folder / "params.yaml")
     git(folder, "init", "--quiet", "--initial-branch", "main")
     commit(folder, "Sources")
