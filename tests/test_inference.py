@@ -188,7 +188,10 @@ def test_ties_stay() -> None:
     tie = float(entropy(torch.zeros(2)))
     encoded = sentences("bert", [5, 6])
     assert engine.answer(encoded, Entropy(tie)).exit_layers.tolist() == [LAYERS] * 2
-    assert engine.answer(encoded, Entropy(float(np.nextafter(np.float32(tie), np.float32(1))))).exit_layers.tolist() == [1] * 2
+    assert (
+        engine.answer(encoded, Entropy(float(np.nextafter(np.float32(tie), np.float32(1))))).exit_layers.tolist()
+        == [1] * 2
+    )
 
 
 @families
