@@ -190,8 +190,8 @@ def test_stages_give_the_references_logits(
     glue.save(data, Path("glue"))
 
     with caplog.at_level("INFO"):
-        run("finetune_backbone", "glue", "backbone")
-        run("train_ramps", "glue", "backbone", "deebert")
+        run("finetune_backbone", "glue", "backbone", "finetune.json")
+        run("train_ramps", "glue", "backbone", "deebert", "ramps.json")
     assert [record.message.count("nothing is trained") for record in caplog.records] == [1, 1]
     run("eval_layers", "glue", "deebert", "logits", "layers.json")
 
