@@ -28,6 +28,7 @@ TIMED = {"metrics/benchmark.json", "plots/benchmark.json", "plots/benchmark.svg"
 
 def run_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the stage's script in the current folder, as `python stages/<name>.py ...` does."""
+    torch.set_num_threads(1)  # a stage may set them, and here the next one would inherit that
     script = str(ROOT / "stages" / f"{name}.py")
     monkeypatch.setattr("sys.argv", [script, *STAGES[name]])
     runpy.run_path(script, run_name="__main__")

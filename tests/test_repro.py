@@ -238,16 +238,15 @@ def test_wrong_parameter_is_one_line_and_undone(project: Path) -> None:
 
 def test_queued_experiments_run_their_own_code(project: Path) -> None:
     """Each run of a queued grid has the code and the parameters of the moment it was queued; the workspace stays."""
-    figures = [path.name for path in (project / "plots").glob("*.svg")]
-    code = project / "src/deebert/figures.py"
-    marked = f"\n\ndef draw_all(*given):\n    for name in {figures}:\n        (given[-1] / name).write_text('queued')\n"
+    code = project / "src/deebert/drawing.py"
+    marked = "\n\ndef save(figure, path):\n    path.write_text('queued')\n"
     code.write_text(code.read_text(encoding="utf-8") + marked, encoding="utf-8")
     dvc(project, "exp", "run", "--queue", "--set-param", "entropy_sweep.thresholds=[0.1],[0.2]")
     git(project, "checkout", "src")
     dvc(project, "exp", "run", "--run-all", "--jobs", "2")
 
     refs = git(project, "for-each-ref", "--format=%(refname)", "refs/exps").split()
-    queued = [ref for ref in refs if git(project, "show", f"{ref}:plots/{figures[0]}") == "queued"]
+    queued = [ref for ref in refs if git(project, "show", f"{ref}:plots/exits.svg") == "queued"]
     thresholds = [
         {row["threshold"] for row in json.loads(git(project, "show", f"{ref}:plots/exits.json"))} for ref in queued
     ]
