@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from early_exit import LENGTHS, PADDED_LENGTH, processor, random_sentences
+from early_exit import LENGTHS, PADDED_LENGTH, processor_name, random_sentences
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
@@ -32,6 +32,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from deebert.backbones import Recipe
+from deebert.cpu_step import ATTENTION, WordGradient
 from deebert.devices import pick_device, resolve_precision
 from deebert.inputs import collate, token_counts
 from deebert.model import Ramps, walk
@@ -42,9 +43,9 @@ from deebert.training import (
     Plan,
     Samples,
     States,
-    WordGradient,
     _adamw,
     _epoch_batches,
+    _first_token_only,
     _step,
     first_token_states,
     train_ramps,
@@ -103,6 +104,8 @@ def paper_finetuning(model: PreTrainedModel, plan: Plan) -> Callable[[np.ndarray
 def our_finetuning(model: PreTrainedModel, plan: Plan) -> Callable[[np.ndarray], None]:
     model.train()
     optimizer, words = _adamw(model, plan.recipe), WordGradient(model)
+    _first_token_only(model)
+    model.set_attn_implementation(ATTENTION)
     return lambda rows: _step(model, plan, rows, optimizer, words)
 
 
@@ -285,7 +288,12 @@ def main() -> None:
     recipe = Recipe(epochs=1, learning_rate=2e-5, batch_size=BATCH_SIZE)
     plan = Plan(padding_tokenizer(), data, data, "accuracy", recipe, 1, precision)
     batches = _epoch_batches(token_counts(sentences), BATCH_SIZE, plan.seed, 0)[: args.steps]
-    result: dict[str, Any] = {"device": processor(), "torch": version("torch"), **vars(args), "precision": precision}
+    result: dict[str, Any] = {
+        "device": processor_name(),
+        "torch": version("torch"),
+        **vars(args),
+        "precision": precision,
+    }
     if "finetuning" in args.parts:
         result["finetuning"] = compare_finetuning(model, plan, batches, args)
     if "ramps" in args.parts:
