@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from transformers import (
 )
 
 from deebert import toy
-from deebert.errors import UserError
+from deebert.errors import UserError, one_line
 from deebert.params import is_folder
 
 log = logging.getLogger(__name__)
@@ -369,9 +368,8 @@ def load_errors(name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # on a damaged file each of its libraries raises types of its own, or bare Exception
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...").rstrip(".")
         hint = "" if is_folder(name) or Path(name).exists() else "; without a network, give a folder as model"
-        raise UserError(f"model {name}: cannot be loaded: {reason}{hint}") from error
+        raise UserError(f"model {name}: cannot be loaded: {type(error).__name__}: {one_line(error)}{hint}") from error
     finally:
         for logger, verbosity in zip(loggers, verbosities, strict=True):
             logger.set_verbosity(verbosity)

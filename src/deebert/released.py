@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from deebert.backbones import check_length, check_tokenizer, load_errors
-from deebert.errors import UserError
+from deebert.errors import UserError, one_line
 from deebert.files import read_json, write_json
 from deebert.model import WEIGHTS, Ramps, save_ramps
 from deebert.params import is_folder
@@ -87,7 +87,7 @@ def find(model: str) -> Released | None:
                 family = _family(file.keys())
             weights = load_file(folder / WEIGHTS) if family else {}
         except (OSError, SafetensorError) as error:
-            raise UserError(f"model {model}: cannot be loaded: {WEIGHTS}: {' '.join(str(error).split())}") from None
+            raise UserError(f"model {model}: cannot be loaded: {WEIGHTS}: {one_line(error)}") from None
     elif (folder / PICKLED_WEIGHTS).is_file():
         weights = _unpickled(model, folder / PICKLED_WEIGHTS)
         family = _family(weights)
@@ -112,7 +112,7 @@ def _unpickled(model: str, path: Path) -> dict[str, Tensor]:
             f"model {model}: {path.name} is damaged or holds more than tensors; it is not read, for it may run code"
         ) from None
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"model {model}: cannot be loaded: {path.name}: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"model {model}: cannot be loaded: {path.name}: {one_line(error)}") from None
     if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
         raise UserError(f"model {model}: {path.name} is not a table of weights by name")
     return weights
