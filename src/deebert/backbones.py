@@ -209,16 +209,7 @@ def start_model(
         with load_errors(name):
             config = _supported_config(name, place, revision, **labels)
             kept = _truncate(name, config, layers)  # now, so that deeper layers are not even loaded
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                place,
-                config=config,
-                revision=revision,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+            model, tokenizer, report = _load(place, revision, config)
         check_tokenizer(name, tokenizer, config)
         _renew_head(name, model, report)
         origin = {
@@ -244,21 +235,29 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         raise UserError(f"{folder}: no model here (config.json is missing); `dvc repro` makes it")
     with load_errors(str(folder)):
         config = _supported_config(str(folder), folder)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            config=config,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model, tokenizer, report = _load(folder, None, config)
     check_tokenizer(str(folder), tokenizer, config)
     if report["missing_keys"]:
         raise UserError(f"{folder}: damaged model: {len(report['missing_keys'])} weights are missing")
     if wrong := sorted(key for key, *_ in report["mismatched_keys"]):
         raise UserError(f"{folder}: damaged model: {wrong[0]} has another shape than config.json says")
     return model.eval(), tokenizer
+
+
+def _load(
+    place: str | Path, revision: str | None, config: PreTrainedConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Classifier and tokenizer as they are, and a report of weights that are missing or of another shape."""
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        place,
+        config=config,
+        revision=revision,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        dtype=torch.float32,
+    )
+    return model, AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False), report
 
 
 def _place(name: str) -> tuple[str, str | None]:

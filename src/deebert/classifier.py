@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,35 +43,39 @@ class Predictions:
 
 
 class EarlyExitClassifier:
-    """Answers texts, or pairs of texts, each at the first layer that is sure enough.
+    """Answers texts, or pairs of texts, each at the first layer that is sure enough; made by `from_pretrained`."""
 
-    Args:
-        folder: as the stage `train_ramps` writes it.
-        precision: `fp32`, `bf16` (faster where the hardware multiplies it, and some samples leave at another layer) or
-            `auto`.
-        device: such as `cuda:1`; None = the first GPU if there is one, else the CPU.
-    """
-
-    def __init__(self, folder: str | Path, precision: str = "fp32", device: str | torch.device | None = None) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision: {precision!r} is not allowed; expected one of {', '.join(PRECISIONS)}")
-        self.folder = Path(folder)
-        place = pick_device() if device is None else torch.device(device)
-        model, tokenizer = DeeBert.load(self.folder)
-        self._tokenizer: PreTrainedTokenizerBase = tokenizer
-        self._engine = Engine(model, resolve_precision(precision, place), place)
-        self._about = read_json(self.folder / "training.json") if (self.folder / "training.json").is_file() else {}
+    def __init__(
+        self, folder: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, about: Mapping[str, Any]
+    ) -> None:
+        self.folder = folder
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._about = about  # content of training.json
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, precision: str = "fp32", device: str | torch.device | None = None
     ) -> "EarlyExitClassifier":
-        """Load `folder`; see the class for the arguments.
+        """Load a model.
+
+        Args:
+            folder: as the stage `train_ramps` writes it.
+            precision: `fp32`, `bf16` (faster where the hardware multiplies it, and some samples leave at another layer)
+                or `auto`.
+            device: such as `cuda:1`; None = the first GPU if there is one, else the CPU.
 
         Raises:
             UserError: something is missing or damaged there.
+            ValueError: an unknown precision.
         """
-        return cls(folder, precision, device)
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: {precision!r} is not allowed; expected one of {', '.join(PRECISIONS)}")
+        folder = Path(folder)
+        place = pick_device() if device is None else torch.device(device)
+        model, tokenizer = DeeBert.load(folder)
+        about = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
+        return cls(folder, Engine(model, resolve_precision(precision, place), place), tokenizer, about)
 
     @property
     def label_names(self) -> list[str]:
