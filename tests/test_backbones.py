@@ -45,7 +45,7 @@ def test_a_folder_gives_the_encoder_and_a_fresh_head(checkpoints: dict[str, Path
     assert model.config.id2label == {0: "no", 1: "yes"} and model.config.label2id == {"no": 0, "yes": 1}
     assert model.config.num_labels == 2 and model.dtype == torch.float32
     assert tokenizer.model_max_length == 16
-    assert origin == {"model": str(checkpoints[family]), "source": str(checkpoints[family]), "revision": ""}
+    assert origin == {"model": checkpoints[family].name, "source": "folder", "revision": ""}
     stored = load_file(checkpoints[family] / "model.safetensors")
     heads = family_of(model).head_modules
     for name, weight in model.state_dict().items():

@@ -22,7 +22,7 @@ from transformers import (
 
 from deebert import toy
 from deebert.errors import UserError, one_line
-from deebert.params import is_folder
+from deebert.params import is_folder, model_name
 
 log = logging.getLogger(__name__)
 
@@ -213,8 +213,8 @@ def start_model(
         check_tokenizer(name, tokenizer, config)
         _renew_head(name, model, report)
         origin = {
-            "model": name,
-            "source": str(place),
+            "model": model_name(name),
+            "source": "folder" if is_folder(name) else place,
             "revision": revision or getattr(config, "_commit_hash", None) or "",
         }
     origin |= kept

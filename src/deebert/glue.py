@@ -144,6 +144,11 @@ def describe(
     }
 
 
+def trained_on(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model's `training.json` tells of the data set that `task` (see `describe`) is about."""
+    return {"task": task["task"], "text_columns": task["text_columns"], "metric": task["metrics"][0]}
+
+
 def from_hub(task: Task) -> GlueData:
     """Download `task` from the Hugging Face Hub at HUB_REVISION, or take it from the local cache of an earlier time.
 

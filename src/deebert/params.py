@@ -132,6 +132,11 @@ def is_folder(model: str) -> bool:
     return model.startswith(("/", ".", "~")) or Path(model).is_dir()
 
 
+def model_name(model: str) -> str:
+    """What others are told of the `model` parameter: of a folder its name alone, for its path is nobody's business."""
+    return Path(model).expanduser().resolve().name if is_folder(model) else model
+
+
 def _model(value: Any) -> str:
     text = _text(value)
     if text not in ("default", *MODELS) and not is_folder(text) and not HUB_ID.fullmatch(text):
