@@ -45,25 +45,23 @@ from deebert.backbones import Recipe, start_model
 from deebert.checkpoints import Checkpoints
 from deebert.cpu_step import ATTENTION, WordGradient
 from deebert.devices import pick_device, resolve_precision
-from deebert.inputs import collate, encode, token_counts
-from deebert.model import Ramps, walk
-from deebert.params import TrainRamps
-from deebert.scores import METRICS
-from deebert.timing import processor_name, race
-from deebert.training import (
+from deebert.finetuning import (
     MAX_GRADIENT_NORM,
     Plan,
     Samples,
-    States,
     _adamw,
     _epoch_batches,
     _first_token_only,
     _score,
     _step,
     finetune,
-    first_token_states,
-    train_ramps,
 )
+from deebert.inputs import collate, encode, token_counts
+from deebert.model import Ramps, walk
+from deebert.params import TrainRamps
+from deebert.ramp_training import States, first_token_states, train_ramps
+from deebert.scores import METRICS
+from deebert.timing import processor_name, race
 
 SIZES = {  # layers, width, attention heads
     "base": (12, 768, 12),

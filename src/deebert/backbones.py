@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ from deebert.errors import UserError, one_line
 from deebert.params import is_folder, model_name
 
 log = logging.getLogger(__name__)
+
+if not sys.stderr.isatty():  # tqdm's own bars know that by themselves
+    transformers.utils.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
