@@ -252,6 +252,11 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         put("benchmark.drop_points", 2),
         ["params.yaml: benchmark.drop_points: 2", "one of entropy_sweep.targets (0, 0.5, 1, 3)"],
     ),
+    "targets without the one that is timed": (
+        "download_glue",
+        put("entropy_sweep.targets", [0.5, 2]),
+        ["params.yaml: benchmark.drop_points: 1", "one of entropy_sweep.targets (0.5, 2)"],
+    ),
     "seed below 0": ("finetune_backbone", put("seed", -1), ["seed: -1", "a whole number, 0 to 4294967295"]),
     "seed too large": ("finetune_backbone", put("seed", 2**32), ["seed: 4294967296", "0 to 4294967295"]),
     "no epochs": ("finetune_backbone", put("finetune_backbone.epochs", 0), ["finetune_backbone.epochs: 0", "above 0"]),

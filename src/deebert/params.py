@@ -249,6 +249,13 @@ def read_params(path: Path) -> Params:
     params = _read_section(Params, content, str(path), "")
     if params.backbone == "toy-bert" and params.dataset != "toy":
         raise UserError(f"{path}: model: toy-bert knows only the words of dataset toy, not {params.dataset}")
+    targets, timed = params.entropy_sweep.targets, params.benchmark.drop_points
+    if timed not in targets:
+        allowed = ", ".join(f"{target:g}" for target in sorted(targets))
+        raise UserError(
+            f"{path}: benchmark.drop_points: {timed:g} is not allowed;"
+            f" expected one of entropy_sweep.targets ({allowed})"
+        )
     return params
 
 
