@@ -37,6 +37,7 @@ esac
 STAGE = """
 import signal, sys, time
 def note(number, frame):
+    time.sleep(0.5)
     print("stage: " + signal.Signals(number).name, file=open(sys.argv[1], "a"))
     sys.exit(1)
 signal.signal(signal.SIGINT, note)
@@ -123,11 +124,11 @@ def test_options_precede_commands() -> None:
 def test_slurm_task(project: Path) -> None:
     """A task runs its experiment with the arguments of sbatch in a clone of the last commit, and hands it back."""
     clone = project / ".cache/slurm/RTE-17"
-    ended(slurm(project, "-S", "model=/a b", "-S", "seed=2"))
+    ended(slurm(project, "-S", "model=/a  b", "-S", "seed=2"))
     assert calls(project) == [
         f"{clone}: --cd {project} cache dir",
         f"{clone}: cache dir --local /the/cache",
-        f"{clone}: exp run --name RTE-17 --set-param dataset=RTE -S model=/a b -S seed=2",
+        f"{clone}: exp run --name RTE-17 --set-param dataset=RTE -S model=/a  b -S seed=2",
         f"{project}/.cache/slurm/RTE 3",
         f"{clone}: exp push --force --no-cache origin RTE-17",
     ]
@@ -156,8 +157,7 @@ def test_slurm_time_is_up(project: Path) -> None:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode != 0
+    assert process.wait(timeout=TIMEOUT_S) != 0
     assert calls(project)[-1] == "stage: SIGINT"
 
 
