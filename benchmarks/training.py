@@ -43,6 +43,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 from deebert import glue
 from deebert.backbones import Recipe, start_model
 from deebert.checkpoints import Checkpoints
+from deebert.cpu_step import ATTENTION, WordGradient
 from deebert.devices import pick_device, resolve_precision
 from deebert.inputs import collate, encode, token_counts
 from deebert.model import Ramps, walk
@@ -54,9 +55,9 @@ from deebert.training import (
     Plan,
     Samples,
     States,
-    WordGradient,
     _adamw,
     _epoch_batches,
+    _first_token_only,
     _score,
     _step,
     finetune,
@@ -125,6 +126,8 @@ def paper_finetuning(model: PreTrainedModel, plan: Plan, padding: str = "max_len
 
 def our_finetuning(model: PreTrainedModel, plan: Plan) -> Callable[[np.ndarray], None]:
     model.train()
+    _first_token_only(model)
+    model.set_attn_implementation(ATTENTION)
     optimizer, words = _adamw(model, plan.recipe), WordGradient(model)
     return lambda rows: _step(model, plan, rows, optimizer, words)
 
