@@ -115,6 +115,9 @@ def make_rows(
         for layer in layers[::-1]:
             fixed = {"score": float(right[:, layer - 1].mean()), "layers_saved_frac": float(1 - layer / num_layers)}
             rows.sweep.append({**of_split[0], "criterion": "fixed_layer", "threshold": int(layer), **fixed})
+        for name, layer in (("truncated", 2), ("truncated", 2), ("truncated", 1), ("distilled", num_layers // 2)):
+            alone = {"score": of_split[0]["score"] - 0.01 / layer, "layers_saved_frac": 1 - layer / num_layers}
+            rows.sweep.append({**of_split[0], "criterion": name, "threshold": layer, **alone})
         for name in ("oracle", "oracle_full_depth"):
             ideal = {"score": of_split[0]["score"], "layers_saved_frac": 0.8 * (1 - 1 / num_layers)}
             rows.sweep.append({**of_split[0], "criterion": name, "threshold": None, **ideal})
@@ -343,6 +346,24 @@ def test_criteria_has_a_line_per_criterion_in_both_panels(rows, drawing):
         for line, name in zip(lines, names, strict=True):
             expected = [(100 * r["layers_saved_frac"], 100 * r["score"]) for r in mine if r["criterion"] == name]
             np.testing.assert_allclose(line.get_xydata(), expected)
+
+
+def test_smaller_models_stand_beside_the_curves_where_there_are_any(rows, drawing):
+    """Both trade-off figures have a mark per smaller model and seed; without their rows they do not speak of them."""
+    smaller = [row for row in rows.sweep if row["criterion"] in ("truncated", "distilled")]
+    rest = [row for row in rows.sweep if row not in smaller]
+    without = {
+        "tradeoff": figures.draw_tradeoff(rows.header, rest, rows.bands, [0.0]),
+        "criteria": decision_figures.draw_criteria(rows.header, rest),
+    }
+    for name, figure in without.items():
+        ax = drawing[name].axes[0]
+        for criterion, label in (("truncated", "cut to its first layers"), ("distilled", "DistilBERT")):
+            mine = [r for r in smaller if (r["split"], r["criterion"]) == (rows.header["splits"][0], criterion)]
+            expected = [(100 * row["layers_saved_frac"], 100 * row["score"]) for row in mine]
+            (line,) = [line for line in ax.get_lines() if line.get_label().startswith(label)]
+            np.testing.assert_allclose(line.get_xydata(), expected)
+            assert not any(line.get_label().startswith(label) for line in figure.axes[0].get_lines())
 
 
 def test_choice_says_what_is_recommended_and_what_cannot_be_promised(rows, drawing):

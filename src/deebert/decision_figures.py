@@ -35,6 +35,8 @@ CRITERIA = {  # in the order of the legend; with two classes maximum probability
     "confident_streak_3": ("3 sure ramps in a row", {"color": ORANGE, "linewidth": 1.5}),
     "random_exit": ("random exits, as many as entropy's", {"color": GREY, "linestyle": ":"}),
     "fixed_layer": ("everybody at one layer", {"color": GREY, "linestyle": "None", "marker": "s"}),
+    "truncated": ("cut to its first layers, fine-tuned", {"color": "black", "linestyle": "None", "marker": "D"}),
+    "distilled": ("DistilBERT, fine-tuned", {"color": "black", "linestyle": "None", "marker": "X"}),
     "oracle_full_depth": ("oracle: full depth's answers", {"color": INK, "linestyle": "None", "marker": "*"}),
     "oracle": ("oracle: right answers", {"color": INK, "linestyle": "None", "marker": "P"}),
 }
