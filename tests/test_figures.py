@@ -131,7 +131,8 @@ def make_rows(
             chosen |= {"layers_saved_frac": row["layers_saved_frac"], "score": row["score"], "drop_points": drop}
             rows.choice.append(chosen | ends | {"n": n})
             for layer in layers[1:]:
-                leaver = {"split": split, "threshold": row["threshold"], "layer": int(layer), "exits": n // num_layers}
+                exits = n // num_layers if layer > 2 else n // 150
+                leaver = {"split": split, "threshold": row["threshold"], "layer": int(layer), "exits": exits}
                 kind = {"mean_tokens": 20.0 + layer} | ({"mean_difficulty": layer / num_layers} if graded else {})
                 rows.leavers.append(leaver | {"error_rate": 0.2, "full_depth_error_rate": 0.1} | kind)
         for loss in ("disagreement", "accuracy_drop"):
@@ -309,7 +310,8 @@ def test_tradeoff_names_each_threshold_beside_its_mark(rows, drawing):
     for text in ax.texts:
         box = matplotlib.text.Text.get_window_extent(text)
         for line in ax.get_lines():
-            assert not box.count_contains(line.get_transform().transform(line.get_xydata()))
+            room = 0 if line.get_marker() == "None" else line.get_markersize() / 2 * line.get_figure().dpi / 72
+            assert not box.padded(room).count_contains(line.get_transform().transform(line.get_xydata()))
 
 
 def test_thresholds_at_one_point_share_a_name():
@@ -392,6 +394,8 @@ def test_leavers_has_a_column_per_recommended_threshold(rows, drawing):
         np.testing.assert_allclose([bar.get_height() for bar in column[0].patches], shares)
         wrong = [0.2 * share for share in shares] + [0.1 * share for share in shares]
         np.testing.assert_allclose([bar.get_height() for bar in column[1].patches], wrong)
+        pale = [bar.get_x() + 0.4 for bar in column[2].patches if bar.get_alpha()]
+        np.testing.assert_allclose(pale, [row["layer"] for row, share in zip(mine, shares, strict=True) if share < 1])
 
 
 def test_layers_has_a_panel_per_metric_and_a_line_per_split(rows, drawing):
@@ -525,6 +529,13 @@ def test_dvc_fills_the_templates_with_our_rows(name):
     assert spec["data"]["values"] == rows
     computed = set(re.findall(r'"as": "(\w+)"', text.split('"transform"', 1)[-1]))
     assert fields({**spec, "data": None}) <= set(rows[0]) | computed
+
+
+def test_a_plot_without_rows_says_so():
+    """Of an empty file, such as the curves of a training that was not, DVC makes {}, for which the page has a line."""
+    renderer = VegaRenderer([], "finetune", template="training", template_dir=str(PLOTS), x="epoch", y="value")
+    assert renderer.partial_html() == "{}"
+    assert "no rows, nothing to draw" in (PLOTS / "offline.html").read_text()
 
 
 def test_page_is_complete_without_a_network(tmp_path):
