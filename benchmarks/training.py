@@ -1,51 +1,66 @@
-"""How fast are both trainings, beside the way of the paper's code? Prints one line of JSON.
+"""How fast are both trainings beside the way of the paper's code, and do they score the same? Prints lines of JSON.
 
     PYTHONPATH=src python benchmarks/training.py --size mini --lengths RTE
+    PYTHONPATH=src python benchmarks/training.py --model /models/minilm --glue /data/GLUE --task RTE --parts scores
 
-A BERT of the size asked for, with random weights, trains on random sentences whose lengths are drawn like a GLUE
-task's. The paper's way pads to 128 tokens, computes in float32, takes 8 samples to a step and, to train ramps, runs the
-whole backbone in every step, with its dropout on and gradients through it. Both ways take turns in one run; what counts
-is their ratio.
+The parts finetuning and ramps time single steps: both ways take turns in one run, and what counts is their ratio. A
+BERT of the size asked for, with random weights, trains on random sentences whose lengths are drawn like a GLUE task's,
+or a given one on real sentences. The part scores needs real ones: it trains from start to end, each way with each seed,
+and prints a line whenever a training is done.
+
+The paper's way pads to 128 tokens, computes in float32, takes 8 samples to a step and, to train ramps, runs the whole
+backbone in every step, with its dropout on and gradients through it.
 """
 
 import argparse
 import copy
+import dataclasses
 import json
+import math
 import os
 import resource
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from early_exit import LENGTHS, PADDED_LENGTH, processor, random_sentences
+from early_exit import LENGTHS, PADDED_LENGTH, random_sentences
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from deebert.backbones import Recipe
+from deebert import glue
+from deebert.backbones import Recipe, start_model
+from deebert.checkpoints import Checkpoints
+from deebert.cpu_step import ATTENTION, WordGradient
 from deebert.devices import pick_device, resolve_precision
-from deebert.inputs import collate, token_counts
+from deebert.inputs import collate, encode, token_counts
 from deebert.model import Ramps, walk
 from deebert.params import TrainRamps
-from deebert.timing import race
+from deebert.scores import METRICS
+from deebert.timing import processor_name, race
 from deebert.training import (
     MAX_GRADIENT_NORM,
     Plan,
     Samples,
     States,
-    WordGradient,
     _adamw,
     _epoch_batches,
+    _first_token_only,
+    _score,
     _step,
+    finetune,
     first_token_states,
     train_ramps,
 )
@@ -56,7 +71,6 @@ SIZES = {  # layers, width, attention heads
     "tiny": (3, 64, 2),
 }
 BATCH_SIZE = 8  # the paper's
-PAPER_RAMP_EPOCHS = {"RTE": 3, "SST-2": 1}  # that its time is counted for
 OUR_RAMPS = TrainRamps(epochs=12, learning_rate=1e-3, batch_size=256, weight_decay=25000.0, precision="auto")
 KINDS = {  # of what PyTorch spends a step's time on
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
@@ -79,22 +93,32 @@ def padding_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"[PAD]": 0})), pad_token="[PAD]")
 
 
-def padded(plan: Plan, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
-    """Samples of fixed length, and their labels."""
+def padded(plan: Plan, rows: np.ndarray, padding: str) -> tuple[dict[str, Tensor], Tensor]:
+    """Samples padded to PADDED_LENGTH (`max_length`, the paper's way) or to the `longest` of them, and their labels."""
     chosen = [plan.train.encoded[row] for row in rows]
-    inputs = plan.tokenizer.pad(chosen, padding="max_length", max_length=PADDED_LENGTH, return_tensors="pt")
+    inputs = plan.tokenizer.pad(chosen, padding=padding, max_length=PADDED_LENGTH, return_tensors="pt")
     return dict(inputs), torch.from_numpy(plan.train.labels[rows])
 
 
-def paper_finetuning(model: PreTrainedModel, plan: Plan) -> Callable[[np.ndarray], None]:
+def paper_optimizer(
+    weights: Iterable[Parameter], plan: Plan
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LinearLR]:
+    """The same for both of its stages: no warm-up, no weight decay."""
+    optimizer = torch.optim.AdamW(weights, lr=plan.recipe.learning_rate, weight_decay=0.0)
+    steps = plan.recipe.epochs * math.ceil(len(plan.train.labels) / BATCH_SIZE)
+    return optimizer, torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+
+
+def paper_finetuning(model: PreTrainedModel, plan: Plan, padding: str = "max_length") -> Callable[[np.ndarray], None]:
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
+    optimizer, schedule = paper_optimizer(model.parameters(), plan)
 
     def step(rows: np.ndarray) -> None:
-        inputs, labels = padded(plan, rows)
+        inputs, labels = padded(plan, rows, padding)
         cross_entropy(model(**inputs).logits, labels).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
         optimizer.step()
+        schedule.step()
         model.zero_grad()
 
     return step
@@ -102,25 +126,33 @@ def paper_finetuning(model: PreTrainedModel, plan: Plan) -> Callable[[np.ndarray
 
 def our_finetuning(model: PreTrainedModel, plan: Plan) -> Callable[[np.ndarray], None]:
     model.train()
+    _first_token_only(model)
+    model.set_attn_implementation(ATTENTION)
     optimizer, words = _adamw(model, plan.recipe), WordGradient(model)
     return lambda rows: _step(model, plan, rows, optimizer, words)
 
 
-def paper_ramps(model: PreTrainedModel, plan: Plan, is_frozen: bool) -> Callable[[np.ndarray], None]:
+def fresh_ramps(model: PreTrainedModel) -> Ramps:
+    return Ramps(model.config.num_hidden_layers - 1, model.config.hidden_size, model.config.num_labels)
+
+
+def paper_ramps(
+    model: PreTrainedModel, ramps: Ramps, plan: Plan, is_frozen: bool = False, padding: str = "max_length"
+) -> Callable[[np.ndarray], None]:
     """A step of its second stage; `is_frozen` leaves out the gradients through the backbone, which it throws away."""
     model.train()
-    config = model.config
-    ramps = Ramps(config.num_hidden_layers - 1, config.hidden_size, 2).train()
-    optimizer = torch.optim.AdamW(ramps.parameters(), lr=2e-5, weight_decay=0.0)
+    ramps.train()
+    optimizer, schedule = paper_optimizer(ramps.parameters(), plan)
 
     def step(rows: np.ndarray) -> None:
-        inputs, labels = padded(plan, rows)
+        inputs, labels = padded(plan, rows, padding)
         with torch.set_grad_enabled(not is_frozen):
             first = torch.stack([hidden[:, 0] for hidden in walk(model, inputs)][:-1])
         logits = ramps(first, dropout=0.1)
         sum(cross_entropy(each, labels) for each in logits).backward()
         torch.nn.utils.clip_grad_norm_([*ramps.parameters(), *model.parameters()], MAX_GRADIENT_NORM)
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
         model.zero_grad()
 
@@ -138,9 +170,9 @@ def peak_gflops(width: int, dtype: torch.dtype) -> float:
     return 2 * left.numel() * len(right) / min(seconds) / 1e9
 
 
-def layer_gflop(size: str, tokens: int) -> float:
+def layer_gflop(width: int, tokens: int) -> float:
     """One layer's products with its matrices, forward, without attention's own."""
-    return 2 * tokens * 12 * SIZES[size][1] ** 2 / 1e9
+    return 2 * tokens * 12 * width**2 / 1e9
 
 
 def where_it_goes(step: Callable[[np.ndarray], None], batches: list[np.ndarray], plan: Plan) -> dict[str, float]:
@@ -176,9 +208,9 @@ def compare_finetuning(model: PreTrainedModel, plan: Plan, batches: list[np.ndar
     paper_s, our_s = times.plain.sum(axis=1), times.early_exit.sum(axis=1)  # (rounds,)
     rows = np.concatenate(batches)
     tokens = int(token_counts(plan.train.encoded)[rows].sum())
-    layers, width, _ = SIZES[args.size]
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
     dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
-    gflops = 3 * layers * layer_gflop(args.size, tokens) / float(np.median(our_s))
+    gflops = 3 * layers * layer_gflop(width, tokens) / float(np.median(our_s))
     return {
         "paper_ms_per_sample": round(1e3 * float(np.median(paper_s)) / len(rows), 2),
         "ours_ms_per_sample": round(1e3 * float(np.median(our_s)) / len(rows), 2),
@@ -189,11 +221,12 @@ def compare_finetuning(model: PreTrainedModel, plan: Plan, batches: list[np.ndar
 
 
 def compare_ramps(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray], args: Any) -> dict[str, Any]:
-    layers, width, _ = SIZES[args.size]
-    tokens = int(token_counts(plan.train.encoded).sum())
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+    encoded = plan.train.encoded[: args.samples]
+    tokens = int(token_counts(encoded).sum())
 
     def frozen_pass(_: object) -> None:
-        with first_token_states(model, plan.train.encoded, plan.precision):
+        with first_token_states(model, encoded, plan.precision):
             pass
 
     rng = np.random.default_rng(0)
@@ -202,7 +235,7 @@ def compare_ramps(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray],
     unseen = States(states[: args.states // 64], seen.labels[: args.states // 64])
 
     rates = []  # seconds per sample: the paper's per epoch, with gradients and without; our pass; all our epochs
-    steps = [paper_ramps(copy.deepcopy(model), plan, is_frozen) for is_frozen in (False, True)]
+    steps = [paper_ramps(copy.deepcopy(model), fresh_ramps(model), plan, is_frozen) for is_frozen in (False, True)]
     for number in range(args.rounds + 1):
         row = []
         for step in steps:
@@ -212,16 +245,16 @@ def compare_ramps(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray],
             row.append((time.perf_counter() - start) / sum(map(len, batches)))
         start = time.perf_counter()
         frozen_pass(None)
-        row.append((time.perf_counter() - start) / len(plan.train.encoded))
+        row.append((time.perf_counter() - start) / len(encoded))
         start = time.perf_counter()
         train_ramps(seen, unseen, "accuracy", 2, OUR_RAMPS, seed=1)
         row.append((time.perf_counter() - start) / args.states)
         if number:  # the first pays for memory and caches
             rates.append(row)
     with_gradients, without, frozen, epochs = np.array(rates).T
-    paper_epochs = PAPER_RAMP_EPOCHS[args.lengths]
+    paper_epochs = plan.recipe.epochs
     dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
-    gflops = (layers - 1) * layer_gflop(args.size, tokens) / (float(np.median(frozen)) * len(plan.train.encoded))
+    gflops = (layers - 1) * layer_gflop(width, tokens) / (float(np.median(frozen)) * len(encoded))
     return {
         "paper_epochs": paper_epochs,
         "our_epochs": OUR_RAMPS.epochs,
@@ -264,35 +297,176 @@ def large_states(samples: int, layers: int, width: int) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is learned, and `start`, which makes the classifier to learn it from a seed."""
+
+    start: Callable[[int], PreTrainedModel]
+    plan: Plan
+
+
+def random_task(args: argparse.Namespace, recipe: Recipe, precision: str) -> Task:
+    def start(seed: int) -> PreTrainedModel:
+        torch.manual_seed(seed)
+        return random_model(args.size)
+
+    sentences = random_sentences(args.lengths, args.samples, start(0).config.vocab_size)
+    data = Samples(sentences, np.arange(args.samples) % 2)
+    return Task(start, Plan(padding_tokenizer(), data, data, "accuracy", recipe, 1, precision))
+
+
+def real_task(args: argparse.Namespace, recipe: Recipe, precision: str) -> Task:
+    """A GLUE task and a pretrained model, each from a folder."""
+    task = glue.GLUE_TASKS[args.task]
+    splits = glue.from_folder(task, args.glue).splits
+
+    def start(seed: int) -> PreTrainedModel:
+        torch.manual_seed(seed)
+        model = start_model(str(args.model), task.label_names, PADDED_LENGTH)[0]
+        model.set_attn_implementation("eager")  # the paper's code has no other, and with dropout on it is the fastest
+        return model
+
+    tokenizer = start_model(str(args.model), task.label_names, PADDED_LENGTH)[1]
+    train, validation = (
+        Samples(encode(tokenizer, frame, task.text_columns), frame["label"].to_numpy())
+        for frame in (splits["train"][: args.train_samples], splits[task.validation_splits[0]])
+    )
+    return Task(start, Plan(tokenizer, train, validation, task.metrics[0], recipe, 1, precision))
+
+
+def finetune_by_paper(model: PreTrainedModel, plan: Plan, padding: str) -> None:
+    run_epochs(paper_finetuning(model, plan, padding), plan)
+
+
+def finetune_by_ours(model: PreTrainedModel, plan: Plan) -> None:
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
+        finetune(model, plan, checkpoints)
+
+
+def ramps_by_paper(model: PreTrainedModel, plan: Plan, padding: str) -> Ramps:
+    torch.manual_seed(plan.seed)
+    ramps = fresh_ramps(model)
+    run_epochs(paper_ramps(model, ramps, plan, padding=padding), plan)
+    return ramps.eval()
+
+
+def ramps_by_ours(model: PreTrainedModel, plan: Plan) -> Ramps:
+    with (
+        first_token_states(model, plan.train.encoded, plan.precision) as seen,
+        first_token_states(model, plan.validation.encoded, plan.precision) as unseen,
+    ):
+        splits = States(seen, plan.train.labels), States(unseen, plan.validation.labels)
+        return train_ramps(*splits, plan.metric, model.config.num_labels, OUR_RAMPS, plan.seed)[0]
+
+
+def run_epochs(step: Callable[[np.ndarray], None], plan: Plan) -> None:
+    """All epochs of the paper's way: every sample once in each, in random order."""
+    for _ in range(plan.recipe.epochs):
+        for rows in torch.randperm(len(plan.train.labels)).split(BATCH_SIZE):
+            step(rows.numpy())
+
+
+WAYS = {
+    "paper": (partial(finetune_by_paper, padding="max_length"), partial(ramps_by_paper, padding="max_length")),
+    # The same but for rounding and the draws of dropout, since padding is masked; sooner done when only scores count.
+    "paper-trimmed": (partial(finetune_by_paper, padding="longest"), partial(ramps_by_paper, padding="longest")),
+    "ours": (finetune_by_ours, ramps_by_ours),
+}
+
+
+def ramp_scores(model: PreTrainedModel, ramps: Ramps, plan: Plan) -> list[float]:
+    """The score after each layer but the last, in float32."""
+    with first_token_states(model.eval(), plan.validation.encoded, "fp32") as states, torch.inference_mode():
+        answers = ramps(torch.from_numpy(states).transpose(0, 1)).argmax(dim=2).numpy()  # (L-1, N)
+    return [METRICS[plan.metric](plan.validation.labels, each) for each in answers]
+
+
+def compare_scores(task: Task, ways: list[str], seeds: list[int], ramp_seeds: list[int]) -> dict[str, Any]:
+    """Train from start to end by each of `ways`, print each score at once, and return mean and spread over seeds."""
+    told: dict[tuple[str, str], list[tuple[Any, float]]] = {}
+
+    def clocked(call: Callable[[PreTrainedModel, Plan], Any], name: tuple[str, str], model: Any, plan: Plan) -> None:
+        """Call, score and tell; CPU time is told beside the clock's, which other work on the machine disturbs."""
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        result = call(model, plan)
+        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+        in_full = dataclasses.replace(plan, precision="fp32")
+        score = ramp_scores(model, result, plan) if isinstance(result, Ramps) else _score(model, in_full)
+        told.setdefault(name, []).append((score, wall_s))
+        row = {"way": name[0], "training": name[1], "seed": plan.seed, "score": np.round(score, 4).tolist()}
+        print(json.dumps({**row, "seconds": round(wall_s, 1), "cpu_seconds": round(cpu_s, 1)}), flush=True)
+
+    for way in ways:
+        finetune_model, make_ramps = WAYS[way]
+        for seed in seeds:
+            plan = dataclasses.replace(task.plan, seed=seed)
+            model = task.start(seed)
+            clocked(finetune_model, (way, "finetuning"), model, plan)
+            if seed in ramp_seeds:
+                clocked(make_ramps, (way, "ramps"), model, plan)
+    return {
+        " ".join(name): {
+            "seeds": len(runs),
+            "mean": np.mean([score for score, _ in runs], axis=0).round(4).tolist(),
+            "standard_deviation": np.std([score for score, _ in runs], axis=0, ddof=1).round(4).tolist()
+            if len(runs) > 1
+            else None,
+            "seconds": round(float(np.mean([seconds for _, seconds in runs])), 1),
+        }
+        for name, runs in told.items()
+    }
+
+
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",") if word]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="mini")
     parser.add_argument("--lengths", choices=LENGTHS, default="RTE")
+    parser.add_argument("--model", type=Path, help="a folder with a pretrained one, instead of --size")
+    parser.add_argument("--glue", type=Path, help="a folder in the classic layout, instead of --lengths")
+    parser.add_argument("--task", choices=glue.GLUE_TASKS, default="RTE", help="of --glue")
+    parser.add_argument("--train-samples", type=int, help="the first so many of its training split, otherwise all")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of ours")
+    parser.add_argument("--epochs", type=int, default=3, help="of fine-tuning, and of the paper's ramps")
+    parser.add_argument("--learning-rate", type=float, default=2e-5, help="of fine-tuning, and of the paper's ramps")
     parser.add_argument("--samples", type=int, default=256, help="sentences of the frozen pass")
     parser.add_argument("--steps", type=int, default=8, help="of 8 samples, timed in each round")
     parser.add_argument("--states", type=int, default=2560, help="samples of the ramps' epochs")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", default="finetuning,ramps", help="comma-separated; also memory")
+    parser.add_argument("--parts", default="finetuning,ramps", help="comma-separated; also memory, scores")
     parser.add_argument("--large", type=int, default=400_000, help="samples of the part memory")
+    parser.add_argument("--ways", default="paper,ours", help=f"of the part scores: {', '.join(WAYS)}")
+    parser.add_argument("--seeds", type=numbers, default=[1, 2, 3], help="of the part scores")
+    parser.add_argument("--ramp-seeds", type=numbers, default=[1, 2, 3], help="those of them whose ramps are trained")
     args = parser.parse_args()
+    if (args.model is None) != (args.glue is None):
+        parser.error("--model and --glue: give both or neither")
+    parts = args.parts.split(",")
+    if "scores" in parts and args.model is None:
+        parser.error("--parts scores: needs --model and --glue")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the paper's way is written for a CPU here
-    torch.manual_seed(0)
-    model = random_model(args.size)
-    sentences = random_sentences(args.lengths, args.samples, model.config.vocab_size)
-    data = Samples(sentences, np.arange(args.samples) % 2)
     precision = resolve_precision(args.precision, pick_device())
-    recipe = Recipe(epochs=1, learning_rate=2e-5, batch_size=BATCH_SIZE)
-    plan = Plan(padding_tokenizer(), data, data, "accuracy", recipe, 1, precision)
-    batches = _epoch_batches(token_counts(sentences), BATCH_SIZE, plan.seed, 0)[: args.steps]
-    result: dict[str, Any] = {"device": processor(), "torch": version("torch"), **vars(args), "precision": precision}
-    if "finetuning" in args.parts:
-        result["finetuning"] = compare_finetuning(model, plan, batches, args)
-    if "ramps" in args.parts:
-        result["ramps"] = compare_ramps(model, plan, batches, args)
-    if "memory" in args.parts:
+    recipe = Recipe(epochs=args.epochs, learning_rate=args.learning_rate, batch_size=BATCH_SIZE)
+    task = (real_task if args.model else random_task)(args, recipe, precision)
+    plan = task.plan
+    result: dict[str, Any] = {"device": processor_name(), "threads": torch.get_num_threads(), "torch": version("torch")}
+    result |= {name: value for name, value in vars(args).items() if name not in ("model", "glue")}
+    result["precision"] = precision
+    if "finetuning" in parts or "ramps" in parts:
+        model = task.start(0)
+        batches = _epoch_batches(token_counts(plan.train.encoded), BATCH_SIZE, plan.seed, 0)[: args.steps]
+        if "finetuning" in parts:
+            result["finetuning"] = compare_finetuning(model, plan, batches, args)
+        if "ramps" in parts:
+            result["ramps"] = compare_ramps(model, plan, batches, args)
+    if "memory" in parts:
         layers, width, _ = SIZES[args.size]
         result["memory"] = [large_states(count, layers, width) for count in (args.large // 4, args.large)]
+    if "scores" in parts:
+        result["scores"] = compare_scores(task, args.ways.split(","), args.seeds, args.ramp_seeds)
     print(json.dumps(result))
 
 

@@ -8,7 +8,7 @@ from deebert.inputs import encode, token_counts
 from deebert.layers import layer_metrics, layer_rows
 from deebert.logits import SplitLogits
 from deebert.model import DeeBert, all_logits
-from deebert.params import read_params
+from deebert.params import model_name, read_params
 from deebert.scores import is_labelled
 from deebert.stage import run
 
@@ -35,7 +35,7 @@ def main(data: Path, model_folder: Path, out: Path, metrics_file: Path) -> None:
                 rows += layer_rows(split, logits, labels, task["metrics"])
         about = {
             "task": task["task"],
-            "model": params.backbone,
+            "model": model_name(params.backbone),
             "num_layers": model.num_layers,
             "metric": task["metrics"][0],
             "splits": scored,

@@ -48,8 +48,7 @@ def main(data: Path, out: Path, curve: Path) -> None:
             how, rows = finetune(model, plan, checkpoints)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            about = {**origin, "task": task["task"], "text_columns": task["text_columns"]}
-            write_json(folder / "training.json", {**about, **how})
+            write_json(folder / "training.json", {**origin, **glue.trained_on(task), **how})
             write_json(curve, rows)
 
 

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 from deebert import backbones
@@ -45,7 +44,7 @@ def test_a_folder_gives_the_encoder_and_a_fresh_head(checkpoints: dict[str, Path
     assert model.config.id2label == {0: "no", 1: "yes"} and model.config.label2id == {"no": 0, "yes": 1}
     assert model.config.num_labels == 2 and model.dtype == torch.float32
     assert tokenizer.model_max_length == 16
-    assert origin == {"model": str(checkpoints[family]), "source": str(checkpoints[family]), "revision": ""}
+    assert origin == {"model": checkpoints[family].name, "source": "folder", "revision": ""}
     stored = load_file(checkpoints[family] / "model.safetensors")
     heads = family_of(model).head_modules
     for name, weight in model.state_dict().items():
@@ -260,21 +259,6 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
         assert f"model: {str(tmp_path / name)!r}" in message and "no config.json" in message
         message = error(lambda name=name: load_classifier(tmp_path / name))
         assert str(tmp_path / name) in message and "dvc repro" in message
-
-
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """An empty cache of the Hub's, and a function that points the client to an address."""
-
-    def point_to(endpoint: str) -> None:
-        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # it would keep the address of its first use
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    yield point_to
-    huggingface_hub.close_session()
 
 
 def test_a_known_model_comes_from_its_pinned_commit(

@@ -1,8 +1,13 @@
 """What a user can get wrong, each tried through the real stage script: one line, status 1, and nothing is touched."""
 
 import json
+import os
+import re
 import runpy
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from deebert import glue, stage
+from deebert import files, glue, stage
 from deebert.errors import UserError
 from tests import tiny
 
@@ -476,7 +481,10 @@ def test_wrong_arguments_give_the_usage(
 
 
 def test_how_a_stage_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A user's mistake is one line even if its text has more, Ctrl-C ends with 130, and a fault of ours is raised."""
+    """A user's mistake is one line even if its text has more, Ctrl-C ends with 130, and a fault of ours is raised.
+
+    SIGTERM is what it was before.
+    """
 
     def raise_(error: BaseException) -> Callable[[], None]:
         def main() -> None:
@@ -485,12 +493,80 @@ def test_how_a_stage_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         return main
 
     monkeypatch.setattr("sys.argv", ["stage.py"])
+    before = signal.getsignal(signal.SIGTERM)
     for error, code, line in (
         (UserError("one\ntwo"), 1, "error: one two\n"),
-        (KeyboardInterrupt(), 130, "interrupted; outputs are as they were\n"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C; no output is half-written\n"),
+        (KeyboardInterrupt("train: stopped"), 130, "train: stopped\n"),
     ):
         with pytest.raises(SystemExit) as caught:
             stage.run(raise_(error))
         assert (caught.value.code, capsys.readouterr().err) == (code, line)
     with pytest.raises(ZeroDivisionError):
         stage.run(raise_(ZeroDivisionError()))
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [
+        (signal.SIGTERM, 1, "error: stopped by SIGTERM; no output is half-written"),
+        (signal.SIGINT, 130, "stopped by Ctrl-C; no output is half-written"),
+    ],
+)
+def test_told_to_stop(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    number: int,
+    code: int,
+    line: str,
+) -> None:
+    """A stage that is told to stop when it is about to write ends with one line, and every file is as it was."""
+    monkeypatch.setattr(files, "_remove_leftovers", lambda _: os.kill(os.getpid(), number))
+    before = snapshot(project)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        run_stage(name, monkeypatch)
+    assert (caught.value.code, capsys.readouterr().err.splitlines()[-1]) == (code, line)
+    assert snapshot(project) == before
+
+
+PATIENT_STAGE = """
+import sys, time
+from pathlib import Path
+from deebert.files import output_dir
+from deebert.stage import run
+
+def main(out: Path) -> None:
+    with output_dir(out) as folder:
+        (folder / "half").write_text("half")
+        print("ready", flush=True)
+        time.sleep(60)
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1), (signal.SIGINT, 130)])
+def test_a_process_that_is_told_to_stop(tmp_path: Path, number: int, code: int) -> None:
+    """Told so while it waits in the midst of its output, a process ends at once, with one line and nothing left."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "whole").write_text("whole")
+    process = subprocess.Popen(
+        # SIGINT is ignored where a shell runs the tests in the background, and that is handed down.
+        [sys.executable, "-c", f"import signal; signal.signal(2, signal.default_int_handler)\n{PATIENT_STAGE}", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert told.count("\n") == 1 and re.search("stopped by (SIGTERM|Ctrl-C); no output is half-written", told)
+    assert snapshot(tmp_path) == {"out": None, "out/whole": b"whole"}

@@ -2,12 +2,15 @@
 
 import ast
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from deebert.backbones import start_model
 from deebert.card import model_card
+from tests import tiny
 
 ABOUT = {
     "model": "bert-base",
@@ -15,6 +18,7 @@ ABOUT = {
     "revision": "86b5e09",
     "task": "RTE",
     "text_columns": ["sentence1", "sentence2"],
+    "metric": "accuracy",
     "label_names": ["entailment", "not_entailment"],
     "num_layers": 12,
     "model_type": "bert",
@@ -101,14 +105,31 @@ def test_what_the_model_is(about: dict[str, Any], metrics: dict[str, Any]) -> No
 def test_every_recommended_threshold_is_a_row() -> None:
     """Per target: points lost at most, threshold, layers saved, and the score on samples not used to choose."""
     card = model_card(ABOUT, {"sweep": SWEEP})
-    assert "68.12 on 1,277 validation samples" in card
-    ((_, _, *rows),) = tables(card)
+    assert "At full depth: accuracy 68.12 % on 1,277 validation samples" in card
+    ((heading, _, *rows),) = tables(card)
+    assert heading[-1] == "accuracy (%), on samples not used to choose"
     assert rows == [
         ["0.0", "0.0138", "12.2 %", "68.05"],
         ["0.5", "0.3185", "29.9 %", "67.61"],
         ["1.0", "0.4734", "33.2 %", "67.11"],
         ["3.0", "0.5773", "55.9 %", "65.17"],
     ]
+
+
+@pytest.mark.parametrize(("metric", "name"), [("f1", "F1"), ("accuracy", "accuracy"), (None, "score")])
+def test_scores_are_of_a_metric(metric: str | None, name: str) -> None:
+    """Head and text name it; of a model that does not say, they are called scores and the head is silent."""
+    card = model_card({**ABOUT, "metric": metric}, {"sweep": SWEEP})
+    assert f"At full depth: {name} 68.12 %" in card and f"| {name} (%), on" in card
+    assert yaml.safe_load(card.split("---\n")[1]).get("metrics") == ([metric] if metric else None)
+
+
+def test_nobody_learns_where_a_folder_lies(tmp_path: Path) -> None:
+    """Of a model that was started from a folder the card has the folder's name, and no path."""
+    origin = start_model(str(tiny.write_model(tmp_path / "minilm")), tiny.LABEL_NAMES[:2], 16)[2]
+    card = model_card({**BARE, **origin}, {})
+    assert "minilm, source `folder`" in card
+    assert str(tmp_path) not in card and tmp_path.name not in card
 
 
 def test_other_targets_than_the_shipped_ones() -> None:

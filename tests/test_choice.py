@@ -1,5 +1,6 @@
 """Choosing an operating point and judging it: against plain loops, and against worlds whose scores are known."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from deebert import choice
 from deebert.choice import band_rows, choice_rows, over_seeds
+from deebert.curves import Curve
 from deebert.parts import stratified_parts
 from deebert.scores import METRICS
 from tests.heads import best_within
@@ -19,7 +21,7 @@ LAYERS = 6
 TARGETS = [0, 0.5, 1, 3]
 ENDS = [f"{name}_{end}" for name in ("layers_saved", "score", "drop") for end in ("low", "high")]
 
-Grid = tuple[list[float], np.ndarray, np.ndarray, np.ndarray]  # thresholds, predictions, layers, labels
+Grid = tuple[Curve, np.ndarray]  # and labels
 
 
 def draw_grid(rng: np.random.Generator, n: int, points: int = 12, worst: float = 0.15) -> Grid:
@@ -33,7 +35,7 @@ def draw_grid(rng: np.random.Generator, n: int, points: int = 12, worst: float =
     full = np.where(rng.random(n) < 0.1, 1 - labels, labels)
     predictions = np.where(rng.random(n) < worst * boldness**2, 1 - full, full)
     layers = LAYERS - (rng.random(n) * LAYERS * boldness).astype(int)
-    return np.linspace(0, 0.7, points).tolist(), predictions, layers, labels
+    return Curve("entropy", tuple(np.linspace(0, 0.7, points).tolist()), layers, predictions, LAYERS), labels
 
 
 def true_score(points: int = 12, worst: float = 0.15) -> np.ndarray:
@@ -43,14 +45,14 @@ def true_score(points: int = 12, worst: float = 0.15) -> np.ndarray:
 
 def sweep_like(grid: Grid, metric: str, members: np.ndarray | slice = slice(None)) -> list[dict]:
     """The rows that `best_within` reads, from some of the samples."""
-    thresholds, predictions, layers, labels = grid
+    curve, labels = grid
     return [
         {
             "threshold": threshold,
-            "score": METRICS[metric](labels[members], predictions[k, members]),
-            "layers_saved_frac": 1 - layers[k, members].mean() / LAYERS,
+            "score": METRICS[metric](labels[members], curve.predictions[k, members]),
+            "layers_saved_frac": 1 - curve.layers[k, members].mean() / LAYERS,
         }
-        for k, threshold in enumerate(thresholds)
+        for k, threshold in enumerate(curve.settings)
     ]
 
 
@@ -72,8 +74,8 @@ def test_the_threshold_is_best_within_of_all_samples(seed: int, n: int, metric: 
 def test_cross_fitted_figures_are_what_a_plain_loop_finds(seed: int, n: int, metric: str) -> None:
     """Each part is judged by the point that `best_within` chooses on the rest; the parts' answers make one score."""
     grid = draw_grid(np.random.default_rng(seed), n)
-    thresholds, predictions, layers, labels = grid
-    rng, full = np.random.default_rng(5), METRICS[metric](labels, predictions[0])
+    curve, labels = grid
+    rng, full = np.random.default_rng(5), METRICS[metric](labels, curve.predictions[0])
     scores, saved = {target: [] for target in TARGETS}, {target: [] for target in TARGETS}
     for _ in range(choice.DIVISIONS):
         part_of = stratified_parts(labels, choice.PARTS, rng)
@@ -83,8 +85,8 @@ def test_cross_fitted_figures_are_what_a_plain_loop_finds(seed: int, n: int, met
                 judged = part_of == part
                 point = 0  # nothing to choose on
                 if not judged.all():
-                    point = thresholds.index(best_within(sweep_like(grid, metric, ~judged), target)["threshold"])
-                answers[judged], exits[judged] = predictions[point, judged], layers[point, judged]
+                    point = curve.settings.index(best_within(sweep_like(grid, metric, ~judged), target)["threshold"])
+                answers[judged], exits[judged] = curve.predictions[point, judged], curve.layers[point, judged]
             scores[target].append(METRICS[metric](labels, answers))
             saved[target].append(1 - exits.mean() / LAYERS)
     for row in choice_rows("validation", *grid, metric, TARGETS, seed=5):
@@ -103,7 +105,7 @@ def test_cross_fitting_does_not_flatter() -> None:
         (row,) = choice_rows("validation", *grid, "accuracy", [0.5], seed)
         cross.append(row["drop_points"])
         inside.append(row["in_sample_drop_points"])
-        true.append(100 * (truth[0] - truth[grid[0].index(row["threshold"])]))
+        true.append(100 * (truth[0] - truth[grid[0].settings.index(row["threshold"])]))
     error = 3 * np.std(np.subtract(cross, true)) / 60**0.5
     assert abs(np.mean(cross) - np.mean(true)) < error
     assert np.mean(inside) < np.mean(true) - error
@@ -116,7 +118,7 @@ def test_intervals_hold_what_they_are_about() -> None:
     for seed in range(150):
         grid = draw_grid(rng, 400)
         (row,) = choice_rows("validation", *grid, "accuracy", [3], seed)
-        score = truth[grid[0].index(row["threshold"])]
+        score = truth[grid[0].settings.index(row["threshold"])]
         inside["score"].append(row["score_low"] <= score <= row["score_high"])
         inside["drop"].append(row["drop_low"] <= 100 * (truth[0] - score) <= row["drop_high"])
     assert 0.85 <= np.mean(inside["score"]) <= 0.995
@@ -155,9 +157,8 @@ def test_a_curve_row_is_what_the_metrics_say(seed: int, metric: str) -> None:
 
 def test_intervals_are_paired() -> None:
     """Where exits answer as full depth does, the drop is 0 for certain though the score is not certain at all."""
-    thresholds, predictions, layers, labels = draw_grid(np.random.default_rng(3), 200)
-    predictions = np.repeat(predictions[:1], len(thresholds), axis=0)
-    grid = (thresholds, predictions, layers, labels)
+    curve, labels = draw_grid(np.random.default_rng(3), 200)
+    grid = dataclasses.replace(curve, predictions=np.repeat(curve.predictions[:1], 12, axis=0)), labels
     for row in choice_rows("validation", *grid, "accuracy", [0], 0) + band_rows("validation", *grid, "accuracy", 0):
         assert row["drop_low"] == row["drop_points"] == row["drop_high"] == 0
         assert row["score_high"] - row["score_low"] > 0.02
@@ -167,19 +168,20 @@ def test_intervals_are_paired() -> None:
 @pytest.mark.parametrize("metric", sorted(METRICS))
 def test_few_samples_and_one_point_are_no_trouble(n: int, metric: str) -> None:
     """Fewer samples than parts, one label only, only full depth: rows of plain numbers, nothing saved, nothing lost."""
-    grid = ([0.0], np.zeros((1, n), dtype=int), np.full((1, n), LAYERS), np.zeros(n, dtype=int))
+    answers = np.zeros((1, n), dtype=int)
+    grid = Curve("entropy", (0.0,), np.full((1, n), LAYERS), answers, LAYERS), np.zeros(n, dtype=int)
     rows = choice_rows("validation", *grid, metric, TARGETS, 0) + band_rows("validation", *grid, metric, 0)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     for row in rows:
         assert (row["threshold"], row["layers_saved_frac"], row["drop_points"]) == (0.0, 0.0, 0.0)
-        assert row["score"] == METRICS[metric](grid[3], grid[1][0])
+        assert row["score"] == METRICS[metric](grid[1], answers[0])
 
 
 def test_shares_stay_shares() -> None:
     """A model that is hardly ever wrong, or leaves at once or never, has no interval that reaches beyond 0 or 1."""
-    thresholds, _, layers, labels = draw_grid(np.random.default_rng(6), 100)
-    predictions = np.tile(np.where(np.arange(100) < 2, 1 - labels, labels), (len(thresholds), 1))
-    grid = (thresholds, predictions, layers, labels)
+    curve, labels = draw_grid(np.random.default_rng(6), 100)
+    predictions = np.tile(np.where(np.arange(100) < 2, 1 - labels, labels), (12, 1))
+    grid = dataclasses.replace(curve, predictions=predictions), labels
     for row in choice_rows("validation", *grid, "accuracy", TARGETS, 0) + band_rows("test", *grid, "accuracy", 0):
         assert all(0 <= row[key] <= 1 for key in ENDS if not key.startswith("drop"))
 

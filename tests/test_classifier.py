@@ -3,10 +3,11 @@
 import itertools
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,9 +22,11 @@ from deebert.files import write_json
 from deebert.inputs import encode
 from deebert.model import RAMPS, DeeBert, Ramps, all_logits, save
 from tests import tiny
+from tests.hub import Repo, serve
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
 COUNT = 14
+COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
 CLEAR = 1e-4  # nats; nearer to a threshold, an entropy's side of it is a matter of rounding
 
 
@@ -292,8 +295,30 @@ def test_nothing_is_asked_of_a_network(folder: Path, tmp_path: Path, monkeypatch
     classifier = EarlyExitClassifier.from_pretrained(folder)
     assert len(classifier.predict(["w1"]).labels) == 1
     classifier.save_pretrained(tmp_path / "copy")
-    with pytest.raises(UserError, match="google-bert/bert-base-uncased: no model here"):
+    with pytest.raises(UserError, match=r"no such folder .*; on the Hub expected owner/name@commit$"):
         EarlyExitClassifier.from_pretrained("google-bert/bert-base-uncased")
+
+
+def test_a_repository_of_the_hub(
+    folder: Path, classifier: EarlyExitClassifier, hub_cache: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files at the named commit answer as the folder does, pickles stay there; next time no network is needed."""
+    files = {file.name: file.read_bytes() for file in folder.iterdir()} | {"README.md": b"card"}
+    pickles = {"optimizer.pt": b"code", "old/model.safetensors": b"old"}
+    with serve(Repo("models", "some/one", COMMIT, files | pickles)) as hub:
+        hub_cache(hub.endpoint)
+        fetched = EarlyExitClassifier.from_pretrained(f"some/one@{COMMIT}")
+        with pytest.raises(UserError) as caught:
+            EarlyExitClassifier.from_pretrained(f"some/one@{'0' * 40}")
+    assert f"model some/one@{'0' * 40}: cannot be loaded" in str(caught.value) and "\n" not in str(caught.value)
+    check_same(fetched.predict(sentences(), threshold=0.6), classifier.predict(sentences(), threshold=0.6))
+    assert content_of(fetched.folder) == files
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    again = EarlyExitClassifier.from_pretrained(f"some/one@{COMMIT}")
+    check_same(again.predict(["w1"]), classifier.predict(["w1"]))
+    with pytest.raises(UserError, match=r"model some/other@abc: cannot be loaded.*give a folder as model$"):
+        EarlyExitClassifier.from_pretrained("some/other@abc")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -84,8 +85,17 @@ def test_a_folder_being_written_is_no_leftover(tmp_path: Path, monkeypatch: pyte
     assert tree(tmp_path) == {"out/file": "first"}
 
 
-def test_a_failed_swap_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the new folder cannot be moved into its place, the old one is put back."""
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EIO, "Input/output error"), pytest.raises(UserError, match="out: cannot be written: Input/out")),
+        (KeyboardInterrupt(), pytest.raises(KeyboardInterrupt)),
+    ],
+)
+def test_a_failed_swap_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, told: AbstractContextManager
+) -> None:
+    """When the new folder does not get into its place, the old one is put back."""
     out = tmp_path / "out"
     with output_dir(out) as folder:
         (folder / "file").write_text("old")
@@ -93,11 +103,11 @@ def test_a_failed_swap_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest
 
     def rename_unless_new(self: Path, target: Path) -> Path:
         if (self / "new").exists():
-            raise OSError(errno.EIO, "Input/output error")
+            raise error
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", rename_unless_new)
-    with pytest.raises(UserError, match="out: cannot be written: Input/output error"), output_dir(out) as folder:
+    with told, output_dir(out) as folder:
         (folder / "new").write_text("new")
     assert tree(tmp_path) == {"out/file": "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

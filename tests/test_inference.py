@@ -229,7 +229,7 @@ def test_first_tokens_only_in_the_last_layer(family: str) -> None:
     backbone = tiny.model(family, layers=LAYERS, width=WIDTH, labels=LABELS)
     engine = Engine(DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS)))
     tokens: list[int] = []
-    engine._layers[-1].parts.up.register_forward_hook(lambda _, inputs, __: tokens.append(len(inputs[0])))
+    engine._packed.layers[-1].parts.up.register_forward_hook(lambda _, inputs, __: tokens.append(len(inputs[0])))
     engine.answer(sentences(family, [5, 9, 9]), FULL_DEPTH)
     assert sum(tokens) == 3
 

@@ -1,4 +1,7 @@
-"""DVC's users' habits, tried for real in a temporary clone: repro, clone and pull, experiments, a queue, a mistake."""
+"""DVC's users' habits, tried for real in a temporary clone: repro, clone and pull, experiments, a queue, a mistake.
+
+The runs are made short; DEEBERT_LONG=1 has two clones run the committed parameters as well.
+"""
 
 import json
 import os
@@ -31,6 +34,8 @@ SOURCES = (
 STAGES = ["download_glue", "finetune_backbone", "train_ramps", "eval_layers", "entropy_sweep", "plot", "benchmark"]
 TIMED = {"metrics/benchmark.json", "plots/benchmark.json", "plots/benchmark.svg"}  # a clock's, so never the same again
 UP_TO_DATE = "Data and pipelines are up to date."
+LONG = bool(os.environ.get("DEEBERT_LONG"))
+TIMEOUT_S = 3600 if LONG else 300
 
 
 def call(folder: Path, *command: str, expect_failure: bool = False, **variables: str) -> str:
@@ -46,7 +51,13 @@ def call(folder: Path, *command: str, expect_failure: bool = False, **variables:
         **variables,
     }
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
     )
     printed = done.stdout + done.stderr
     assert (done.returncode != 0) == expect_failure, f"{' '.join(command)}: exit {done.returncode}\n{printed}"
@@ -87,10 +98,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in outs if path.is_file()}
 
 
-@pytest.fixture(scope="module")
-def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A project whose default run, made short, is committed, and what `dvc repro` printed."""
-    folder = tmp_path_factory.mktemp("repro") / "project"
+def make_project(folder: Path) -> None:
+    """A project that has not run yet, in a git repository of its own."""
     for name in SOURCES:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +107,15 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
             shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, target)
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    commit(folder, "Sources")
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A project whose default run, made short, is committed, and what `dvc repro` printed."""
+    folder = tmp_path_factory.mktemp("repro") / "project"
+    make_project(folder)
     yaml = YAML()
     params = yaml.load(folder / "params.yaml")
     params["finetune_backbone"]["epochs"] = 0.02
@@ -105,8 +123,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     params["entropy_sweep"]["grid_points"] = 10
     params["benchmark"] |= {"samples": 8, "rounds": 1}
     yaml.dump(params, folder / "params.yaml")
-    git(folder, "init", "--quiet", "--initial-branch", "main")
-    commit(folder, "Sources")
+    commit(folder, "Short")
     printed = dvc(folder, "repro")
     commit(folder, "First run")
     return folder, printed
@@ -128,6 +145,28 @@ def test_repro_runs_each_stage_once(first_run: tuple[Path, str]) -> None:
     assert stages_run(printed) == STAGES
     assert UP_TO_DATE in dvc(folder, "repro")
     assert git(folder, "status", "--porcelain") == ""
+
+
+def run_in_clone(origin: Path, revision: str, clone: Path) -> dict[str, bytes]:
+    """What the stages without a clock make in a new clone of `origin`, with nothing to take an earlier run from."""
+    git(origin, "clone", "--quiet", str(origin), str(clone))
+    git(clone, "checkout", "--quiet", revision)
+    assert stages_run(dvc(clone, "repro", "plot")) == STAGES[:-1]
+    return files(clone)
+
+
+def test_two_clones_make_the_same_bytes(first_run: tuple[Path, str], tmp_path: Path) -> None:
+    """Run once more from nothing and in another folder, all that is not a clock's is the same to the byte."""
+    folder, _ = first_run
+    assert run_in_clone(folder, "main~", tmp_path / "another") == untimed(files(folder))
+
+
+@pytest.mark.skipif(not LONG, reason="takes minutes; DEEBERT_LONG=1 runs it")
+def test_two_clones_make_the_same_bytes_of_the_committed_parameters(tmp_path: Path) -> None:
+    """So it is with the parameters as they are committed, which make the figures of the README."""
+    make_project(tmp_path / "project")
+    first, second = (run_in_clone(tmp_path / "project", "main", tmp_path / name / "clone") for name in ("one", "two"))
+    assert first == second
 
 
 def test_clone_runs_nothing(project: Path, tmp_path: Path) -> None:

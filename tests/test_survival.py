@@ -1,7 +1,7 @@
 """Training survives what can happen to it: afterwards the next run ends with the bytes of an undisturbed one.
 
 Each run is a process of its own that executes the stage's script in a folder like the project's. The kills come at
-seeded random moments, a few of them here; DEEBERT_KILLS=20 tries more.
+seeded random moments, a few of them here; DEEBERT_LONG=1 tries more.
 """
 
 import multiprocessing
@@ -35,7 +35,7 @@ ARGUMENTS = {
     "finetune_backbone": ["data/glue", "models/backbone", "data/finetune.json"],
     "train_ramps": ["data/glue", "models/backbone", "models/deebert", "data/ramps.json"],
 }
-KILLS = int(os.environ.get("DEEBERT_KILLS", 3))
+KILLS = 20 if os.environ.get("DEEBERT_LONG") else 3
 TIMEOUT_S = 120
 # A server that has imported everything forks a process in no time, where a new Python would import torch for seconds.
 PROCESSES = multiprocessing.get_context("forkserver")

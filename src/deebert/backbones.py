@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,8 @@ from transformers import (
 )
 
 from deebert import toy
-from deebert.errors import UserError
-from deebert.params import is_folder
+from deebert.errors import UserError, one_line
+from deebert.params import is_folder, model_name
 
 log = logging.getLogger(__name__)
 
@@ -210,21 +209,12 @@ def start_model(
         with load_errors(name):
             config = _supported_config(name, place, revision, **labels)
             kept = _truncate(name, config, layers)  # now, so that deeper layers are not even loaded
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                place,
-                config=config,
-                revision=revision,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+            model, tokenizer, report = _load(place, revision, config)
         check_tokenizer(name, tokenizer, config)
         _renew_head(name, model, report)
         origin = {
-            "model": name,
-            "source": str(place),
+            "model": model_name(name),
+            "source": "folder" if is_folder(name) else place,
             "revision": revision or getattr(config, "_commit_hash", None) or "",
         }
     origin |= kept
@@ -245,21 +235,29 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         raise UserError(f"{folder}: no model here (config.json is missing); `dvc repro` makes it")
     with load_errors(str(folder)):
         config = _supported_config(str(folder), folder)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            config=config,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model, tokenizer, report = _load(folder, None, config)
     check_tokenizer(str(folder), tokenizer, config)
     if report["missing_keys"]:
         raise UserError(f"{folder}: damaged model: {len(report['missing_keys'])} weights are missing")
     if wrong := sorted(key for key, *_ in report["mismatched_keys"]):
         raise UserError(f"{folder}: damaged model: {wrong[0]} has another shape than config.json says")
     return model.eval(), tokenizer
+
+
+def _load(
+    place: str | Path, revision: str | None, config: PreTrainedConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Classifier and tokenizer as they are, and a report of weights that are missing or of another shape."""
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        place,
+        config=config,
+        revision=revision,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        dtype=torch.float32,
+    )
+    return model, AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False), report
 
 
 def _place(name: str) -> tuple[str, str | None]:
@@ -369,9 +367,8 @@ def load_errors(name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # on a damaged file each of its libraries raises types of its own, or bare Exception
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...").rstrip(".")
         hint = "" if is_folder(name) or Path(name).exists() else "; without a network, give a folder as model"
-        raise UserError(f"model {name}: cannot be loaded: {reason}{hint}") from error
+        raise UserError(f"model {name}: cannot be loaded: {type(error).__name__}: {one_line(error)}{hint}") from error
     finally:
         for logger, verbosity in zip(loggers, verbosities, strict=True):
             logger.set_verbosity(verbosity)

@@ -7,6 +7,7 @@ from typing import Any
 from deebert.errors import UserError
 from deebert.files import read_json
 
+METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1"}
 NEEDED = {
     "sweep": ("task", "n", "full_score", "layers_saved_at", "threshold_at", "cross_fitted_score_at"),
     "benchmark": ("task", "device", "threads", "precision", "threshold", "layers_saved_frac", "plain", "early_exit"),
@@ -41,11 +42,13 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
     """
     task, model = about.get("task", "text classification"), about.get("model", f"a {about['model_type']} model")
     origin = "".join(f", {key} `{about[key]}`" for key in ("source", "revision") if about.get(key))
+    metric = about.get("metric")
     lines = [
         "---",
         "library_name: deebert",
         "pipeline_tag: text-classification",
         "tags: [early-exit, text-classification]",
+        *([f"metrics: [{metric}]"] if metric else []),
         "---",
         "",
         f"# {task}: early-exit classifier",
@@ -65,7 +68,7 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         "",
     ]
     if "sweep" in metrics:
-        lines += _scores(metrics["sweep"])
+        lines += _scores(metrics["sweep"], METRIC_NAMES.get(metric, "score"))
     else:
         lines += ["Scores and recommended thresholds were not given when this card was written.", ""]
     if "benchmark" in metrics:
@@ -73,7 +76,7 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
     return "\n".join(lines)
 
 
-def _scores(sweep: Mapping[str, Any]) -> list[str]:
+def _scores(sweep: Mapping[str, Any], metric: str) -> list[str]:
     rows = [
         f"| {key.removeprefix('drop_').replace('_', '.')} | {threshold} | {100 * sweep['layers_saved_at'][key]:.1f} %"
         f" | {100 * sweep['cross_fitted_score_at'][key]:.2f} |"
@@ -82,10 +85,10 @@ def _scores(sweep: Mapping[str, Any]) -> list[str]:
     return [
         "## Scores and recommended thresholds",
         "",
-        f"Score at full depth: {100 * sweep['full_score']:.2f} on {sweep['n']:,} validation samples. For each loss of"
-        " score that one is willing to accept, the threshold that saves most:",
+        f"At full depth: {metric} {100 * sweep['full_score']:.2f} % on {sweep['n']:,} validation samples. For each loss"
+        f" of {metric} that one is willing to accept, in points, the threshold that saves most:",
         "",
-        "| points lost at most | threshold (nats) | layers saved | score, on samples not used to choose |",
+        f"| points lost at most | threshold (nats) | layers saved | {metric} (%), on samples not used to choose |",
         "|---|---|---|---|",
         *rows,
         "",

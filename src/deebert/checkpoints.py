@@ -229,7 +229,4 @@ def stop_requests() -> Iterator[Callable[[], str | None]]:
 def stopped(stage: str, reason: str, state: str) -> BaseException:
     """What to raise on a `reason` of `stop_requests`; `state` tells how `stage` leaves things."""
     told = f"{stage}: stopped by {reason}; {state}"
-    if reason == "Ctrl-C":
-        log.info("%s", told)
-        return KeyboardInterrupt()
-    return UserError(told)
+    return KeyboardInterrupt(told) if reason == "Ctrl-C" else UserError(told)

@@ -1,22 +1,17 @@
 """Which operating point to deploy, and what to expect of it on samples that had no part in choosing it.
 
-The inputs describe any exit criterion on one split. Shapes: K operating points, the first of them full depth (nobody
-leaves), the others from the safest to the boldest; N samples; L layers.
-
-- thresholds: K, a name for each point (nats for entropy); passed through.
-- predictions: (K, N) int labels. layers: (K, N) int exit layers 1..L. labels: (N,).
+The inputs describe any exit criterion on one split: a `Curve`, whose first setting must be full depth (nobody leaves),
+and the labels (N,). Shapes: K operating points, which are the curve's settings; N samples; L layers.
 """
 
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
+from deebert.curves import Curve, Row
 from deebert.parts import stratified_parts
 from deebert.scores import score_of, score_terms
-
-Row = dict[str, Any]
 
 # Cross-fitted figures are right, in the mean, for a choice made on all parts but one: the more parts, the closer to the
 # choice deployed. In simulations of 277 to 5,000 samples two halves overstated its drop, the smallest ones fivefold.
@@ -29,12 +24,12 @@ DRAWS_AT_ONCE = 50  # bounds the memory
 CONFIDENCE = 0.95
 
 
-def _terms(predictions: np.ndarray, layers: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
+def _terms(curve: Curve, labels: np.ndarray, metric: str) -> np.ndarray:
     """(3, K, N) float32: each sample's terms of the score, and its exit layer.
 
     A resampled score is then a matrix product. All are whole numbers whose sums stay below 2^24, so exact in float32.
     """
-    return np.concatenate([score_terms(labels, predictions, metric), layers[None]]).astype(np.float32)
+    return np.concatenate([score_terms(labels, curve.predictions, metric), curve.layers[None]]).astype(np.float32)
 
 
 def _members(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -82,14 +77,7 @@ def _ends(name: str, draws: np.ndarray) -> dict[str, float]:
 
 
 def choice_rows(
-    split: str,
-    thresholds: Sequence[float],
-    predictions: np.ndarray,
-    layers: np.ndarray,
-    labels: np.ndarray,
-    metric: str,
-    targets: Iterable[float],
-    seed: int,
+    split: str, curve: Curve, labels: np.ndarray, metric: str, targets: Iterable[float], seed: int
 ) -> list[Row]:
     """Per target drop (points): the threshold to deploy, what it saves, and what to expect of its score on new samples.
 
@@ -119,7 +107,7 @@ def choice_rows(
     (optimism).
     """
     rng = np.random.default_rng(seed)
-    terms = _terms(predictions, layers, labels, metric)
+    terms = _terms(curve, labels, metric)
     total = terms.sum(axis=2, dtype=np.float64)[:, :, None]  # (3, K, 1)
     divisions = np.hstack([_members(labels, rng) for _ in range(DIVISIONS)])  # (N, DIVISIONS * PARTS)
     judging = (terms @ divisions).astype(np.float64)  # (3, K, DIVISIONS * PARTS)
@@ -136,7 +124,7 @@ def choice_rows(
         row = {
             "split": split,
             "target_drop_points": target,
-            "threshold": thresholds[int(deployed[0])],
+            "threshold": curve.settings[int(deployed[0])],
             "layers_saved_frac": float(seen["layers_saved"][0]),
             "score": float(judged["score"].mean()),
             "drop_points": float(judged["drop"].mean()),
@@ -154,26 +142,18 @@ def choice_rows(
     return rows
 
 
-def band_rows(
-    split: str,
-    thresholds: Sequence[float],
-    predictions: np.ndarray,
-    layers: np.ndarray,
-    labels: np.ndarray,
-    metric: str,
-    seed: int,
-) -> list[Row]:
+def band_rows(split: str, curve: Curve, labels: np.ndarray, metric: str, seed: int) -> list[Row]:
     """Each operating point with 95 % bootstrap intervals of its saving, score and drop: the band around the curve.
 
     Percentile intervals, paired with full depth. Nothing is chosen here, and they hold for one point at a time, not for
     all together. Keys as in `choice_rows`, less those about targets.
     """
-    terms = _terms(predictions, layers, labels, metric)
+    terms = _terms(curve, labels, metric)
     total = terms.sum(axis=2, dtype=np.float64)  # (3, K)
     resampled = _resampled(terms, np.random.default_rng(seed))
     seen, draws = _figures(total, total[:, :1]), _figures(resampled, resampled[:, :1])
     rows = []
-    for k, threshold in enumerate(thresholds):
+    for k, threshold in enumerate(curve.settings):
         row = {
             "split": split,
             "threshold": threshold,

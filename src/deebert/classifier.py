@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from huggingface_hub import snapshot_download
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from deebert import card
+from deebert.backbones import load_errors
 from deebert.criteria import Criterion, Entropy, LayerThresholds
 from deebert.devices import pick_device, resolve_precision
 from deebert.errors import UserError
@@ -21,10 +23,11 @@ from deebert.files import output_dir, read_json
 from deebert.inference import Engine
 from deebert.inputs import encode
 from deebert.model import DeeBert
-from deebert.params import PRECISIONS
+from deebert.params import HUB_ID, PRECISIONS, is_folder
 
 Text = str | tuple[str, str]
 CARD = "README.md"  # where the Hub looks for it
+HUB_FILES = (CARD, "*.json", "*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -43,35 +46,40 @@ class Predictions:
 
 
 class EarlyExitClassifier:
-    """Answers texts, or pairs of texts, each at the first layer that is sure enough.
+    """Answers texts, or pairs of texts, each at the first layer that is sure enough; made by `from_pretrained`."""
 
-    Args:
-        folder: as the stage `train_ramps` writes it.
-        precision: `fp32`, `bf16` (faster where the hardware multiplies it, and some samples leave at another layer) or
-            `auto`.
-        device: such as `cuda:1`; None = the first GPU if there is one, else the CPU.
-    """
-
-    def __init__(self, folder: str | Path, precision: str = "fp32", device: str | torch.device | None = None) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision: {precision!r} is not allowed; expected one of {', '.join(PRECISIONS)}")
-        self.folder = Path(folder)
-        place = pick_device() if device is None else torch.device(device)
-        model, tokenizer = DeeBert.load(self.folder)
-        self._tokenizer: PreTrainedTokenizerBase = tokenizer
-        self._engine = Engine(model, resolve_precision(precision, place), place)
-        self._about = read_json(self.folder / "training.json") if (self.folder / "training.json").is_file() else {}
+    def __init__(
+        self, folder: Path, engine: Engine, tokenizer: PreTrainedTokenizerBase, about: Mapping[str, Any]
+    ) -> None:
+        self.folder = folder
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._about = about  # content of training.json
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, precision: str = "fp32", device: str | torch.device | None = None
+        cls, model: str | Path, precision: str = "fp32", device: str | torch.device | None = None
     ) -> "EarlyExitClassifier":
-        """Load `folder`; see the class for the arguments.
+        """Load a model.
+
+        Args:
+            model: a folder as the stage `train_ramps` writes it, or a repository of the Hub with the same files, as
+                `owner/name@commit`; of that JSON and safetensors are downloaded, once.
+            precision: `fp32`, `bf16` (faster where the hardware multiplies it, and some samples leave at another layer)
+                or `auto`.
+            device: such as `cuda:1`; None = the first GPU if there is one, else the CPU.
 
         Raises:
-            UserError: something is missing or damaged there.
+            UserError: it cannot be had, or something is missing or damaged there.
+            ValueError: an unknown precision.
         """
-        return cls(folder, precision, device)
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: {precision!r} is not allowed; expected one of {', '.join(PRECISIONS)}")
+        place = pick_device() if device is None else torch.device(device)
+        folder = _folder_of(model)
+        deebert, tokenizer = DeeBert.load(folder)
+        about = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
+        return cls(folder, Engine(deebert, resolve_precision(precision, place), place), tokenizer, about)
 
     @property
     def label_names(self) -> list[str]:
@@ -186,6 +194,17 @@ class EarlyExitClassifier:
                 kinds = {1: "a string", 2: "a pair of strings"}
                 raise ValueError(f"texts: number {i} is {text!r}; expected {kinds.get(expected, 'one or two strings')}")
             yield tuple(parts)
+
+
+def _folder_of(model: str | Path) -> Path:
+    """Where the files of `model` are, once a repository of the Hub has been downloaded."""
+    if isinstance(model, Path) or is_folder(model) or not HUB_ID.fullmatch(model):
+        return Path(model).expanduser()
+    repository, _, commit = model.partition("@")
+    if not commit:
+        raise UserError(f"{model}: no such folder (`dvc repro` makes it); on the Hub expected owner/name@commit")
+    with load_errors(model):
+        return Path(snapshot_download(repository, revision=commit, allow_patterns=HUB_FILES, ignore_patterns="*/*"))
 
 
 def _is_number(value: Any) -> bool:

@@ -86,11 +86,12 @@ def _swap(scratch: Path, path: Path, former: Path) -> None:
     if not path.exists():
         scratch.rename(path)
         return
-    path.rename(former)
     try:
+        path.rename(former)
         scratch.rename(path)
-    except OSError:
-        former.rename(path)
+    except BaseException:  # Ctrl-C, too, may come between the two
+        if former.exists() and not path.exists():
+            former.rename(path)
         raise
     shutil.rmtree(former)
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from pyarrow import ArrowException
 
-from deebert.errors import UserError
+from deebert.errors import UserError, one_line
 from deebert.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -144,6 +144,11 @@ def describe(
     }
 
 
+def trained_on(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model's `training.json` tells of the data set that `task` (see `describe`) is about."""
+    return {"task": task["task"], "text_columns": task["text_columns"], "metric": task["metrics"][0]}
+
+
 def from_hub(task: Task) -> GlueData:
     """Download `task` from the Hugging Face Hub at HUB_REVISION, or take it from the local cache of an earlier time.
 
@@ -188,7 +193,7 @@ def _load_from_hub(task: Task) -> "DatasetDict":
             if hopeless or pause_s is None or constants.HF_HUB_OFFLINE:
                 reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
                 raise UserError(
-                    f"{HUB_ID}: cannot be downloaded from {constants.ENDPOINT}: {_one_line(reason)}; without a network"
+                    f"{HUB_ID}: cannot be downloaded from {constants.ENDPOINT}: {one_line(reason)}; without a network"
                     f" set download_glue.source to a folder that holds {task.name}/train.tsv and its like"
                 ) from error
             time.sleep(pause_s)
@@ -332,7 +337,7 @@ def load(folder: Path, splits: Sequence[str] | None = None) -> GlueData:
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; {task_file.name} has the splits {', '.join(sizes)}") from None
         except (OSError, ArrowException) as error:
-            raise UserError(f"{path}: not readable as parquet: {_one_line(error)}") from error
+            raise UserError(f"{path}: not readable as parquet: {one_line(error)}") from error
         if len(frame) != sizes.get(split) or not set(needed) <= set(frame.columns):
             raise UserError(
                 f"{path}: {len(frame)} rows of {', '.join(frame.columns)}; by {task_file.name} expected"
@@ -340,7 +345,3 @@ def load(folder: Path, splits: Sequence[str] | None = None) -> GlueData:
             )
         frames[split] = frame
     return GlueData(task, frames)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -61,11 +61,10 @@ class Engine:
         self._model = model.to(self.device).eval()
         self._family = family_of(model.backbone)
         self._packed = PackedBackbone(model.backbone, precision)
-        self._layers = self._packed.layers
 
     @property
     def num_layers(self) -> int:
-        return len(self._layers)
+        return len(self._packed.layers)
 
     @torch.inference_mode()
     def answer(self, encoded: Sequence[dict[str, Any]], criterion: Criterion = FULL_DEPTH) -> Answers:
@@ -88,7 +87,7 @@ class Engine:
     def _run(self, packs: list[Pack], criterion: Criterion, answers: Answers) -> None:
         """Take one window's packs through the layers until all its samples have been answered."""
         state = criterion.start(sum(map(len, packs)), self.device)
-        for number, layer in enumerate(self._layers, start=1):
+        for number, layer in enumerate(self._packed.layers, start=1):
             is_last = number == self.num_layers
             if not is_last and not criterion.reads(number):
                 packs = [layer(pack) for pack in packs]

@@ -19,7 +19,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from deebert.backbones import family_of, load_classifier
 from deebert.devices import pick_device
-from deebert.errors import UserError
+from deebert.errors import UserError, one_line
 from deebert.inputs import batches_by_length, collate, token_counts
 
 WEIGHTS = "model.safetensors"
@@ -116,8 +116,7 @@ class DeeBert(nn.Module):
         try:
             ramps.load_state_dict(load_file(folder / RAMPS))
         except (OSError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{folder / RAMPS}: cannot be loaded: {reason}; `dvc repro` makes it") from None
+            raise UserError(f"{folder / RAMPS}: cannot be loaded: {one_line(error)}; `dvc repro` makes it") from None
         return cls(backbone, ramps).eval(), tokenizer
 
 

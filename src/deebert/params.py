@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from deebert.errors import UserError
+from deebert.errors import UserError, one_line
 
 DATASETS = ("toy", "SST-2", "MRPC", "RTE", "QNLI", "QQP", "MNLI")
 MODELS = ("toy-bert", "bert-base", "bert-large", "roberta-base", "roberta-large", "distilbert-base")
@@ -132,6 +132,11 @@ def is_folder(model: str) -> bool:
     return model.startswith(("/", ".", "~")) or Path(model).is_dir()
 
 
+def model_name(model: str) -> str:
+    """What others are told of the `model` parameter: of a folder its name alone, for its path is nobody's business."""
+    return Path(model).expanduser().resolve().name if is_folder(model) else model
+
+
 def _model(value: Any) -> str:
     text = _text(value)
     if text not in ("default", *MODELS) and not is_folder(text) and not HUB_ID.fullmatch(text):
@@ -232,7 +237,7 @@ def read_params(path: Path) -> Params:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the top folder of the project") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not readable as YAML: {one_line(error)}") from None
     params = _read_section(Params, content, str(path), "")
     if params.backbone == "toy-bert" and params.dataset != "toy":
         raise UserError(f"{path}: model: toy-bert knows only the words of dataset toy, not {params.dataset}")

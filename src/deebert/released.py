@@ -21,10 +21,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from deebert.backbones import check_length, check_tokenizer, load_errors
-from deebert.errors import UserError
+from deebert.errors import UserError, one_line
 from deebert.files import read_json, write_json
+from deebert.glue import trained_on
 from deebert.model import WEIGHTS, Ramps, save_ramps
-from deebert.params import is_folder
+from deebert.params import is_folder, model_name
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def find(model: str) -> Released | None:
                 family = _family(file.keys())
             weights = load_file(folder / WEIGHTS) if family else {}
         except (OSError, SafetensorError) as error:
-            raise UserError(f"model {model}: cannot be loaded: {WEIGHTS}: {' '.join(str(error).split())}") from None
+            raise UserError(f"model {model}: cannot be loaded: {WEIGHTS}: {one_line(error)}") from None
     elif (folder / PICKLED_WEIGHTS).is_file():
         weights = _unpickled(model, folder / PICKLED_WEIGHTS)
         family = _family(weights)
@@ -112,7 +113,7 @@ def _unpickled(model: str, path: Path) -> dict[str, Tensor]:
             f"model {model}: {path.name} is damaged or holds more than tensors; it is not read, for it may run code"
         ) from None
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"model {model}: cannot be loaded: {path.name}: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"model {model}: cannot be loaded: {path.name}: {one_line(error)}") from None
     if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
         raise UserError(f"model {model}: {path.name} is not a table of weights by name")
     return weights
@@ -154,7 +155,8 @@ def take_over(
     theirs = _label_order(released, task, label_names, settings)
     _fill(released, model, ramps, [theirs.index(label) for label in label_names])
     log.info("model %s: trained by DeeBERT's own code; taken over with its ramps, nothing is trained", name)
-    return model, ramps, tokenizer, {"model": name, "source": name, "revision": "", "labels_in_source": theirs}
+    origin = {"model": model_name(name), "source": "folder", "revision": "", "labels_in_source": theirs}
+    return model, ramps, tokenizer, origin
 
 
 def install(released: Released, task: dict[str, Any], max_length: int, layers: int | None, folder: Path) -> None:
@@ -163,7 +165,7 @@ def install(released: Released, task: dict[str, Any], max_length: int, layers: i
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     save_ramps(ramps, folder)
-    write_json(folder / "training.json", {**origin, "task": task["task"], "text_columns": task["text_columns"]})
+    write_json(folder / "training.json", {**origin, **trained_on(task)})
 
 
 def _settings(released: Released, task: str) -> dict[str, Any]:

@@ -19,12 +19,11 @@ which the sum of 0/1 losses calls: the Hoeffding-Bentkus p-value is an upper bou
 Shapes: K operating points, N samples. Point 0 is full depth; the others follow from the safest to the boldest.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-Row = dict[str, Any]
+from deebert.curves import Curve, Row
 
 HELPED_SHARE = 0.1  # of delta, spent on the bound of the helped; more of it certifies less where few are helped
 TAIL_WIDTHS = 4.5  # in sqrt(n): a binomial's terms that far below one under its mode are below 1e-17 of that one
@@ -104,20 +103,12 @@ def smallest_epsilon(bounds: np.ndarray, layers: np.ndarray) -> float | None:
 
 
 def certificate_rows(
-    split: str,
-    thresholds: Sequence[float],
-    predictions: np.ndarray,
-    layers: np.ndarray,
-    labels: np.ndarray,
-    epsilons: Iterable[float],
-    delta: float,
+    split: str, curve: Curve, labels: np.ndarray, epsilons: Iterable[float], delta: float
 ) -> list[Row]:
     """One row per loss and epsilon: the certified threshold and what it saves, or full depth where none is certified.
 
     Args:
-        thresholds: K, naming the operating points (nats for entropy), full depth first, from the safest to the boldest.
-        predictions: (K, N) int labels.
-        layers: (K, N) int exit layers 1..L; all L in row 0.
+        curve: the K operating points, full depth first.
         labels: (N,).
         epsilons: tolerated risks in (0, 1), as rates and not points.
         delta: tolerated probability in (0, 1/2] that the promise fails.
@@ -126,12 +117,13 @@ def certificate_rows(
         Rows with the observed `risk` on these samples, and `smallest_epsilon` (rounded up to 4 digits; None if no point
         saves anything). `certified` is false where no point that saves anything passed.
     """
+    predictions, layers = curve.predictions, curve.layers
     correct = predictions == labels  # (K, N)
     observed = {
         "disagreement": (predictions != predictions[0]).mean(axis=1),
         "accuracy_drop": correct[0].mean() - correct.mean(axis=1),
     }
-    saved = 1.0 - layers.mean(axis=1) / layers[0, 0]
+    saved = 1.0 - layers.mean(axis=1) / curve.num_layers
     rows = []
     for loss, bounds_of in LOSSES.items():
         bounds = bounds_of(predictions, labels, delta)
@@ -147,7 +139,7 @@ def certificate_rows(
                     "epsilon": epsilon,
                     "delta": delta,
                     "certified": certified,
-                    "threshold": thresholds[point],
+                    "threshold": curve.settings[point],
                     "layers_saved_frac": float(saved[point]),
                     "risk": float(observed[loss][point]),
                     "smallest_epsilon": smallest if smallest is None else float(np.ceil(smallest * 1e4) / 1e4),

@@ -50,12 +50,11 @@ def split_tables(
     }
     if split.startswith("test"):
         return tables
-    points = (split, curve.settings, curve.predictions, curve.layers, labels)
-    choice = choice_rows(*points, main_metric, settings.targets, seed)
+    choice = choice_rows(split, curve, labels, main_metric, settings.targets, seed)
     return tables | {
         "choice": choice,
-        "bands": band_rows(*points, main_metric, seed),
-        "certificates": certificate_rows(*points, settings.risk.epsilons, settings.risk.delta),
+        "bands": band_rows(split, curve, labels, main_metric, seed),
+        "certificates": certificate_rows(split, curve, labels, settings.risk.epsilons, settings.risk.delta),
         "leavers": leaver_rows(split, curve, [row["threshold"] for row in choice], saved),
         "calibration": calibration_rows(split, logits, labels, seed) if len(labels) > 1 else [],
     }
