@@ -18,7 +18,9 @@ def main(finetune_curve: Path, ramps_curve: Path, logits: Path, sweep: Path, sma
     about = read_json(logits / "about.json")
     layers = read_json(logits / "layers.json")
     rows = {name: read_json(sweep / f"{name}.json") for name in TABLES}
-    rows["sweep"] += smaller_rows(read_smaller(smaller_models), about, params.download_glue, params.finetune_backbone)
+    rows["sweep"] += smaller_rows(
+        read_smaller(smaller_models), about, params.backbone, params.download_glue, params.finetune_backbone
+    )
     shown = sorted({row["threshold"] for row in rows["exits"]})
     drawn = {
         "tradeoff": figures.draw_tradeoff(about, rows["sweep"], rows["bands"], shown),

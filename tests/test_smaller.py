@@ -26,7 +26,6 @@ RECIPE = {
 }
 ABOUT = {
     "task": "RTE",
-    "model": "bert-base",
     "metric": "accuracy",
     "num_layers": 12,
     "splits": ["validation"],
@@ -55,7 +54,7 @@ def row(**changed: Any) -> Row:
 def test_rows_become_points_of_the_sweep() -> None:
     """A cut model saves the layers that it lacks, and so does DistilBERT, whatever the seed."""
     rows = [row(), row(seed=1, score=0.65), row(model="distilbert-base", layers=6, accuracy=0.5)]
-    found = smaller_rows(rows, ABOUT, DOWNLOAD, FINETUNE)
+    found = smaller_rows(rows, ABOUT, "bert-base", DOWNLOAD, FINETUNE)
     columns = ("criterion", "threshold", "score", "accuracy", "layers_saved_frac", "mean_exit_layer", "n", "split")
     assert [tuple(point[key] for key in columns) for point in found] == [
         ("truncated", 3, 0.6, 0.6, 0.75, 3.0, 277, "validation"),
@@ -69,6 +68,7 @@ def test_rows_become_points_of_the_sweep() -> None:
     [
         {"task": "QNLI"},
         {"whole": "roberta-base"},
+        {"whole": "/models/bert-base"},
         {"whole": "distilbert-base", "model": "distilbert-base"},
         {"metric": "f1"},
         {"n": 276},
@@ -81,20 +81,20 @@ def test_rows_become_points_of_the_sweep() -> None:
 )
 def test_a_row_of_another_run_is_not_taken(changed: dict[str, Any]) -> None:
     """Task, whole model, metric, samples and every setting must be the run's own, and the model must be smaller."""
-    assert smaller_rows([row(**changed)], ABOUT, DOWNLOAD, FINETUNE) == []
+    assert smaller_rows([row(**changed)], ABOUT, "bert-base", DOWNLOAD, FINETUNE) == []
 
 
 def test_a_cut_run_has_nothing_smaller_beside_it() -> None:
     """A run that is itself cut is no whole model, even if it has as many layers."""
     cut = FinetuneBackbone(6, None, None, None, 128, "auto")
-    assert smaller_rows([row()], {**ABOUT, "num_layers": 6}, DOWNLOAD, cut) == []
+    assert smaller_rows([row()], {**ABOUT, "num_layers": 6}, "bert-base", DOWNLOAD, cut) == []
 
 
 def test_settings_are_compared_by_value() -> None:
     """A rate of 2e-5 is the same however it was written, and a set value is not the default."""
     finetune = FinetuneBackbone(None, 3.0, 0.00002, None, 128, "auto")
     set_alike = row(recipe={**RECIPE, "epochs": 3, "learning_rate": 2e-5})
-    assert len(smaller_rows([set_alike, row()], ABOUT, DOWNLOAD, finetune)) == 1
+    assert len(smaller_rows([set_alike, row()], ABOUT, "bert-base", DOWNLOAD, finetune)) == 1
 
 
 def test_the_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path.write_text(json.dumps(rows))
     assert read_smaller(path) == rows
     assert [each["split"] for each in rows] == ["validation", "test"]
-    assert len(smaller_rows(rows, ABOUT, DOWNLOAD, FINETUNE)) == 1
+    assert len(smaller_rows(rows, ABOUT, "bert-base", DOWNLOAD, FINETUNE)) == 1
 
 
 def test_runs_of_smaller_models_are_gathered() -> None:

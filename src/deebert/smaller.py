@@ -69,9 +69,9 @@ def read_smaller(path: Path) -> list[Row]:
 
 
 def smaller_rows(
-    rows: Sequence[Row], about: Mapping[str, Any], download: DownloadGlue, finetune: FinetuneBackbone
+    rows: Sequence[Row], about: Mapping[str, Any], model: str, download: DownloadGlue, finetune: FinetuneBackbone
 ) -> list[Row]:
-    """Those of `rows` that belong beside the run of which `about` tells, with the columns of sweep rows.
+    """Those of `rows` that belong beside the run of which `about` and the parameters tell, with the columns of a sweep.
 
     They are of the same task, whole model, samples and recipe; the seed may be another, so that each seed that has been
     run shows, and so may the code. `truncated` is the whole model cut to `threshold` layers, `distilled` a small model
@@ -82,7 +82,7 @@ def smaller_rows(
     settings = {**dataclasses.asdict(download), **dataclasses.asdict(finetune)}
     recipe = {key: "default" if value is None else value for key, value in settings.items() if key != "layers"}
     depth = about["num_layers"]
-    wanted = (about["task"], about["model"], about["metric"], recipe)
+    wanted = (about["task"], model, about["metric"], recipe)
     return [
         {
             "split": row["split"],
