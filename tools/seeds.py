@@ -7,7 +7,7 @@ but for `seed`. Spread is the standard deviation of a sample (divided by runs - 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,14 @@ def _figures(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from _figures(value, f"{prefix}{key}.")
         elif not isinstance(value, str):
             yield prefix + key, value
+
+
+def losses_on_test(figures: Mapping[str, float], sweep: Sequence[Row]) -> dict[str, float]:
+    """What each recommended threshold loses on the test split (points), by name; nothing where test labels are hidden."""
+    rows = [row for row in sweep if row["split"] == "test" and row["criterion"] == "entropy"]
+    score = {row["threshold"]: row["score"] for row in rows}
+    chosen = {name.split(".")[1]: value for name, value in figures.items() if name.startswith("threshold_at.") and rows}
+    return {f"test_loss_points_at.{key}": 100 * (score[0.0] - score[chosen[key]]) for key in chosen}
 
 
 def table(runs: dict[int, tuple[str, dict[str, float]]]) -> str:
@@ -101,6 +109,8 @@ def main() -> None:
         sweeps = {
             seed: json.loads(experiments.file_of(revision, "plots/sweep.json")) for seed, (revision, _) in runs.items()
         }
+        for seed, (_, figures) in runs.items():
+            figures.update(losses_on_test(figures, sweeps[seed]))
         print(table(runs))
         print(f"\n{save(draw_seeds(params, sweeps), arguments.figure)}", file=sys.stderr)
     except UserError as error:
