@@ -47,7 +47,7 @@ def _figures(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def losses_on_test(figures: Mapping[str, float], sweep: Sequence[Row]) -> dict[str, float]:
-    """What each recommended threshold loses on the test split (points), by name; nothing where test labels are hidden."""
+    """What each recommended threshold loses on the test split (points), by name; none where test labels are hidden."""
     rows = [row for row in sweep if row["split"] == "test" and row["criterion"] == "entropy"]
     score = {row["threshold"]: row["score"] for row in rows}
     chosen = {name.split(".")[1]: value for name, value in figures.items() if name.startswith("threshold_at.") and rows}
