@@ -368,6 +368,16 @@ def test_smaller_models_stand_beside_the_curves_where_there_are_any(rows, drawin
             assert not any(line.get_label().startswith(label) for line in figure.axes[0].get_lines())
 
 
+def test_a_smaller_model_that_is_better_is_in_the_close_view(rows, drawing):
+    """Whatever is nearly as good as full depth and saves more than entropy does is seen in the right panel."""
+    first = rows.header["splits"][0]
+    close = drawing["criteria"].axes[1]
+    for row in (row for row in rows.sweep if (row["split"], row["criterion"]) == (first, "truncated")):
+        score, saved = 100 * row["score"], 100 * row["layers_saved_frac"]
+        (low, high), (left, right) = close.get_ylim(), close.get_xlim()
+        assert score < low or (score <= high and left <= saved <= right)
+
+
 def test_choice_says_what_is_recommended_and_what_cannot_be_promised(rows, drawing):
     """A line per target with its threshold; per risk what is certified, or why nothing is."""
     upper, lower = drawing["choice"].axes

@@ -40,6 +40,7 @@ CRITERIA = {  # in the order of the legend; with two classes maximum probability
     "oracle_full_depth": ("oracle: full depth's answers", {"color": INK, "linestyle": "None", "marker": "*"}),
     "oracle": ("oracle: right answers", {"color": INK, "linestyle": "None", "marker": "P"}),
 }
+RIVALS = ("entropy", "truncated", "distilled")  # among these one chooses: none is to lie beyond the close view
 FEW_PERCENT = 1.0  # of the samples; what fewer have in common may be chance
 CLOSE_POINTS = 3.0  # of score below full depth, where one would choose
 
@@ -64,10 +65,12 @@ def draw_criteria(header: Header, sweep: Sequence[Row]) -> Figure:
     whole.set(title=split_name(header, split), xlim=(-2, 102 - 100 / header["num_layers"]))
     set_score_axis(whole, percents(rows)[1])
     floor = full_depth - CLOSE_POINTS
-    near = [row for row in of_criterion(rows, "entropy") if 100 * row["score"] >= floor]
-    furthest, best = max(percents(near)[0]), max(percents(near)[1])
+    near = [row for row in rows if 100 * row["score"] >= floor]
+    furthest = {name: max(percents(of_criterion(near, name))[0], default=0.0) for name in RIVALS}
+    best = max(percents([row for row in near if row["criterion"] in RIVALS])[1])
     close.set(title=f"within {CLOSE_POINTS:g} points of full depth")
-    close.set(xlim=(max(furthest - 25, -2), furthest + 8), ylim=(floor, best + 0.1 * CLOSE_POINTS))
+    close.set(xlim=(max(furthest["entropy"] - 25, -2), max(furthest.values()) + 8))
+    close.set(ylim=(floor, best + 0.1 * CLOSE_POINTS))
     figure.legend(handles=whole.get_legend_handles_labels()[0], loc="outside lower center", ncols=4)
     return figure
 
