@@ -170,6 +170,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data" / "glue").mkdir(parents=True)
     glue.save(tiny.data(), folder / "data" / "glue")
     tiny.write_model(folder / "start")
+    shutil.copytree(ROOT / "baselines", folder / "baselines")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         for name in TRAINED:
@@ -411,6 +412,16 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         "entropy_sweep",
         take_the_place_of("metrics"),
         ["metrics/sweep.json: cannot be written"],
+    ),
+    "smaller models cut": (
+        "plot",
+        halve("baselines/smaller_models.json"),
+        ["baselines/smaller_models.json: not readable as JSON"],
+    ),
+    "a smaller model without a score": (
+        "plot",
+        write("baselines/smaller_models.json", b'[{"task": "toy"}]'),
+        ["baselines/smaller_models.json: row 1: expected the keys task, whole", "score", "found task"],
     ),
     "a file for the folder of the plots": ("plot", take_the_place_of("plots"), ["cannot be written", "plots"]),
     "a file for the folder of the times": (
