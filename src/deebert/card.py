@@ -1,5 +1,6 @@
 """The model card: what a stranger must know before using the model."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,34 +8,60 @@ from typing import Any
 from deebert.errors import UserError
 from deebert.files import read_json
 
+CAUTIOUS_POINTS = 1.0  # of score, what the example may lose
 METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1"}
 NEEDED = {
+    "layers": ("task", "n", "num_layers", "full_score"),
     "sweep": ("task", "n", "full_score", "layers_saved_at", "threshold_at", "cross_fitted_score_at"),
     "benchmark": ("task", "device", "threads", "precision", "threshold", "layers_saved_frac", "plain", "early_exit"),
 }
 
 
+SEAL = "\n<!-- unedited card of deebert, sha256 of all above: {} -->\n"
+
+
 def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The pipeline's metrics in `folder`, by name: `sweep` and, if it was run, `benchmark`.
+    """The pipeline's metrics in `folder`, by name: `layers`, `sweep` and, if it was run, `benchmark`.
+
+    Args:
+        about: of the model, its `task` and `num_layers`.
 
     Raises:
-        UserError: missing, damaged, or not of the task that the model was trained on.
+        UserError: missing, damaged, of a model of another task or depth, or not all of one run.
     """
-    metrics = {"sweep": read_json(folder / "sweep.json")}
+    metrics = {name: read_json(folder / f"{name}.json") for name in ("layers", "sweep")}
     if (folder / "benchmark.json").exists():
         metrics["benchmark"] = read_json(folder / "benchmark.json")
     for name, content in metrics.items():
         if missing := [key for key in NEEDED[name] if key not in content]:
             raise UserError(f"{folder / name}.json: has no {missing[0]}; `dvc repro` makes it")
-        if content["task"] != about.get("task"):
-            raise UserError(
-                f"{folder / name}.json: metrics of task {content['task']}; expected {about.get('task')}, the model's"
-            )
+        _check_same(folder, name, "task", content["task"], about.get("task"), "the model's")
+    layers, sweep = metrics["layers"], metrics["sweep"]
+    _check_same(folder, "layers", "num_layers", layers["num_layers"], about["num_layers"], "the model's")
+    for key in ("n", "full_score"):
+        _check_same(folder, "sweep", key, sweep[key], layers[key], "as in layers.json")
+    if "benchmark" in metrics and (timed := metrics["benchmark"]["threshold"]) not in sweep["threshold_at"].values():
+        raise UserError(f"{folder / 'benchmark.json'}: threshold {timed} is none of sweep.json's; `dvc repro` makes it")
     return metrics
 
 
+def _check_same(folder: Path, name: str, key: str, found: Any, expected: Any, whose: str) -> None:
+    if found != expected:
+        raise UserError(f"{folder / name}.json: metrics of another model: {key} {found}; expected {expected}, {whose}")
+
+
+def is_untouched(card: bytes) -> bool:
+    """Whether `card` is as `model_card` made it, so that nothing is lost with it."""
+    start = card.rfind(SEAL.split("{")[0].encode())
+    return start >= 0 and card == _sealed(card[:start])
+
+
+def _sealed(card: bytes) -> bytes:
+    return card + SEAL.format(hashlib.sha256(card).hexdigest()).encode()
+
+
 def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown for the Hub.
+    """Markdown for the Hub; its last line is a comment by which `is_untouched` knows it.
 
     Args:
         about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`.
@@ -54,7 +81,8 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         f"# {task}: early-exit classifier",
         "",
         f"{model}{origin}, fine-tuned on {task}, with a ramp after each of its {about['num_layers']} layers but",
-        "the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp whose entropy is low enough.",
+        "the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp whose entropy (nats) is below the",
+        "threshold.",
         "",
         f"Labels: {', '.join(about['label_names'])}.",
         f"Input: {' and '.join(about.get('text_columns', ['text']))}.",
@@ -63,7 +91,7 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         "from deebert.classifier import EarlyExitClassifier",
         "",
         'classifier = EarlyExitClassifier.from_pretrained("path/to/this/folder")',
-        f"predictions = classifier.predict({_example(about)}, threshold={_first_choice(metrics)})",
+        f"predictions = classifier.predict({_example(about)}, {_first_choice(metrics)}",
         "```",
         "",
     ]
@@ -73,12 +101,12 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         lines += ["Scores and recommended thresholds were not given when this card was written.", ""]
     if "benchmark" in metrics:
         lines += _speed(metrics["benchmark"])
-    return "\n".join(lines)
+    return _sealed("\n".join(lines).encode()).decode()
 
 
 def _scores(sweep: Mapping[str, Any], metric: str) -> list[str]:
     rows = [
-        f"| {key.removeprefix('drop_').replace('_', '.')} | {threshold} | {100 * sweep['layers_saved_at'][key]:.1f} %"
+        f"| {_points(key)} | {threshold} | {100 * sweep['layers_saved_at'][key]:.2f} %"
         f" | {100 * sweep['cross_fitted_score_at'][key]:.2f} |"
         for key, threshold in sweep["threshold_at"].items()
     ]
@@ -108,7 +136,7 @@ def _speed(benchmark: Mapping[str, Any]) -> list[str]:
         "## Speed",
         "",
         f"Measured on {benchmark['device']} (threads: {benchmark['threads']}, {benchmark['precision']}) at threshold"
-        f" {benchmark['threshold']:g}, which saves {100 * benchmark['layers_saved_frac']:.1f} % of the layers:",
+        f" {benchmark['threshold']:g}, which saves {100 * benchmark['layers_saved_frac']:.2f} % of the layers:",
         "",
         "| | plain backbone, samples per second | early exit | time saved |",
         "|---|---|---|---|",
@@ -121,6 +149,15 @@ def _example(about: Mapping[str, Any]) -> str:
     return '[("one text", "another")]' if len(about.get("text_columns", ())) == 2 else '["a text"]'
 
 
-def _first_choice(metrics: Mapping[str, Mapping[str, Any]]) -> float:
-    """The threshold of the example: what loses at most one point, or else a cautious one."""
-    return metrics.get("sweep", {}).get("threshold_at", {}).get("drop_1_0", 0.1)
+def _first_choice(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """The example's threshold, its bracket and what it does: of the recommended ones, a cautious one."""
+    if "sweep" not in metrics:
+        return "threshold=0.0)  # full depth; nobody knows yet what other thresholds cost"
+    thresholds = {_points(key): threshold for key, threshold in metrics["sweep"]["threshold_at"].items()}
+    points = max((points for points in thresholds if points <= CAUTIOUS_POINTS), default=min(thresholds))
+    return f"threshold={thresholds[points]})  # loses at most {points:g} points on validation"
+
+
+def _points(key: str) -> float:
+    """The target that a key of the metrics stands for: `drop_0_5` -> 0.5."""
+    return float(key.removeprefix("drop_").replace("_", "."))
