@@ -245,17 +245,22 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
     "words for threads": (
         "benchmark",
         put("benchmark.threads", "all"),
-        ["benchmark.threads: 'all'", "a whole number, 1 or more; or default"],
+        ["benchmark.threads: 'all'", "a whole number, 1 to 1024; or default"],
     ),
     "a drop that is no target": (
         "benchmark",
         put("benchmark.drop_points", 2),
         ["params.yaml: benchmark.drop_points: 2", "one of entropy_sweep.targets (0, 0.5, 1, 3)"],
     ),
+    "targets without the one that is timed": (
+        "download_glue",
+        put("entropy_sweep.targets", [0.5, 2]),
+        ["params.yaml: benchmark.drop_points: 1", "one of entropy_sweep.targets (0.5, 2)"],
+    ),
     "seed below 0": ("finetune_backbone", put("seed", -1), ["seed: -1", "a whole number, 0 to 4294967295"]),
     "seed too large": ("finetune_backbone", put("seed", 2**32), ["seed: 4294967296", "0 to 4294967295"]),
     "no epochs": ("finetune_backbone", put("finetune_backbone.epochs", 0), ["finetune_backbone.epochs: 0", "above 0"]),
-    "empty batches": ("finetune_backbone", put("finetune_backbone.batch_size", 0), ["batch_size: 0", "1 or more"]),
+    "empty batches": ("finetune_backbone", put("finetune_backbone.batch_size", 0), ["batch_size: 0", "1 to 1000000"]),
     "unknown precision": (
         "finetune_backbone",
         put("finetune_backbone.precision", "fp16"),
@@ -295,6 +300,11 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         "download_glue",
         classic("dev.tsv", b"index\tsentence1\tsentence2\tlabel\n"),
         ["GLUE/RTE/dev.tsv: has no rows"],
+    ),
+    "a name too long for a folder": (
+        "download_glue",
+        several(classic(), put("download_glue.source", "x" * 300)),
+        ["x/RTE: File name too long"],
     ),
     "broken UTF-8": (
         "download_glue",

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from deebert.calibration import (
     TEMPERATURE_BOUNDS,
+    calibration_error_by_chance,
     calibration_rows,
     expected_calibration_error,
     fit_temperatures,
     log_softmax,
     negative_log_likelihood,
     scaled,
+    smoothed_targets,
 )
 from deebert.errors import UserError
 from deebert.parts import stratified_halves
@@ -58,22 +60,41 @@ def test_the_true_temperature_is_found(classes: int) -> None:
 
 @few
 @given(st.integers(0, 1000), st.integers(2, 4), st.floats(0.2, 5))
-def test_no_other_temperature_is_likelier(seed: int, classes: int, true: float) -> None:
-    """No temperature of a fine grid, 1 included, has a lower loss on the fitted samples."""
+def test_no_other_temperature_fits_better(seed: int, classes: int, true: float) -> None:
+    """No temperature of a fine grid, 1 included, has a lower loss on the fitted samples and their smoothed labels."""
     logits, labels = drawn(seed, 30, [true], classes)
-    fitted = fit_temperatures(logits, labels)
-    loss = negative_log_likelihood(scaled(logits, fitted), labels)[0]
-    assert TEMPERATURE_BOUNDS[0] * 0.999 <= fitted[0] <= TEMPERATURE_BOUNDS[1] * 1.001
-    for temperature in [1.0, *np.geomspace(*TEMPERATURE_BOUNDS, 300)]:
-        assert loss <= negative_log_likelihood(scaled(logits, np.array([temperature])), labels)[0] + 1e-9
+    targets = smoothed_targets(labels, classes)
+
+    def loss(temperature: float) -> float:
+        return -(targets * log_softmax(logits[:, 0] / temperature)).sum(axis=1).mean()
+
+    (fitted,) = fit_temperatures(logits, labels)
+    assert TEMPERATURE_BOUNDS[0] * 0.999 <= fitted <= TEMPERATURE_BOUNDS[1] * 1.001
+    assert all(loss(fitted) <= loss(t) + 1e-9 for t in [1.0, *np.geomspace(*TEMPERATURE_BOUNDS, 300)])
+
+
+def test_smoothed_targets() -> None:
+    """Platt's: of 3 samples of a class 4 / 5 for it and 1 / 5 for the other, of one sample 2 / 3 and 1 / 3."""
+    targets = smoothed_targets(np.array([0, 0, 1, 0]), 2)
+    assert targets == pytest.approx(np.array([[0.8, 0.2], [0.8, 0.2], [1 / 3, 2 / 3], [0.8, 0.2]]))
+    assert smoothed_targets(np.array([2, 2]), 3)[0] == pytest.approx([0.2, 0.2, 0.6])
+
+
+def test_a_head_without_a_mistake_stays_modest() -> None:
+    """Never wrong on n samples of each class, it says no more than (n + 1) / (n + C); so one mistake costs little."""
+    labels = np.repeat([0, 1], 400)
+    logits = (20.0 * (labels[:, None] == np.arange(2)))[:, None]
+    (temperature,) = fit_temperatures(logits, labels)
+    confidence = softmax(logits[:, 0] / temperature).max(axis=1)
+    assert confidence == pytest.approx(401 / 402)
 
 
 def test_heads_without_a_best_temperature() -> None:
-    """A head always right gets the lower bound, one always wrong the upper, one that says nothing keeps 1."""
+    """A head always wrong gets the upper bound, one that says nothing keeps 1."""
     labels = np.array([0, 1, 0, 1])
-    right = np.stack([1.0 - labels, labels], axis=1) * 0.2
-    logits = np.stack([right, -right, 0 * right], axis=1).astype(np.float32)
-    assert fit_temperatures(logits, labels) == pytest.approx(np.array([*TEMPERATURE_BOUNDS, 1.0]), rel=1e-9)
+    wrong = np.stack([labels, 1.0 - labels], axis=1) * 0.2
+    logits = np.stack([wrong, 0 * wrong], axis=1).astype(np.float32)
+    assert fit_temperatures(logits, labels) == pytest.approx(np.array([TEMPERATURE_BOUNDS[1], 1.0]), rel=1e-9)
 
 
 @few
@@ -118,6 +139,19 @@ def test_the_calibration_error_of_known_heads() -> None:
     assert expected_calibration_error(logits, half[::-1]) == pytest.approx([0.4])
 
 
+@pytest.mark.parametrize("n", [139, 1000])
+def test_what_chance_alone_finds(n: int) -> None:
+    """Heads right exactly as often as they say have that error in the mean over many draws of labels."""
+    logits, _ = drawn(0, n, [1.0])
+    rng = np.random.default_rng(1)
+    p = softmax(logits[:, 0])
+    errors = []
+    for _ in range(300):
+        labels = (p.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+        errors.append(expected_calibration_error(logits, labels)[0])
+    assert calibration_error_by_chance(logits)[0] == pytest.approx(np.mean(errors), rel=0.1)
+
+
 def test_rows_are_fitted_on_one_half_and_checked_on_the_other() -> None:
     """One row per layer 1..L; with heads too sure, the error and the loss fall on samples the fit never saw."""
     logits, labels = drawn(4, 2001, [3.0, 1.0, 0.4])
@@ -134,6 +168,7 @@ def test_rows_are_fitted_on_one_half_and_checked_on_the_other() -> None:
             "temperature": temperatures[i],
             "ece_before": expected_calibration_error(head, labels[check])[0],
             "ece_after": expected_calibration_error(cooled, labels[check])[0],
+            "ece_by_chance": calibration_error_by_chance(cooled)[0],
             "nll_before": pytest.approx(negative_log_likelihood(head, labels[check])[0]),
             "nll_after": pytest.approx(negative_log_likelihood(cooled, labels[check])[0]),
             "n": 1000,

@@ -138,6 +138,7 @@ def test_params_are_frozen() -> None:
 
 
 WHOLE_0, WHOLE_1 = "a whole number, 0 or more", "a whole number, 1 or more"
+BATCH = "a whole number, 1 to 1000000"
 SEED = "a whole number, 0 to 4294967295"
 ABOVE_0 = "a number above 0"
 LIST = "a list of different numbers, each 0 or more"
@@ -152,39 +153,45 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("seed", value, SEED) for value in (-1, 1.0, "1", True, None, 2**32, float("nan"))),
     *(("download_glue.source", value, "a word or a path") for value in ("", 3, None)),
     *(("download_glue.toy_seed", value, WHOLE_0) for value in (-1, 0.5)),
-    *(("finetune_backbone.epochs", value, ABOVE_0 + MODEL_OWN) for value in (0, -1, "three", True, float("inf"))),
+    *(("model", value, "or the name of a user of this machine") for value in ("~nobody-here/model",)),
+    *(("download_glue.source", value, "or the name of a user of this machine") for value in ("~nobody-here",)),
+    *(
+        ("finetune_backbone.epochs", value, ABOVE_0 + ", 10000 at most" + MODEL_OWN)
+        for value in (0, -1, "three", True, float("inf"), 1e5, 10**400)
+    ),
     *(("finetune_backbone.learning_rate", value, ABOVE_0 + MODEL_OWN) for value in (0, float("nan"), "2e-5 ", [1e-5])),
-    *(("finetune_backbone.batch_size", value, WHOLE_1 + MODEL_OWN) for value in (0, 8.0, "Default")),
+    ("finetune_backbone.learning_rate", 10**400, ABOVE_0 + MODEL_OWN),
+    *(("finetune_backbone.batch_size", value, BATCH + MODEL_OWN) for value in (0, 8.0, "Default", 10**7)),
     *(
         ("finetune_backbone.layers", value, "a whole number, 2 or more" + MODEL_OWN)
         for value in (1, 0, -2, 2.5, "all", True)
     ),
     *(("finetune_backbone.max_length", value, "a whole number, 8 or more") for value in (7, "default", 128.0)),
     *(("finetune_backbone.precision", value, PRECISION) for value in ("fp16", 32, None)),
-    *(("train_ramps.epochs", value, WHOLE_1) for value in (0, 0.5, "default")),
+    *(("train_ramps.epochs", value, "a whole number, 1 to 10000") for value in (0, 0.5, "default", 10**5)),
     *(("train_ramps.learning_rate", value, ABOVE_0) for value in (0.0, -1e-3, "default")),
-    *(("train_ramps.batch_size", value, WHOLE_1) for value in (0, False)),
+    *(("train_ramps.batch_size", value, BATCH) for value in (0, False, 10**7)),
     *(("train_ramps.weight_decay", value, "a number, 0 or more") for value in (-0.01, float("inf"))),
     *(("train_ramps.precision", value, PRECISION) for value in ("bfloat16", True)),
     *(("eval_layers.hidden_test", value, "true or false") for value in (0, "true", None)),
     *(("eval_layers.batch_tokens", value, "a whole number, 512 or more") for value in (511, 1e4)),
     *(("entropy_sweep.thresholds", value, LIST) for value in (0.1, [], [-0.1], [float("nan")], ["0.1"], [0.1, 0.1])),
     *(("entropy_sweep.thresholds", value, LIST) for value in ([True], [0, 0.0], [None], [[0.1]], {"a": 0.1}, None)),
-    *(("entropy_sweep.grid_points", value, WHOLE_0) for value in (-1, 20.5)),
+    *(("entropy_sweep.grid_points", value, "a whole number, 0 to 10000") for value in (-1, 20.5, 10**5)),
     *(("entropy_sweep.targets", value, LIST) for value in (1, [], [-1], [1.0, 1])),
     *(("entropy_sweep.risk.epsilons", value, SHARES) for value in (0.01, [], [0.0], [1.1], [0.1, 0.1], ["0.1"])),
     *(("entropy_sweep.risk.delta", value, DELTA) for value in (0, 0.6, -0.1, [0.1], "0.1", float("nan"))),
     *(("benchmark.thresholds", value, LIST) for value in (0.1, [], [-0.1], [0.1, 0.1], [float("inf")])),
     *(("benchmark.drop_points", value, "a number, 0 or more") for value in (-1, "1", None, [1.0])),
     *(("benchmark.samples", value, WHOLE_1) for value in (0, 400.0, "all")),
-    *(("benchmark.rounds", value, WHOLE_1) for value in (0, 2.5, True)),
+    *(("benchmark.rounds", value, "a whole number, 1 to 1000") for value in (0, 2.5, True, 10**4)),
     *(("benchmark.seconds", value, ABOVE_0) for value in (0, -1, float("inf"), "default")),
-    *(("benchmark.threads", value, WHOLE_1 + MODEL_OWN) for value in (0, 1.5, "auto", None)),
+    *(("benchmark.threads", value, "a whole number, 1 to 1024" + MODEL_OWN) for value in (0, 1.5, "auto", None, 10**6)),
     *(("benchmark.precision", value, PRECISION) for value in ("int8", None)),
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "allowed"), NOT_ALLOWED, ids=[f"{k}={v!r}" for k, v, _ in NOT_ALLOWED])
+@pytest.mark.parametrize(("key", "value", "allowed"), NOT_ALLOWED, ids=[f"{k}={v!r:.40}" for k, v, _ in NOT_ALLOWED])
 def test_a_value_that_is_not_allowed(file: Path, key: str, value: Any, allowed: str) -> None:
     """The line names section and key, shows the value and says what is allowed."""
     put(file, key, value)

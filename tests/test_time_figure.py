@@ -22,10 +22,9 @@ def make_rows(saved: dict[float, tuple[float, float, float]], spread: float = SP
     """Rows of threshold -> layers saved, time saved one at a time, time saved batched."""
     rows = []
     for number, mode in enumerate(MODES, start=1):
-        points = {None: (0.0, 0.0, 0.0), **saved}
-        for threshold, point in points.items():
-            time, around = point[number], spread if threshold is not None else 0.0
-            ends = {"time_saved_frac_min": time - around, "time_saved_frac_max": time + around}
+        for threshold, point in saved.items():
+            time = point[number]
+            ends = {"time_saved_frac_min": time - spread, "time_saved_frac_max": time + spread}
             rows.append(
                 {
                     "mode": mode,
@@ -73,7 +72,7 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
 
 
 def points_of(rows: list[dict[str, Any]], mode: str, time: str = "time_saved_frac") -> list[tuple[float, float]]:
-    of_mode = [row for row in rows if row["mode"] == mode and row["threshold"] is not None]
+    of_mode = [row for row in rows if row["mode"] == mode]
     return [(100 * row["layers_saved_frac"], 100 * row[time]) for row in of_mode]
 
 
@@ -133,7 +132,7 @@ def test_thresholds_are_named_clear_of_curves_and_bars(case: str) -> None:
     """Each threshold stands beside its batched point, alone or at an end of a range, and covers nothing drawn."""
     rows = CASES[case]
     ax = draw_time(HEADER, METRICS, rows).axes[0]
-    listed = {f"{row['threshold']:g}" for row in rows if row["threshold"] is not None}
+    listed = {f"{row['threshold']:g}" for row in rows}
     assert ax.texts
     if case != "nothing saved":
         assert {text.get_text() for text in ax.texts} == listed

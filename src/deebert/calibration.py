@@ -35,24 +35,37 @@ def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> np.ndarra
     return -log_softmax(logits)[np.arange(len(labels)), :, labels].mean(axis=0)
 
 
-def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Temperature (L,) of each head that makes (N,) labels likeliest given (N, L, C) logits, within 0.01 to 100.
+def smoothed_targets(labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """What to fit probabilities to, (N, C): the label, less what so few samples of its class cannot rule out.
 
-    The loss is convex in 1 / temperature, and falls with it where the mean logit of the labels exceeds the mean logit
-    expected under the scaled probabilities; halving the interval of ln temperature by that sign cannot diverge. A head
-    that is always right would like 0 and gets the lower bound, one worse than none the upper. Where nothing beats 1, as
-    for constant logits, it stays 1.
+    A class of n samples gets (n + 1) / (n + C) for itself and 1 / (n + C) for each other, as Platt did for two classes
+    ("Probabilistic outputs for support vector machines", 1999, section 2.2). To the labels themselves a head that makes
+    no mistake would be fitted with boundless confidence, for which the first mistake on other samples costs dearly.
     """
-    true = logits.astype(np.float64)[np.arange(len(labels)), :, labels].mean(axis=0)  # (L,)
+    counts = np.bincount(labels, minlength=num_labels)[labels, None]  # (N, 1)
+    return (counts * (labels[:, None] == np.arange(num_labels)) + 1) / (counts + num_labels)
+
+
+def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Temperature (L,) of each head that fits (N, L, C) logits best to the smoothed labels (N,), within 0.01 to 100.
+
+    The loss is convex in 1 / temperature, and falls with it where the mean logit of the targets exceeds the mean logit
+    expected under the scaled probabilities; halving the interval of ln temperature by that sign cannot diverge. Where
+    nothing beats 1, as for constant logits, it stays 1.
+    """
+    targets = smoothed_targets(labels, logits.shape[2])[:, None]  # (N, 1, C)
+    wanted = (targets * logits).sum(axis=2).mean(axis=0)  # (L,)
     low, high = (np.full(logits.shape[1], np.log(bound)) for bound in TEMPERATURE_BOUNDS)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         probabilities = np.exp(log_softmax(scaled(logits, np.exp(middle))))
-        too_hot = (probabilities * logits).sum(axis=2).mean(axis=0) < true
+        too_hot = (probabilities * logits).sum(axis=2).mean(axis=0) < wanted
         low, high = np.where(too_hot, low, middle), np.where(too_hot, middle, high)
     fitted = np.exp((low + high) / 2)
-    better = negative_log_likelihood(scaled(logits, fitted), labels) < negative_log_likelihood(logits, labels)
-    return np.where(better, fitted, 1.0)
+    before, after = (
+        -(targets * log_softmax(each)).sum(axis=2).mean(axis=0) for each in (logits, scaled(logits, fitted))
+    )
+    return np.where(after < before, fitted, 1.0)
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> np.ndarray:
@@ -67,17 +80,36 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
     right = logits.argmax(axis=2) == labels[:, None]
     errors = []
     for i in range(logits.shape[1]):
-        edges = np.quantile(confidence[:, i], np.arange(1, bins) / bins, method="inverted_cdf")
-        members = np.searchsorted(edges, confidence[:, i])  # equal confidences share a bin
+        members = _bins(confidence[:, i], bins)
         errors.append(np.abs(np.bincount(members, confidence[:, i] - right[:, i])).sum() / len(labels))
     return np.array(errors)
+
+
+def calibration_error_by_chance(logits: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """About what `expected_calibration_error` finds of heads that are right exactly as often as they say, (L,).
+
+    In a bin the number of right answers then strays from the confidences' sum by sqrt(2 / pi) of its standard deviation
+    in the mean. With few samples that is most of what is found.
+    """
+    confidence = np.exp(log_softmax(logits).max(axis=2))  # (N, L)
+    errors = []
+    for i in range(logits.shape[1]):
+        variances = np.bincount(_bins(confidence[:, i], bins), confidence[:, i] * (1 - confidence[:, i]))
+        errors.append(np.sqrt(2 / np.pi * variances).sum() / len(confidence))
+    return np.array(errors)
+
+
+def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each sample, (N,), from 0; of equally many each, but equal confidences share one."""
+    edges = np.quantile(confidence, np.arange(1, bins) / bins, method="inverted_cdf")
+    return np.searchsorted(edges, confidence)
 
 
 def calibration_rows(split: str, logits: np.ndarray, labels: np.ndarray, seed: int) -> list[Row]:
     """One row per layer 1..L: temperature fitted on one half of the split; error and loss of `n` samples, the other.
 
-    Columns: `split, layer, temperature, ece_before, ece_after, nll_before, nll_after` (nats), `n`. The halves are drawn
-    at random label by label.
+    Columns: `split, layer, temperature, ece_before, ece_after, ece_by_chance` (of a perfect head as sure as this one is
+    after), `nll_before, nll_after` (nats), `n`. The halves are drawn at random label by label.
 
     Raises:
         UserError: a logit that is not finite, or fewer than two samples.
@@ -94,6 +126,7 @@ def calibration_rows(split: str, logits: np.ndarray, labels: np.ndarray, seed: i
         "temperature": temperatures,
         "ece_before": expected_calibration_error(before, truth),
         "ece_after": expected_calibration_error(after, truth),
+        "ece_by_chance": calibration_error_by_chance(after),
         "nll_before": negative_log_likelihood(before, truth),
         "nll_after": negative_log_likelihood(after, truth),
     }

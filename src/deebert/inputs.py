@@ -10,15 +10,20 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
+ROWS_AT_ONCE = 4096  # what the tokenizer itself keeps of a sentence takes several times the room of its token ids
+
 
 def encode(
     tokenizer: PreTrainedTokenizerBase, frame: pd.DataFrame, text_columns: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Token ids of every row, cut to the tokenizer's `model_max_length` (of a pair, the longer side first)."""
-    texts = [frame[column].tolist() for column in text_columns]
-    encoded = tokenizer(*texts, truncation=True)
-    keys = list(encoded.keys())
-    return [dict(zip(keys, row, strict=True)) for row in zip(*encoded.values(), strict=True)]
+    samples = []
+    for start in range(0, len(frame), ROWS_AT_ONCE):
+        rows = frame[start : start + ROWS_AT_ONCE]
+        encoded = tokenizer(*(rows[column].tolist() for column in text_columns), truncation=True)
+        keys = list(encoded.keys())
+        samples += [dict(zip(keys, row, strict=True)) for row in zip(*encoded.values(), strict=True)]
+    return samples
 
 
 def token_counts(encoded: Sequence[dict[str, Any]]) -> np.ndarray:

@@ -7,6 +7,7 @@ for a string. `_Yaml12Loader` therefore resolves numbers and booleans the way DV
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ DATASETS = ("toy", "SST-2", "MRPC", "RTE", "QNLI", "QQP", "MNLI")
 MODELS = ("toy-bert", "bert-base", "bert-large", "roberta-base", "roberta-large", "distilbert-base")
 MAX_SEED = 2**32 - 1  # NumPy's
 PRECISIONS = ("auto", "fp32", "bf16")
+# Far beyond any use, but not beyond what libraries can count, allocate or start: a key pressed too long is told here.
+MAX_EPOCHS, MAX_BATCH, MAX_GRID, MAX_ROUNDS, MAX_THREADS = 10_000, 1_000_000, 10_000, 1_000, 1_024
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\w+)?")
 
 
@@ -71,8 +74,9 @@ def _range(low: float, high: float, above: bool) -> str:
 
 def _number(low: float, high: float = math.inf, *, above: bool = False) -> Check:
     def check(value: Any) -> float:
-        ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not ok or not low <= value <= high or (above and value == low):
+        ok = isinstance(value, int | float) and not isinstance(value, bool)
+        # An int may be too large for a float, and compares all the same; NaN compares with nothing.
+        if not ok or not low <= value <= min(high, sys.float_info.max) or (above and value == low):
             raise ValueError(f"a number{'' if above else ','} {_range(low, high, above)}")
         return float(value)
 
@@ -124,6 +128,10 @@ def _yes_no(value: Any) -> bool:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("a word or a path")
+    try:
+        Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("a word or a path; ~ is followed by / or the name of a user of this machine") from None
     return value
 
 
@@ -157,18 +165,18 @@ class DownloadGlue:
 @dataclass(frozen=True)
 class FinetuneBackbone:
     layers: int | None = _checked(_or_default(_whole(2)))
-    epochs: float | None = _checked(_or_default(_number(0, above=True)))
+    epochs: float | None = _checked(_or_default(_number(0, MAX_EPOCHS, above=True)))
     learning_rate: float | None = _checked(_or_default(_number(0, above=True)))
-    batch_size: int | None = _checked(_or_default(_whole(1)))
+    batch_size: int | None = _checked(_or_default(_whole(1, MAX_BATCH)))
     max_length: int = _checked(_whole(8))
     precision: str = _checked(_one_of(PRECISIONS))
 
 
 @dataclass(frozen=True)
 class TrainRamps:
-    epochs: int = _checked(_whole(1))
+    epochs: int = _checked(_whole(1, MAX_EPOCHS))
     learning_rate: float = _checked(_number(0, above=True))
-    batch_size: int = _checked(_whole(1))
+    batch_size: int = _checked(_whole(1, MAX_BATCH))
     weight_decay: float = _checked(_number(0))
     precision: str = _checked(_one_of(PRECISIONS))
 
@@ -188,7 +196,7 @@ class Risk:
 @dataclass(frozen=True)
 class EntropySweep:
     thresholds: tuple[float, ...] = _checked(_numbers(0))
-    grid_points: int = _checked(_whole(0))
+    grid_points: int = _checked(_whole(0, MAX_GRID))
     targets: tuple[float, ...] = _checked(_numbers(0))
     risk: Risk
 
@@ -198,9 +206,9 @@ class Benchmark:
     thresholds: tuple[float, ...] = _checked(_numbers(0))
     drop_points: float = _checked(_number(0))
     samples: int = _checked(_whole(1))
-    rounds: int = _checked(_whole(1))
+    rounds: int = _checked(_whole(1, MAX_ROUNDS))
     seconds: float = _checked(_number(0, above=True))
-    threads: int | None = _checked(_or_default(_whole(1)))
+    threads: int | None = _checked(_or_default(_whole(1, MAX_THREADS)))
     precision: str = _checked(_one_of(PRECISIONS))
 
 
@@ -236,11 +244,18 @@ def read_params(path: Path) -> Params:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the top folder of the project") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not readable as YAML: {one_line(error)}") from None
     params = _read_section(Params, content, str(path), "")
     if params.backbone == "toy-bert" and params.dataset != "toy":
         raise UserError(f"{path}: model: toy-bert knows only the words of dataset toy, not {params.dataset}")
+    targets, timed = params.entropy_sweep.targets, params.benchmark.drop_points
+    if timed not in targets:
+        allowed = ", ".join(f"{target:g}" for target in sorted(targets))
+        raise UserError(
+            f"{path}: benchmark.drop_points: {timed:g} is not allowed;"
+            f" expected one of entropy_sweep.targets ({allowed})"
+        )
     return params
 
 

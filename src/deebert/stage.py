@@ -20,8 +20,8 @@ class Terminated(BaseException):
 def run(main: Callable[..., None]) -> None:
     """Call `main` with the command line's paths, one per parameter of `main`.
 
-    A UserError or SIGTERM ends the process with status 1 and one line on stderr, Ctrl-C with 130 and one line. Anything
-    else is a fault of ours and keeps its traceback.
+    A UserError, SIGTERM or a file that cannot be read or written ends the process with status 1 and one line on stderr,
+    Ctrl-C with 130 and one line. Anything else is a fault of ours and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpx2", "httpcore", "fsspec", "datasets", "filelock", "urllib3", "matplotlib"):
@@ -36,6 +36,10 @@ def run(main: Callable[..., None]) -> None:
             main(*map(Path, arguments))
     except UserError as error:
         _end(1, f"error: {error}")
+    except OSError as error:  # nobody below had more to say of it: a folder one may not enter, a name too long
+        if error.filename is None:
+            raise
+        _end(1, f"error: {error.filename}: {error.strerror}")
     except Terminated:
         _end(1, f"error: {STOPPED.format('SIGTERM')}")
     except KeyboardInterrupt as error:

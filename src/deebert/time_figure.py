@@ -16,7 +16,8 @@ def draw_time(header: Header, metrics: Mapping[str, Any], rows: Sequence[Row]) -
     """Time saved against layers saved, a curve per mode, with the line on which both are equal.
 
     Reads `mode, threshold, layers_saved_frac, time_saved_frac, time_saved_frac_min, time_saved_frac_max` of the rows,
-    and of the metrics where it was measured: `device, threads, precision, n`. Bars span all rounds.
+    and of the metrics where it was measured: `device, threads, precision, n`. Bars span a race's rounds; of a single
+    one there is none.
     """
     figure = new_figure("Time saved against layers saved", header, (7.0, 5.6))
     ax = figure.add_subplot()
@@ -24,7 +25,7 @@ def draw_time(header: Header, metrics: Mapping[str, Any], rows: Sequence[Row]) -
     ax.axhline(0, color=GREY, linewidth=1)
     points = {}
     for mode, (name, color, marker) in MODES.items():
-        of_mode = [row for row in rows if row["mode"] == mode and row["threshold"] is not None]
+        of_mode = [row for row in rows if row["mode"] == mode]
         saved, time, low, high = 100 * np.transpose(
             [
                 [row[key] for key in ("layers_saved_frac", *(f"time_saved_frac{end}" for end in ("", "_min", "_max")))]

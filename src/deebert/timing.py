@@ -5,7 +5,6 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,71 +76,76 @@ def benchmark_rows(
 ) -> list[dict[str, Any]]:
     """Early exit at each of `thresholds` (nats) against the plain backbone, one sample at a time and all in one call.
 
-    One row per mode (`batch_1`, `batched`) and threshold, and one of the plain backbone, threshold None, over all its
-    races. Latencies are of a call: of one sample in `batch_1`, of all `n` in `batched`. Every race gets an equal share
-    of `budget_s` seconds, and one round at least.
+    One row per mode (`batch_1`, `batched`) and threshold, both contenders' figures from the one race that it was.
+    Latencies are of a call: of one sample in `batch_1`, of all `n` in `batched`. Every race gets an equal share of
+    `budget_s` seconds, and one round at least; `rounds` are those it had.
     """
-    rows = []
     share_s = budget_s / (2 * len(thresholds))
-    for mode, batches in (("batch_1", [[sample] for sample in encoded]), ("batched", [encoded])):
-        plain, early = [], []
-        for threshold in thresholds:
-            criterion = Entropy(threshold)
-            times = race(engine.answer, partial(engine.answer, criterion=criterion), batches, rounds, share_s)
-            layers = engine.answer(encoded, criterion).exit_layers
-            saved = {
-                "layers_saved_frac": 1 - float(layers.mean()) / engine.num_layers,
-                **times.time_saved(),
-            }
-            plain.append(times.plain)
-            early.append(_row(mode, threshold, saved, times.early_exit, len(encoded)))
-        at_full_depth = {"layers_saved_frac": 0.0, "time_saved_frac": 0.0}
-        at_full_depth |= {"time_saved_frac_min": 0.0, "time_saved_frac_max": 0.0}
-        rows += [_row(mode, None, at_full_depth, np.concatenate(plain), len(encoded)), *early]
-    return rows
+    return [
+        {"mode": mode, "threshold": threshold, **_race_row(engine, Entropy(threshold), batches, rounds, share_s)}
+        for mode, batches in (("batch_1", [[sample] for sample in encoded]), ("batched", [encoded]))
+        for threshold in thresholds
+    ]
 
 
-def _row(mode: str, threshold: float | None, saved: dict[str, float], seconds: np.ndarray, n: int) -> dict[str, Any]:
+def _race_row(
+    engine: Engine, criterion: Entropy, batches: Sequence[Sequence[dict[str, Any]]], rounds: int, budget_s: float
+) -> dict[str, Any]:
+    layers = []  # of what is timed and not of a call of its own: in bf16 a sample may leave elsewhere in other company
+
+    def early_exit(batch: Sequence[dict[str, Any]]) -> None:
+        layers.append(engine.answer(batch, criterion).exit_layers)
+
+    times = race(engine.answer, early_exit, batches, rounds, budget_s)
+    n = sum(map(len, batches))
+    counted = np.concatenate(layers[1:])  # without the first, uncounted call
+    plain, early = _speed(times.plain, n), _speed(times.early_exit, n)
+    return {
+        "layers_saved_frac": 1 - float(counted.mean()) / engine.num_layers,
+        **times.time_saved(),
+        **{f"plain_{name}": value for name, value in plain.items()},
+        **early,
+        "n": n,
+        "rounds": len(times.plain),
+    }
+
+
+def _speed(seconds: np.ndarray, n: int) -> dict[str, float]:
+    """Of one contender's calls (rounds, batches), `n` samples a round: latency of a call, samples a second."""
     p50, p95 = np.quantile(1000 * seconds, (0.5, 0.95)).tolist()
     return {
-        "mode": mode,
-        "threshold": threshold,
-        **saved,
         "latency_p50_ms": p50,
         "latency_p95_ms": p95,
         "samples_per_s": n / float(np.median(seconds.sum(axis=1))),
-        "n": n,
     }
 
 
 def benchmark_metrics(task: str, rows: Sequence[dict[str, Any]], threshold: float, engine: Engine) -> dict[str, Any]:
     """What a pull request shows of `benchmark_rows`: the plain backbone and early exit at one of the thresholds."""
-    plain = {row["mode"]: row for row in rows if row["threshold"] is None}
-    early = {row["mode"]: row for row in rows if row["threshold"] == threshold}
-    layers_saved = early["batched"]["layers_saved_frac"]
+    raced = {row["mode"]: row for row in rows if row["threshold"] == threshold}
     device = engine.device
     return {
         "task": task,
-        "n": early["batched"]["n"],
+        "n": raced["batched"]["n"],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
         "precision": engine.precision,
         "torch": torch.__version__,
         "threshold": threshold,
-        "layers_saved_frac": round(layers_saved, 4),
+        "layers_saved_frac": round(raced["batched"]["layers_saved_frac"], 4),
         "plain": {
-            "batch_1_latency_p50_ms": round(plain["batch_1"]["latency_p50_ms"], 3),
-            **{f"{mode}_samples_per_s": round(row["samples_per_s"], 1) for mode, row in plain.items()},
+            "batch_1_latency_p50_ms": round(raced["batch_1"]["plain_latency_p50_ms"], 3),
+            **{f"{mode}_samples_per_s": round(row["plain_samples_per_s"], 1) for mode, row in raced.items()},
         },
         "early_exit": {
-            "batch_1_latency_p50_ms": round(early["batch_1"]["latency_p50_ms"], 3),
-            "batch_1_latency_p95_ms": round(early["batch_1"]["latency_p95_ms"], 3),
-            **{f"{mode}_samples_per_s": round(row["samples_per_s"], 1) for mode, row in early.items()},
-            **{f"{mode}_time_saved_frac": round(row["time_saved_frac"], 3) for mode, row in early.items()},
+            "batch_1_latency_p50_ms": round(raced["batch_1"]["latency_p50_ms"], 3),
+            "batch_1_latency_p95_ms": round(raced["batch_1"]["latency_p95_ms"], 3),
+            **{f"{mode}_samples_per_s": round(row["samples_per_s"], 1) for mode, row in raced.items()},
+            **{f"{mode}_time_saved_frac": round(row["time_saved_frac"], 3) for mode, row in raced.items()},
             **{
-                f"{mode}_time_saved_per_layers_saved": round(row["time_saved_frac"] / layers_saved, 3)
-                for mode, row in early.items()
-                if layers_saved > 0
+                f"{mode}_time_saved_per_layers_saved": round(row["time_saved_frac"] / row["layers_saved_frac"], 3)
+                for mode, row in raced.items()
+                if row["layers_saved_frac"] > 0
             },
         },
     }

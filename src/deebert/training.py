@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import logging
 import math
+import mmap
 import os
 import sys
 import tempfile
@@ -374,6 +375,7 @@ def first_token_states(
                 first.append(pack.first_tokens())
             first.append(last.first_tokens([pack], [last.keys_values(pack)]))
             states[rows] = torch.stack(first, dim=1).cpu().numpy()
+            _let_go(states)
             bar.update(len(rows))
             if reason := asked_to_stop():
                 raise stopped("train_ramps", reason, "nothing is written")
@@ -394,6 +396,22 @@ def _disk_array(shape: tuple[int, ...]) -> np.ndarray:
         raise UserError(
             f"{tempfile.gettempdir()}: no room for {num_bytes / 1e9:.1f} GB of states: {error.strerror}; set TMPDIR"
         ) from None
+
+
+def _read(states: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A copy of the chosen rows."""
+    part = states[rows]
+    _let_go(states)
+    return part
+
+
+def _let_go(states: np.ndarray) -> None:
+    """Take the pages of a memory map out of this process; what was written to them stays in the file.
+
+    The system would drop them only when memory runs short, and until then they count as this process's: all 13 GB.
+    """
+    if isinstance(states, np.memmap):
+        states.base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -451,7 +469,7 @@ def train_ramps(
         for epoch in range(1, settings.epochs + 1):
             for shuffled in torch.randperm(num_samples, generator=generator).split(settings.batch_size):
                 picked = shuffled.sort().values  # for the disk
-                batch = torch.from_numpy(train.states[picked.numpy()]).to(device)  # (B, L-1, H)
+                batch = torch.from_numpy(_read(train.states, picked.numpy())).to(device)  # (B, L-1, H)
                 logits = ramps((batch.transpose(0, 1) - shift) * factor, dropout=DROPOUT)  # (L-1, B, C)
                 wanted = targets[picked].to(device).expand(num_ramps, -1)
                 each = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
@@ -485,8 +503,8 @@ def _ramp_scores(
     """The score of each ramp, in the order of the layers, on states standardised by `shift` and `factor`."""
     answers = []
     with torch.inference_mode():
-        for start in range(0, len(split.states), chunk):
-            batch = torch.from_numpy(split.states[start : start + chunk]).to(shift.device)  # (B, L-1, H)
+        for rows in _chunks(len(split.states), chunk):
+            batch = torch.from_numpy(_read(split.states, rows)).to(shift.device)  # (B, L-1, H)
             answers.append(ramps((batch.transpose(0, 1) - shift) * factor).argmax(dim=2).cpu().numpy())
     return [METRICS[metric](split.labels, predictions) for predictions in np.concatenate(answers, axis=1)]
 
@@ -496,8 +514,8 @@ def _mean_and_scale(states: np.ndarray, chunk: int = 4096) -> tuple[np.ndarray, 
     first = states[0].astype(np.float64)  # sums are of differences to it: in others a large mean drowns a small spread
     total = np.zeros_like(first)
     squares = np.zeros_like(first)
-    for start in range(0, len(states), chunk):
-        part = states[start : start + chunk] - first
+    for rows in _chunks(len(states), chunk):
+        part = _read(states, rows) - first
         total += part.sum(axis=0)
         squares += (part**2).sum(axis=0)
     shift = total / len(states)
@@ -505,6 +523,11 @@ def _mean_and_scale(states: np.ndarray, chunk: int = 4096) -> tuple[np.ndarray, 
     scale = np.sqrt(np.maximum(squares / len(states) - shift**2, 0.0))
     scale[scale < 1e-6 * np.maximum(1.0, np.abs(mean))] = 1.0  # no more than the rounding of float32
     return mean, scale
+
+
+def _chunks(count: int, size: int) -> list[np.ndarray]:
+    """The numbers 0..count-1, `size` at a time."""
+    return np.split(np.arange(count), range(size, count, size))
 
 
 def _folded(ramps: Ramps, mean: np.ndarray, scale: np.ndarray) -> Ramps:
