@@ -138,9 +138,10 @@ def test_nobody_learns_where_a_folder_lies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("targets", "threshold", "points"),
     [
-        ({"drop_0_25": 0.5, "drop_10_0": 0.6}, 0.5, "0.25"),
-        ({"drop_0_0": 0.2, "drop_0_5": 0.5, "drop_2_0": 0.6}, 0.5, "0.5"),
-        ({"drop_3_0": 0.7, "drop_2_0": 0.6}, 0.6, "2"),
+        ({"drop_0_25": 0.5, "drop_10_0": 0.6}, 0.5, "0.25 points"),
+        ({"drop_0_0": 0.2, "drop_0_5": 0.5, "drop_2_0": 0.6}, 0.5, "0.5 points"),
+        ({"drop_3_0": 0.7, "drop_2_0": 0.6}, 0.6, "2 points"),
+        ({"drop_0_0": 0.2, "drop_1_0": 0.4}, 0.4, "1 point"),
     ],
 )
 def test_other_targets_than_the_shipped_ones(targets: dict[str, float], threshold: float, points: str) -> None:
@@ -149,7 +150,7 @@ def test_other_targets_than_the_shipped_ones(targets: dict[str, float], threshol
     card = model_card(ABOUT, {"sweep": SWEEP | of_targets})
     ((_, _, *rows),) = tables(card)
     assert [row[1] for row in rows] == [str(value) for value in targets.values()]
-    assert f"threshold={threshold})  # loses at most {points} points on validation" in card
+    assert f"threshold={threshold})  # loses at most {points} of score on validation" in card
 
 
 def test_no_digit_is_rounded_twice() -> None:

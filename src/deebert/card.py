@@ -155,7 +155,8 @@ def _first_choice(metrics: Mapping[str, Mapping[str, Any]]) -> str:
         return "threshold=0.0)  # full depth; nobody knows yet what other thresholds cost"
     thresholds = {_points(key): threshold for key, threshold in metrics["sweep"]["threshold_at"].items()}
     points = max((points for points in thresholds if points <= CAUTIOUS_POINTS), default=min(thresholds))
-    return f"threshold={thresholds[points]})  # loses at most {points:g} points on validation"
+    unit = "point" if points == 1 else "points"
+    return f"threshold={thresholds[points]})  # loses at most {points:g} {unit} of score on validation"
 
 
 def _points(key: str) -> float:
