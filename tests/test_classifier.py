@@ -23,7 +23,7 @@ from deebert.errors import UserError
 from deebert.exits import entropy
 from deebert.files import write_json
 from deebert.inputs import encode
-from deebert.model import RAMPS, DeeBert, Ramps, all_logits, save
+from deebert.model import RAMPS, DeeBert, Ramps, all_logits, fingerprint, save
 from tests import tiny
 from tests.hub import Repo, serve
 
@@ -343,7 +343,7 @@ def test_a_path_may_start_at_home(folder: Path, tmp_path: Path, monkeypatch: pyt
     """`~` is the home folder wherever a folder is given, as text or as a path; one that nobody has is told."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    write_metrics(tmp_path / "metrics")
+    write_metrics(tmp_path / "metrics", EarlyExitClassifier.from_pretrained(folder))
     EarlyExitClassifier.from_pretrained(folder).save_pretrained("~/one")
     EarlyExitClassifier.from_pretrained("~/one").save_pretrained(Path("~/two"), metrics="~/metrics")
     assert EarlyExitClassifier.from_pretrained(Path("~/two")).folder == tmp_path / "two"
@@ -411,12 +411,14 @@ def test_a_damaged_folder(folder: Path, tmp_path: Path, file: str, content: byte
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
-def write_metrics(folder: Path, task: str = "tiny") -> Path:
-    """The metrics that a sweep leaves, with a target of its own, which a card must show."""
+def write_metrics(folder: Path, of: EarlyExitClassifier, task: str = "tiny") -> Path:
+    """The metrics that a sweep of a model leaves, with a target of its own, which a card must show."""
+    weights = fingerprint(DeeBert.load(of.folder)[0])
     metrics = {"task": task, "n": 50, "full_score": 0.9, "layers_saved_at": {"drop_2_0": 0.4321}}
     metrics |= {"threshold_at": {"drop_2_0": 0.2468}, "cross_fitted_score_at": {"drop_2_0": 0.8765}}
+    metrics |= {"certified_confidence": 0.9, "certified_layers_saved_at": {}, "certified_threshold_at": {}}
     write_json(folder / "sweep.json", metrics)
-    layers = {"task": task, "n": 50, "num_layers": LAYERS, "full_score": 0.9}
+    layers = {"task": task, "n": 50, "num_layers": LAYERS, "full_score": 0.9, "weights": weights}
     write_json(folder / "layers.json", layers)
     return folder
 
@@ -435,7 +437,7 @@ def test_a_saved_model_answers_the_same(folder: Path, classifier: EarlyExitClass
     assert saved == content_of(folder)
     assert b"not given when this card was written" in card
 
-    classifier.save_pretrained(copy.folder, metrics=write_metrics(tmp_path))
+    classifier.save_pretrained(copy.folder, metrics=write_metrics(tmp_path, classifier))
     told = (copy.folder / "README.md").read_text()
     assert "0.2468" in told and "not given" not in told
     EarlyExitClassifier.from_pretrained(copy.folder).save_pretrained(tmp_path / "third")
@@ -497,7 +499,7 @@ def test_nobodys_files_are_lost(
 
 def test_an_edited_card_is_not_lost(classifier: EarlyExitClassifier, tmp_path: Path) -> None:
     """Not under another model, nor under new metrics; it goes with the model when that is saved elsewhere or again."""
-    metrics = write_metrics(tmp_path / "metrics")
+    metrics = write_metrics(tmp_path / "metrics", classifier)
     classifier.save_pretrained(tmp_path / "model", metrics)
     classifier.save_pretrained(tmp_path / "model")
     card = tmp_path / "model" / "README.md"
@@ -535,7 +537,7 @@ def test_folders_beside_the_models_files_are_left_behind(classifier: EarlyExitCl
         ("copy", "old", "old/sweep.json: has no cross_fitted_score_at; `dvc repro` makes it"),
         ("copy", "damaged", "damaged/sweep.json: not readable as JSON"),
         ("copy", "list", "list/sweep.json: has no task; `dvc repro` makes it"),
-        ("copy", "half", "half/benchmark.json: has no device"),
+        ("copy", "half", "half/benchmark.json: has no n;"),
     ],
 )
 def test_saving_that_cannot_be(
@@ -552,13 +554,13 @@ def test_saving_that_cannot_be(
     for name in ("mine", "other", "old", "damaged", "list", "half"):
         Path(name).mkdir()
     Path("mine/thesis.txt").write_text("mine")
-    write_metrics(Path("other"), task="RTE")
-    old = json.loads((write_metrics(Path("old")) / "sweep.json").read_text())
+    write_metrics(Path("other"), classifier, task="RTE")
+    old = json.loads((write_metrics(Path("old"), classifier) / "sweep.json").read_text())
     del old["cross_fitted_score_at"]
     write_json(Path("old/sweep.json"), old)
-    (write_metrics(Path("damaged")) / "sweep.json").write_text("{")
-    (write_metrics(Path("list")) / "sweep.json").write_text("[]")
-    write_json(write_metrics(Path("half")) / "benchmark.json", {"task": "tiny"})
+    (write_metrics(Path("damaged"), classifier) / "sweep.json").write_text("{")
+    (write_metrics(Path("list"), classifier) / "sweep.json").write_text("[]")
+    write_json(write_metrics(Path("half"), classifier) / "benchmark.json", {"task": "tiny"})
     classifier.save_pretrained("model")
     loaded = EarlyExitClassifier.from_pretrained("model")
     before = content_of(tmp_path)

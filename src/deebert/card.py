@@ -11,9 +11,29 @@ from deebert.files import read_json
 CAUTIOUS_POINTS = 1.0  # of score, what the example may lose
 METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1"}
 NEEDED = {
-    "layers": ("task", "n", "num_layers", "full_score"),
-    "sweep": ("task", "n", "full_score", "layers_saved_at", "threshold_at", "cross_fitted_score_at"),
-    "benchmark": ("task", "device", "threads", "precision", "threshold", "layers_saved_frac", "plain", "early_exit"),
+    "layers": ("task", "n", "num_layers", "full_score", "weights"),
+    "sweep": (
+        "task",
+        "n",
+        "full_score",
+        "layers_saved_at",
+        "threshold_at",
+        "cross_fitted_score_at",
+        "certified_confidence",
+        "certified_layers_saved_at",
+        "certified_threshold_at",
+    ),
+    "benchmark": (
+        "task",
+        "n",
+        "device",
+        "threads",
+        "precision",
+        "threshold",
+        "layers_saved_frac",
+        "plain",
+        "early_exit",
+    ),
 }
 
 
@@ -24,10 +44,10 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
     """The pipeline's metrics in `folder`, by name: `layers`, `sweep` and, if it was run, `benchmark`.
 
     Args:
-        about: of the model, its `task` and `num_layers`.
+        about: of the model, its `task`, `num_layers` and `weights` (see `model.fingerprint`).
 
     Raises:
-        UserError: missing, damaged, of a model of another task or depth, or not all of one run.
+        UserError: missing, damaged, of another model, or not all of one run.
     """
     metrics = {name: read_json(folder / f"{name}.json") for name in ("layers", "sweep")}
     if (folder / "benchmark.json").exists():
@@ -37,7 +57,8 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
             raise UserError(f"{folder / name}.json: has no {missing[0]}; `dvc repro` makes it")
         _check_same(folder, name, "task", content["task"], about.get("task"), "the model's")
     layers, sweep = metrics["layers"], metrics["sweep"]
-    _check_same(folder, "layers", "num_layers", layers["num_layers"], about["num_layers"], "the model's")
+    for key in ("num_layers", "weights"):
+        _check_same(folder, "layers", key, layers[key], about[key], "the model's")
     for key in ("n", "full_score"):
         _check_same(folder, "sweep", key, sweep[key], layers[key], "as in layers.json")
     if "benchmark" in metrics and (timed := metrics["benchmark"]["threshold"]) not in sweep["threshold_at"].values():
@@ -97,6 +118,7 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
     ]
     if "sweep" in metrics:
         lines += _scores(metrics["sweep"], METRIC_NAMES.get(metric, "score"))
+        lines += _certificates(metrics["sweep"])
     else:
         lines += ["Scores and recommended thresholds were not given when this card was written.", ""]
     if "benchmark" in metrics:
@@ -106,7 +128,7 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
 
 def _scores(sweep: Mapping[str, Any], metric: str) -> list[str]:
     rows = [
-        f"| {_points(key)} | {threshold} | {100 * sweep['layers_saved_at'][key]:.2f} %"
+        f"| {_target('drop', key)} | {threshold} | {100 * sweep['layers_saved_at'][key]:.2f} %"
         f" | {100 * sweep['cross_fitted_score_at'][key]:.2f} |"
         for key, threshold in sweep["threshold_at"].items()
     ]
@@ -125,6 +147,28 @@ def _scores(sweep: Mapping[str, Any], metric: str) -> list[str]:
     ]
 
 
+def _certificates(sweep: Mapping[str, Any]) -> list[str]:
+    saved = sweep["certified_layers_saved_at"]
+    rows = [
+        f"| {100 * _target('risk', key):g} | {threshold} | {100 * saved[key]:.2f} % |"
+        if saved[key] > 0
+        else f"| {100 * _target('risk', key):g} | none: too few samples, or too much is lost | |"
+        for key, threshold in sweep["certified_threshold_at"].items()
+    ]
+    return [
+        "## Certified thresholds",
+        "",
+        f"With {100 * sweep['certified_confidence']:g} % confidence, on new samples that are drawn as those"
+        f" {sweep['n']:,} were, accuracy is at most so many points below that of full depth. Each row is a promise by"
+        " itself, if neither row nor model was picked by looking at these results.",
+        "",
+        "| points of accuracy lost at most | threshold (nats) | layers saved |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
 def _speed(benchmark: Mapping[str, Any]) -> list[str]:
     plain, early_exit = benchmark["plain"], benchmark["early_exit"]
     rows = [
@@ -135,8 +179,8 @@ def _speed(benchmark: Mapping[str, Any]) -> list[str]:
     return [
         "## Speed",
         "",
-        f"Measured on {benchmark['device']} (threads: {benchmark['threads']}, {benchmark['precision']}) at threshold"
-        f" {benchmark['threshold']:g}, which saves {100 * benchmark['layers_saved_frac']:.2f} % of the layers:",
+        f"Measured with {benchmark['n']:,} samples on {benchmark['device']} (threads: {benchmark['threads']},"
+        f" {benchmark['precision']}) at threshold {benchmark['threshold']:g}, which saves {100 * benchmark['layers_saved_frac']:.2f} % of the layers:",
         "",
         "| | plain backbone, samples per second | early exit | time saved |",
         "|---|---|---|---|",
@@ -153,12 +197,12 @@ def _first_choice(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """The example's threshold, its bracket and what it does: of the recommended ones, a cautious one."""
     if "sweep" not in metrics:
         return "threshold=0.0)  # full depth; nobody knows yet what other thresholds cost"
-    thresholds = {_points(key): threshold for key, threshold in metrics["sweep"]["threshold_at"].items()}
+    thresholds = {_target("drop", key): threshold for key, threshold in metrics["sweep"]["threshold_at"].items()}
     points = max((points for points in thresholds if points <= CAUTIOUS_POINTS), default=min(thresholds))
     unit = "point" if points == 1 else "points"
     return f"threshold={thresholds[points]})  # loses at most {points:g} {unit} of score on validation"
 
 
-def _points(key: str) -> float:
-    """The target that a key of the metrics stands for: `drop_0_5` -> 0.5."""
-    return float(key.removeprefix("drop_").replace("_", "."))
+def _target(kind: str, key: str) -> float:
+    """The number that a key of the metrics stands for: drop, `drop_0_5` -> 0.5."""
+    return float(key.removeprefix(f"{kind}_").replace("_", "."))

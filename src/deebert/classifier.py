@@ -23,7 +23,7 @@ from deebert.errors import UserError, one_line
 from deebert.files import output_dir, read_json
 from deebert.inference import Engine
 from deebert.inputs import encode
-from deebert.model import RAMPS, WEIGHTS, DeeBert, save_ramps
+from deebert.model import RAMPS, WEIGHTS, DeeBert, fingerprint, save_ramps
 from deebert.params import HUB_ID, PRECISIONS, is_folder
 
 Text = str | tuple[str, str]
@@ -174,8 +174,8 @@ class EarlyExitClassifier:
         Args:
             folder: new, empty, or a saved model, which is replaced; not the one that this was loaded from.
             metrics: the folder of the pipeline's metrics for this very model; a new card then states scores,
-                recommended thresholds and, if the stage `benchmark` was run, speed. Without it a card that came with
-                the model is kept.
+                recommended and certified thresholds and, if the stage `benchmark` was run, speed. Without it a card
+                that came with the model is kept.
 
         Raises:
             UserError: the folder cannot be written or holds something else than a saved model, such as a README.md
@@ -191,8 +191,8 @@ class EarlyExitClassifier:
         about |= {"model_type": self._engine.config.model_type}
         files = dict(self._files)
         if metrics is not None:
-            text = card.model_card(about, card.read_metrics(_home_expanded(metrics), about))
-            files[CARD] = text.encode()
+            measured = card.read_metrics(_home_expanded(metrics), about | {"weights": fingerprint(self._model)})
+            files[CARD] = card.model_card(about, measured).encode()
         elif CARD not in files:
             files[CARD] = card.model_card(about, {}).encode()
         _check_replaceable(folder, files[CARD])
