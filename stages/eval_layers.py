@@ -7,7 +7,7 @@ from deebert.files import output_dir, write_json
 from deebert.inputs import encode, token_counts
 from deebert.layers import layer_metrics, layer_rows
 from deebert.logits import SplitLogits
-from deebert.model import DeeBert, all_logits
+from deebert.model import DeeBert, all_logits, fingerprint
 from deebert.params import model_name, read_params
 from deebert.scores import is_labelled
 from deebert.stage import run
@@ -44,7 +44,8 @@ def main(data: Path, model_folder: Path, out: Path, metrics_file: Path) -> None:
         write_json(folder / "about.json", about)
         write_json(folder / "layers.json", rows)
     main_split = task["validation_splits"][0]
-    write_json(metrics_file, layer_metrics(task["task"], rows, main_split, len(glue_data.splits[main_split])))
+    metrics = layer_metrics(task["task"], rows, main_split, len(glue_data.splits[main_split]))
+    write_json(metrics_file, {**metrics, "weights": fingerprint(model)})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import pickle
+import re
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +23,7 @@ from deebert.errors import UserError
 from deebert.exits import entropy
 from deebert.files import write_json
 from deebert.inputs import encode
-from deebert.model import RAMPS, DeeBert, Ramps, all_logits, save
+from deebert.model import RAMPS, DeeBert, Ramps, all_logits, fingerprint, save
 from tests import tiny
 from tests.hub import Repo, serve
 
@@ -151,6 +154,23 @@ def test_batch_size_changes_no_answer(classifier: EarlyExitClassifier, batch_siz
     check_same(classifier.predict(sentences(), threshold=0.6, batch_size=batch_size), expected)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_batch_size_is_any_whole_number(classifier: EarlyExitClassifier, kind: Callable[[int], Any]) -> None:
+    """A whole number of NumPy's is one."""
+    check_same(classifier.predict(sentences(), batch_size=kind(4)), classifier.predict(sentences()))
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_classifier_can_be_sent_to_another_process(family: str, tmp_path: Path) -> None:
+    """Pickled and read again, as multiprocessing does, it gives the same answers and can be saved."""
+    folder = write_classifier(tmp_path, family)
+    sent = EarlyExitClassifier.from_pretrained(folder)
+    received = pickle.loads(pickle.dumps(sent))
+    check_same(received.predict(sentences(), threshold=0.6), sent.predict(sentences(), threshold=0.6))
+    received.save_pretrained(tmp_path / "copy")
+    assert content_of(tmp_path / "copy").items() >= content_of(folder).items()
+
+
 def test_any_iterable_is_read_once_and_a_batch_at_a_time(classifier: EarlyExitClassifier) -> None:
     """A generator, a tuple, an array and a column give what a list gives; no text is asked for ahead of its batch."""
     expected = classifier.predict(sentences())
@@ -204,6 +224,14 @@ def test_labels_are_of_logits_that_probabilities_cannot_tell_apart(folder: Path,
         ([3], TypeError, "texts: number 0 is 3; expected a string or a pair"),
         (["w1", float("nan")], TypeError, "texts: number 1 is nan; expected"),
         ([b"w1"], TypeError, "texts: number 0 is b'w1'; expected"),
+        (b"w1", TypeError, "texts: a single bytes; expected an iterable of strings"),
+        (bytearray(b"w1"), TypeError, "texts: a single bytearray; expected an iterable of strings"),
+        (np.array("w1"), TypeError, "texts: array('w1', dtype='<U2'); expected an iterable of strings"),
+        ({"a": "w1", "b": "w2"}, TypeError, "texts: a dict; expected one of its columns, or zip() of two for pairs"),
+        (pd.DataFrame({"a": ["w1"]}), TypeError, "texts: a DataFrame; expected one of its columns, or zip() of two"),
+        (np.arange(3), TypeError, "texts: number 0 is np.int64(0); expected a string"),
+        (np.array([["w1"] * 200] * 2), TypeError, "texts: number 0 is array(['w1', 'w1',"),
+        (["w1", "w2 \ud800 w3"], ValueError, "texts: number 1 holds '\\ud800', half a character; expected text that"),
         ([("w1", 2)], TypeError, "texts: number 0 is ('w1', 2); expected"),
         (["w1", ("w1", "w2")], ValueError, "texts: number 1 is ('w1', 'w2'); expected a string"),
         ([("w1", "w2", "w3")], ValueError, "texts: number 0 is ('w1', 'w2', 'w3'); expected a string"),
@@ -214,7 +242,14 @@ def test_wrong_texts(classifier: EarlyExitClassifier, texts: Any, error: type[Ex
     """A text that is none is told by its number, with what is expected, in one line."""
     with pytest.raises(error) as caught:
         classifier.predict(texts)
-    assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(told) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_text_that_cannot_be_encoded_is_told_by_its_number(of_pairs: EarlyExitClassifier) -> None:
+    """In any batch and on either side of a pair."""
+    with pytest.raises(ValueError, match=r"texts: number 5 holds '.udc80', half a character") as caught:
+        of_pairs.predict([("w1", "w2")] * 5 + [("w1", "w\udc80")], batch_size=2)
+    assert str(caught.value).isascii()
 
 
 @pytest.mark.parametrize("texts", [["w1"], [("w1", "w2"), "w1"], [("w1",)], [("w1", "w2", "w3")], [[]], ("w1", "w2")])
@@ -283,6 +318,40 @@ def test_precision(folder: Path) -> None:
         EarlyExitClassifier.from_pretrained(folder, precision="fp16")
 
 
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_device(folder: Path, device: Any) -> None:
+    """By name or as PyTorch has it."""
+    assert EarlyExitClassifier.from_pretrained(folder, device=device).predict(["w1"]).labels
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", "meta", "", "cpu:x", 0.5, torch.device("cuda:77")])
+def test_a_device_that_cannot_be_used(folder: Path, device: Any) -> None:
+    """Unknown, absent or unable to compute: told before the model is loaded, in one line."""
+    with pytest.raises(ValueError) as caught:
+        EarlyExitClassifier.from_pretrained(folder / "nowhere", device=device)
+    assert str(caught.value).startswith(f"device: {device!r} cannot be used: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", [None, 3, b"models/deebert"])
+def test_a_model_that_is_no_name(model: Any) -> None:
+    """Neither text nor path: a TypeError, which says what is expected."""
+    with pytest.raises(TypeError, match=f"model: {model!r}; expected a folder, or owner/name@commit"):
+        EarlyExitClassifier.from_pretrained(model)
+
+
+def test_a_path_may_start_at_home(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` is the home folder wherever a folder is given, as text or as a path; one that nobody has is told."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_metrics(tmp_path / "metrics", EarlyExitClassifier.from_pretrained(folder))
+    EarlyExitClassifier.from_pretrained(folder).save_pretrained("~/one")
+    EarlyExitClassifier.from_pretrained("~/one").save_pretrained(Path("~/two"), metrics="~/metrics")
+    assert EarlyExitClassifier.from_pretrained(Path("~/two")).folder == tmp_path / "two"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics", "one", "two"]
+    with pytest.raises(UserError, match="~nobody-has-this-name/m: there is no such home folder"):
+        EarlyExitClassifier.from_pretrained("~nobody-has-this-name/m")
+
+
 def test_nothing_is_asked_of_a_network(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading, answering and saving open no connection; a folder that is not there is not looked for elsewhere."""
 
@@ -342,11 +411,15 @@ def test_a_damaged_folder(folder: Path, tmp_path: Path, file: str, content: byte
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
-def write_metrics(folder: Path, task: str = "tiny") -> Path:
-    """The metrics that a sweep leaves, with a target of its own, which a card must show."""
+def write_metrics(folder: Path, of: EarlyExitClassifier, task: str = "tiny") -> Path:
+    """The metrics that a sweep of a model leaves, with a target of its own, which a card must show."""
+    weights = fingerprint(DeeBert.load(of.folder)[0])
     metrics = {"task": task, "n": 50, "full_score": 0.9, "layers_saved_at": {"drop_2_0": 0.4321}}
     metrics |= {"threshold_at": {"drop_2_0": 0.2468}, "cross_fitted_score_at": {"drop_2_0": 0.8765}}
+    metrics |= {"certified_confidence": 0.9, "certified_layers_saved_at": {}, "certified_threshold_at": {}}
     write_json(folder / "sweep.json", metrics)
+    layers = {"task": task, "n": 50, "num_layers": LAYERS, "full_score": 0.9, "weights": weights}
+    write_json(folder / "layers.json", layers)
     return folder
 
 
@@ -364,12 +437,82 @@ def test_a_saved_model_answers_the_same(folder: Path, classifier: EarlyExitClass
     assert saved == content_of(folder)
     assert b"not given when this card was written" in card
 
-    classifier.save_pretrained(copy.folder, metrics=write_metrics(tmp_path))
+    classifier.save_pretrained(copy.folder, metrics=write_metrics(tmp_path, classifier))
     told = (copy.folder / "README.md").read_text()
     assert "0.2468" in told and "not given" not in told
-    copy.save_pretrained(tmp_path / "third")
+    EarlyExitClassifier.from_pretrained(copy.folder).save_pretrained(tmp_path / "third")
     assert (tmp_path / "third" / "README.md").read_text() == told
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "sweep.json", "third"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.json", "new", "sweep.json", "third"]
+
+
+def test_what_is_saved_is_what_was_loaded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the folder was replaced since or is gone, though one works elsewhere now, and though it has answered."""
+    original = content_of(folder)
+    shutil.copytree(folder, tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    loaded = EarlyExitClassifier.from_pretrained("model")
+    answers = loaded.predict(sentences())
+    for file in Path("model").iterdir():
+        file.write_bytes(bytes(file.stat().st_size))
+        file.write_bytes(b"of another run")
+    loaded.save_pretrained("replaced")
+    with pytest.raises(UserError, match="the model was loaded from there"):
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        loaded.save_pretrained("../model")
+    shutil.rmtree(tmp_path / "model")
+    for name in ("gone", "model"):
+        loaded.save_pretrained(tmp_path / name)
+    for name in ("replaced", "gone", "model"):
+        saved = content_of(tmp_path / name)
+        del saved["README.md"]
+        assert saved == original
+    check_same(loaded.predict(sentences()), answers)
+
+
+def test_rounded_weights_are_not_saved(folder: Path, tmp_path: Path) -> None:
+    """In bf16 the weights are no longer those of the file, which is told before anything is written."""
+    with pytest.raises(ValueError, match="save_pretrained: loaded in bf16, rounded; expected precision='fp32'"):
+        EarlyExitClassifier.from_pretrained(folder, precision="bf16").save_pretrained(tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("README.md", b"# My thesis", "README.md: somebody wrote or edited it, and it would be lost"),
+        ("config.json", b"{}", "mine: holds config.json but no ramps.safetensors; expected an empty folder or a saved"),
+        ("notes.md", b"mine", "mine: holds notes.md, which is no part of the model"),
+        (".git", b"mine", "mine: holds .git, which is no part of the model"),
+    ],
+)
+def test_nobodys_files_are_lost(
+    classifier: EarlyExitClassifier, tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    """A folder with a file that is not of a saved model is left as it is."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(told)):
+        classifier.save_pretrained(tmp_path / "mine")
+    assert content_of(tmp_path) == {f"mine/{name}": content}
+
+
+def test_an_edited_card_is_not_lost(classifier: EarlyExitClassifier, tmp_path: Path) -> None:
+    """Not under another model, nor under new metrics; it goes with the model when that is saved elsewhere or again."""
+    metrics = write_metrics(tmp_path / "metrics", classifier)
+    classifier.save_pretrained(tmp_path / "model", metrics)
+    classifier.save_pretrained(tmp_path / "model")
+    card = tmp_path / "model" / "README.md"
+    card.write_text(card.read_text() + "Not for film critics.")
+    before = content_of(tmp_path)
+    for given in (None, metrics):
+        with pytest.raises(UserError, match=r"README.md: somebody wrote or edited it.*expected it to be moved away$"):
+            classifier.save_pretrained(tmp_path / "model", given)
+    assert content_of(tmp_path) == before
+    loaded = EarlyExitClassifier.from_pretrained(tmp_path / "model")
+    for _ in range(2):
+        loaded.save_pretrained(tmp_path / "copy")
+        assert content_of(tmp_path / "copy") == content_of(tmp_path / "model")
 
 
 def test_folders_beside_the_models_files_are_left_behind(classifier: EarlyExitClassifier, tmp_path: Path) -> None:
@@ -389,12 +532,12 @@ def test_folders_beside_the_models_files_are_left_behind(classifier: EarlyExitCl
         ("file/copy", None, "file/copy: cannot be written: Not a directory"),
         ("mine", None, "mine: holds thesis.txt, which is no part of the model; expected an empty folder"),
         (".", None, "holds damaged, which is no part of the model"),
-        ("copy", "nowhere", "nowhere/sweep.json: no such file; `dvc repro` makes it"),
-        ("copy", "other", "other/sweep.json: metrics of task RTE; expected tiny, the model's"),
+        ("copy", "nowhere", "nowhere/layers.json: no such file; `dvc repro` makes it"),
+        ("copy", "other", "other/layers.json: metrics of another model: task RTE; expected tiny, the model's"),
         ("copy", "old", "old/sweep.json: has no cross_fitted_score_at; `dvc repro` makes it"),
         ("copy", "damaged", "damaged/sweep.json: not readable as JSON"),
         ("copy", "list", "list/sweep.json: has no task; `dvc repro` makes it"),
-        ("copy", "half", "half/benchmark.json: has no device"),
+        ("copy", "half", "half/benchmark.json: has no n;"),
     ],
 )
 def test_saving_that_cannot_be(
@@ -411,13 +554,13 @@ def test_saving_that_cannot_be(
     for name in ("mine", "other", "old", "damaged", "list", "half"):
         Path(name).mkdir()
     Path("mine/thesis.txt").write_text("mine")
-    write_metrics(Path("other"), task="RTE")
-    old = json.loads((write_metrics(Path("old")) / "sweep.json").read_text())
+    write_metrics(Path("other"), classifier, task="RTE")
+    old = json.loads((write_metrics(Path("old"), classifier) / "sweep.json").read_text())
     del old["cross_fitted_score_at"]
     write_json(Path("old/sweep.json"), old)
-    Path("damaged/sweep.json").write_text("{")
-    Path("list/sweep.json").write_text("[]")
-    write_json(write_metrics(Path("half")) / "benchmark.json", {"task": "tiny"})
+    (write_metrics(Path("damaged"), classifier) / "sweep.json").write_text("{")
+    (write_metrics(Path("list"), classifier) / "sweep.json").write_text("[]")
+    write_json(write_metrics(Path("half"), classifier) / "benchmark.json", {"task": "tiny"})
     classifier.save_pretrained("model")
     loaded = EarlyExitClassifier.from_pretrained("model")
     before = content_of(tmp_path)

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from deebert.backbones import family_of
 from deebert.inputs import encode
-from deebert.model import RAMPS, WEIGHTS, DeeBert, Ramps, all_logits, save, walk
+from deebert.model import RAMPS, WEIGHTS, DeeBert, Ramps, all_logits, fingerprint, save, walk
 from tests import tiny
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
@@ -172,3 +172,22 @@ def test_all_logits_keep_the_order(batch_tokens: int) -> None:
         for row, sample in enumerate(encoded):
             alone = model(**{name: torch.tensor([values]) for name, values in sample.items()})
             np.testing.assert_allclose(logits[row], alone[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_fingerprint_is_of_every_weight(family: str, tmp_path: Path) -> None:
+    """Saved and loaded it stays; the least change of any weight shows."""
+    model = deebert(family)
+    tiny.write_model(tmp_path / "backbone", family, layers=LAYERS, width=WIDTH, labels=LABELS)
+    (tmp_path / "whole").mkdir()
+    save(tmp_path / "backbone", model.ramps, tmp_path / "whole")
+    loaded = DeeBert.load(tmp_path / "whole")[0]
+    expected = fingerprint(model)
+    assert fingerprint(loaded) == expected and len(expected) == 12
+    seen = {expected}
+    with torch.no_grad():
+        for weight in loaded.parameters():
+            first = weight.view(-1)[:1]
+            first.copy_(torch.nextafter(first, first + 1))
+            seen.add(fingerprint(loaded))
+    assert len(seen) == 1 + len(list(loaded.parameters()))

@@ -171,7 +171,12 @@ def test_sweep_metrics() -> None:
     drops = ["drop_0_0", "drop_0_5", "drop_1_0", "drop_3_0"]
     for name in ("layers_saved_at", "threshold_at", "cross_fitted_score_at"):
         assert list(content[name]) == drops
-    assert list(content["certified_layers_saved_at"]) == ["risk_0_05", "risk_0_2"]
+    certified = [row for row in tables["certificates"] if row["loss"] == "accuracy_drop"]
+    for name in ("certified_layers_saved_at", "certified_threshold_at"):
+        assert list(content[name]) == ["risk_0_05", "risk_0_2"]
+    assert list(content["certified_threshold_at"].values()) == [row["threshold"] for row in certified]
+    assert any(row["certified"] for row in certified)
+    assert content["certified_confidence"] == 0.9
     curve = [row for row in tables["sweep"] if row["criterion"] == "entropy"]
     best = best_within(curve, 1.0)
     assert content["layers_saved_at"]["drop_1_0"] == round(best["layers_saved_frac"], 4)

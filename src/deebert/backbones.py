@@ -160,10 +160,23 @@ def _distilbert_head(model: Any, first_token: Tensor) -> Tensor:
     return model.classifier(model.dropout(torch.relu(model.pre_classifier(first_token))))
 
 
+# No lambdas: a classifier that goes to another process is pickled with its family, and a lambda cannot be.
+def _bert_layers(model: Any) -> nn.ModuleList:
+    return model.bert.encoder.layer
+
+
+def _roberta_layers(model: Any) -> nn.ModuleList:
+    return model.roberta.encoder.layer
+
+
+def _distilbert_layers(model: Any) -> nn.ModuleList:
+    return model.distilbert.transformer.layer
+
+
 FAMILIES = {
-    "bert": Family(lambda model: model.bert.encoder.layer, _bert_parts, _bert_head, ("classifier",), token_types=True),
+    "bert": Family(_bert_layers, _bert_parts, _bert_head, ("classifier",), token_types=True),
     "roberta": Family(
-        lambda model: model.roberta.encoder.layer,
+        _roberta_layers,
         _bert_parts,
         _roberta_head,
         ("classifier",),
@@ -171,7 +184,7 @@ FAMILIES = {
         positions_after_padding_id=True,
     ),
     "distilbert": Family(
-        lambda model: model.distilbert.transformer.layer,
+        _distilbert_layers,
         _distilbert_parts,
         _distilbert_head,
         ("pre_classifier", "classifier"),

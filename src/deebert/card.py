@@ -1,5 +1,6 @@
 """The model card: what a stranger must know before using the model."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,34 +8,81 @@ from typing import Any
 from deebert.errors import UserError
 from deebert.files import read_json
 
+CAUTIOUS_POINTS = 1.0  # of score, what the example may lose
 METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1"}
 NEEDED = {
-    "sweep": ("task", "n", "full_score", "layers_saved_at", "threshold_at", "cross_fitted_score_at"),
-    "benchmark": ("task", "device", "threads", "precision", "threshold", "layers_saved_frac", "plain", "early_exit"),
+    "layers": ("task", "n", "num_layers", "full_score", "weights"),
+    "sweep": (
+        "task",
+        "n",
+        "full_score",
+        "layers_saved_at",
+        "threshold_at",
+        "cross_fitted_score_at",
+        "certified_confidence",
+        "certified_layers_saved_at",
+        "certified_threshold_at",
+    ),
+    "benchmark": (
+        "task",
+        "n",
+        "device",
+        "threads",
+        "precision",
+        "threshold",
+        "layers_saved_frac",
+        "plain",
+        "early_exit",
+    ),
 }
 
 
+SEAL = "\n<!-- unedited card of deebert, sha256 of all above: {} -->\n"
+
+
 def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The pipeline's metrics in `folder`, by name: `sweep` and, if it was run, `benchmark`.
+    """The pipeline's metrics in `folder`, by name: `layers`, `sweep` and, if it was run, `benchmark`.
+
+    Args:
+        about: of the model, its `task`, `num_layers` and `weights` (see `model.fingerprint`).
 
     Raises:
-        UserError: missing, damaged, or not of the task that the model was trained on.
+        UserError: missing, damaged, of another model, or not all of one run.
     """
-    metrics = {"sweep": read_json(folder / "sweep.json")}
+    metrics = {name: read_json(folder / f"{name}.json") for name in ("layers", "sweep")}
     if (folder / "benchmark.json").exists():
         metrics["benchmark"] = read_json(folder / "benchmark.json")
     for name, content in metrics.items():
         if missing := [key for key in NEEDED[name] if key not in content]:
             raise UserError(f"{folder / name}.json: has no {missing[0]}; `dvc repro` makes it")
-        if content["task"] != about.get("task"):
-            raise UserError(
-                f"{folder / name}.json: metrics of task {content['task']}; expected {about.get('task')}, the model's"
-            )
+        _check_same(folder, name, "task", content["task"], about.get("task"), "the model's")
+    layers, sweep = metrics["layers"], metrics["sweep"]
+    for key in ("num_layers", "weights"):
+        _check_same(folder, "layers", key, layers[key], about[key], "the model's")
+    for key in ("n", "full_score"):
+        _check_same(folder, "sweep", key, sweep[key], layers[key], "as in layers.json")
+    if "benchmark" in metrics and (timed := metrics["benchmark"]["threshold"]) not in sweep["threshold_at"].values():
+        raise UserError(f"{folder / 'benchmark.json'}: threshold {timed} is none of sweep.json's; `dvc repro` makes it")
     return metrics
 
 
+def _check_same(folder: Path, name: str, key: str, found: Any, expected: Any, whose: str) -> None:
+    if found != expected:
+        raise UserError(f"{folder / name}.json: metrics of another model: {key} {found}; expected {expected}, {whose}")
+
+
+def is_untouched(card: bytes) -> bool:
+    """Whether `card` is as `model_card` made it, so that nothing is lost with it."""
+    start = card.rfind(SEAL.split("{")[0].encode())
+    return start >= 0 and card == _sealed(card[:start])
+
+
+def _sealed(card: bytes) -> bytes:
+    return card + SEAL.format(hashlib.sha256(card).hexdigest()).encode()
+
+
 def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown for the Hub.
+    """Markdown for the Hub; its last line is a comment by which `is_untouched` knows it.
 
     Args:
         about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`.
@@ -54,7 +102,8 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         f"# {task}: early-exit classifier",
         "",
         f"{model}{origin}, fine-tuned on {task}, with a ramp after each of its {about['num_layers']} layers but",
-        "the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp whose entropy is low enough.",
+        "the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp whose entropy (nats) is below the",
+        "threshold.",
         "",
         f"Labels: {', '.join(about['label_names'])}.",
         f"Input: {' and '.join(about.get('text_columns', ['text']))}.",
@@ -63,22 +112,23 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         "from deebert.classifier import EarlyExitClassifier",
         "",
         'classifier = EarlyExitClassifier.from_pretrained("path/to/this/folder")',
-        f"predictions = classifier.predict({_example(about)}, threshold={_first_choice(metrics)})",
+        f"predictions = classifier.predict({_example(about)}, {_first_choice(metrics)}",
         "```",
         "",
     ]
     if "sweep" in metrics:
         lines += _scores(metrics["sweep"], METRIC_NAMES.get(metric, "score"))
+        lines += _certificates(metrics["sweep"])
     else:
         lines += ["Scores and recommended thresholds were not given when this card was written.", ""]
     if "benchmark" in metrics:
         lines += _speed(metrics["benchmark"])
-    return "\n".join(lines)
+    return _sealed("\n".join(lines).encode()).decode()
 
 
 def _scores(sweep: Mapping[str, Any], metric: str) -> list[str]:
     rows = [
-        f"| {key.removeprefix('drop_').replace('_', '.')} | {threshold} | {100 * sweep['layers_saved_at'][key]:.1f} %"
+        f"| {_target('drop', key)} | {threshold} | {100 * sweep['layers_saved_at'][key]:.2f} %"
         f" | {100 * sweep['cross_fitted_score_at'][key]:.2f} |"
         for key, threshold in sweep["threshold_at"].items()
     ]
@@ -97,6 +147,28 @@ def _scores(sweep: Mapping[str, Any], metric: str) -> list[str]:
     ]
 
 
+def _certificates(sweep: Mapping[str, Any]) -> list[str]:
+    saved = sweep["certified_layers_saved_at"]
+    rows = [
+        f"| {100 * _target('risk', key):g} | {threshold} | {100 * saved[key]:.2f} % |"
+        if saved[key] > 0
+        else f"| {100 * _target('risk', key):g} | none: too few samples, or too much is lost | |"
+        for key, threshold in sweep["certified_threshold_at"].items()
+    ]
+    return [
+        "## Certified thresholds",
+        "",
+        f"With {100 * sweep['certified_confidence']:g} % confidence, on new samples that are drawn as those"
+        f" {sweep['n']:,} were, accuracy is at most so many points below that of full depth. Each row is a promise by"
+        " itself, if neither row nor model was picked by looking at these results.",
+        "",
+        "| points of accuracy lost at most | threshold (nats) | layers saved |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
 def _speed(benchmark: Mapping[str, Any]) -> list[str]:
     plain, early_exit = benchmark["plain"], benchmark["early_exit"]
     rows = [
@@ -107,8 +179,8 @@ def _speed(benchmark: Mapping[str, Any]) -> list[str]:
     return [
         "## Speed",
         "",
-        f"Measured on {benchmark['device']} (threads: {benchmark['threads']}, {benchmark['precision']}) at threshold"
-        f" {benchmark['threshold']:g}, which saves {100 * benchmark['layers_saved_frac']:.1f} % of the layers:",
+        f"Measured with {benchmark['n']:,} samples on {benchmark['device']} (threads: {benchmark['threads']},"
+        f" {benchmark['precision']}) at threshold {benchmark['threshold']:g}, which saves {100 * benchmark['layers_saved_frac']:.2f} % of the layers:",
         "",
         "| | plain backbone, samples per second | early exit | time saved |",
         "|---|---|---|---|",
@@ -121,6 +193,16 @@ def _example(about: Mapping[str, Any]) -> str:
     return '[("one text", "another")]' if len(about.get("text_columns", ())) == 2 else '["a text"]'
 
 
-def _first_choice(metrics: Mapping[str, Mapping[str, Any]]) -> float:
-    """The threshold of the example: what loses at most one point, or else a cautious one."""
-    return metrics.get("sweep", {}).get("threshold_at", {}).get("drop_1_0", 0.1)
+def _first_choice(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """The example's threshold, its bracket and what it does: of the recommended ones, a cautious one."""
+    if "sweep" not in metrics:
+        return "threshold=0.0)  # full depth; nobody knows yet what other thresholds cost"
+    thresholds = {_target("drop", key): threshold for key, threshold in metrics["sweep"]["threshold_at"].items()}
+    points = max((points for points in thresholds if points <= CAUTIOUS_POINTS), default=min(thresholds))
+    unit = "point" if points == 1 else "points"
+    return f"threshold={thresholds[points]})  # loses at most {points:g} {unit} of score on validation"
+
+
+def _target(kind: str, key: str) -> float:
+    """The number that a key of the metrics stands for: drop, `drop_0_5` -> 0.5."""
+    return float(key.removeprefix(f"{kind}_").replace("_", "."))

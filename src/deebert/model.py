@@ -3,6 +3,7 @@
 Shapes: B samples, T tokens, H width, L layers, C classes. Ramps 1..L-1 and the head make L heads.
 """
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -133,6 +134,15 @@ def save(backbone_folder: Path, ramps: Ramps, folder: Path) -> None:
 def save_ramps(ramps: Ramps, folder: Path) -> None:
     """Write `ramps.safetensors` into `folder`, which exists."""
     save_file({name: tensor.detach().contiguous() for name, tensor in ramps.state_dict().items()}, folder / RAMPS)
+
+
+def fingerprint(model: DeeBert) -> str:
+    """12 hexadecimal digits that tell the model from any other: of the names and values of all its weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy())
+    return digest.hexdigest()[:12]
 
 
 def has_ramps(folder: Path) -> bool:

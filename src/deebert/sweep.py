@@ -148,7 +148,8 @@ def sweep_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) ->
     """What a pull request shows of `split`, from `split_tables` of one or more splits.
 
     Per target drop (points): the most layers saved, the threshold (nats) that does it, and the score to expect of it.
-    Per tolerated risk: the layers saved that are certified not to cost more accuracy, 0 where none are.
+    Per tolerated risk: the layers saved that are certified, with `certified_confidence`, not to cost more accuracy, and
+    the threshold (nats) that saves them; 0 where none are.
     """
     mine = {name: [row for row in rows if row["split"] == split] for name, rows in tables.items()}
     full = mine["sweep"][0]
@@ -163,5 +164,7 @@ def sweep_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) ->
         "layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in choice.items()},
         "threshold_at": {key: row["threshold"] for key, row in choice.items()},
         "cross_fitted_score_at": {key: round(row["score"], 4) for key, row in choice.items()},
+        "certified_confidence": round(1 - mine["certificates"][0]["delta"], 4),
         "certified_layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in certified.items()},
+        "certified_threshold_at": {key: row["threshold"] for key, row in certified.items()},
     }
