@@ -9,7 +9,7 @@ DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 INSTALL = @echo "Installing what $< pins, into .venv; the first time this may take minutes" >&2; \
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r $<
 
-.PHONY: help setup repro test lint plots seeds report paper submission lock-check
+.PHONY: help setup repro test lint plots seeds report smaller paper submission lock-check
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,11 +31,14 @@ plots: .venv/for-report ## write the page of plots, dvc_plots/index.html
 	$(DVC) plots show
 
 seeds: .venv/for-repro ## compare the runs that differ in the seed alone; draws seeds.svg
-	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=src python tools/seeds.py seeds.svg
+	@PYTHONPATH=src $(BIN)/python tools/seeds.py seeds.svg
 
 report: .venv/for-report ## show changed metrics and parameters as Markdown, against BASE=HEAD
 	@echo "### Metrics"; $(DVC) metrics diff --md --precision 4 $(BASE)
 	@echo; echo "### Parameters"; $(DVC) params diff --md $(BASE)
+
+smaller: .venv/for-repro ## take in the scores of smaller models fine-tuned alone, for the next `dvc repro plot`
+	@PYTHONPATH=src $(BIN)/python tools/smaller_models.py baselines/smaller_models.json
 
 paper: .venv/for-repro ## hold the experiments that exist against the paper's table and figures
 	@PYTHONPATH=src $(BIN)/python tools/compare_with_paper.py

@@ -1,24 +1,29 @@
 #!/bin/bash
-# An experiment per array task, on any node that sees this folder: sbatch cluster/slurm.sh, from the top of the project.
+# One experiment per array task, results in this project: sbatch --array=2,5 cluster/slurm.sh -S model=roberta-base
 #SBATCH --job-name=deebert
 #SBATCH --array=0-5
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:TERM@120
 #SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --output=slurm-%A_%a.log
 set -euo pipefail
 tasks=(SST-2 MRPC RTE QNLI QQP MNLI)
 task=${tasks[$SLURM_ARRAY_TASK_ID]}
-project=$SLURM_SUBMIT_DIR
-# DVC locks its folder, so each task has a clone, where a task that runs again finds what it has trained.
-clone=${DEEBERT_RUNS:-$project/../deebert-runs}/$task
-[ -d "$clone" ] || git clone --quiet "$project" "$clone"
-cd "$clone" && git fetch --quiet origin HEAD && git reset --quiet --hard FETCH_HEAD
-[ ! -f "$project/.dvc/config.local" ] || cp "$project/.dvc/config.local" .dvc/ # the remote, where it is not in git
-PATH="$project/.venv/bin:$PATH"
-export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
-# By srun, so that the signal before the time is up reaches the training, which saves its state; submit again to go on.
-srun dvc exp run --name "$task-$SLURM_ARRAY_JOB_ID" --set-param dataset="$task"
-dvc exp push origin "$task-$SLURM_ARRAY_JOB_ID"
+name=$task-$SLURM_ARRAY_JOB_ID
+project=$(git -C "$SLURM_SUBMIT_DIR" rev-parse --show-toplevel)
+export PATH="$project/.venv/bin:$PATH" OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
+export DEEBERT_CHECKPOINTS=$project/.cache/slurm/$task # whichever job goes on with a training
+# DVC runs one experiment at a time in a folder, so each has a clone of the last commit; they share the project's cache.
+clone=$project/.cache/slurm/$name
+rm -rf "$clone"; git clone --quiet "$project" "$clone"; cd "$clone"
+dvc cache dir --local "$(dvc --cd "$project" cache dir)"
+set -m # DVC and its stage as one process group, to signal both: DVC alone, as SLURM would, takes no notice
+dvc exp run --name "$name" --set-param dataset="$task" "$@" &
+set +m # or a suspended job would look like an ended one
+trap 'kill -INT -- -$!' TERM # as Ctrl-C: the training saves its state
+wait $! || wait $!
+dvc exp push --force --no-cache origin "$name"
+rm -rf "$clone"

@@ -9,10 +9,10 @@ from deebert import glue, processes, released
 from deebert.backbones import recipe_for, start_model
 from deebert.checkpoints import Checkpoints, home
 from deebert.files import output_dir, write_json
+from deebert.finetuning import Plan, Samples, finetune
 from deebert.inputs import encode
 from deebert.params import read_params
 from deebert.stage import run
-from deebert.training import Plan, Samples, finetune
 
 
 def main(data: Path, out: Path, curve: Path) -> None:

@@ -5,16 +5,22 @@ from pathlib import Path
 from deebert import decision_figures, figures
 from deebert.drawing import save
 from deebert.files import read_json, write_json
+from deebert.params import read_params
+from deebert.smaller import read_smaller, smaller_rows
 from deebert.stage import run
 
 TABLES = ("sweep", "exits", "entropies", "depths", "bands", "choice", "certificates", "leavers", "calibration")
 KEPT = ("sweep", "exits", "choice", "certificates", "leavers", "calibration")
 
 
-def main(finetune_curve: Path, ramps_curve: Path, logits: Path, sweep: Path, out: Path) -> None:
+def main(finetune_curve: Path, ramps_curve: Path, logits: Path, sweep: Path, smaller_models: Path, out: Path) -> None:
+    params = read_params(Path("params.yaml"))
     about = read_json(logits / "about.json")
     layers = read_json(logits / "layers.json")
     rows = {name: read_json(sweep / f"{name}.json") for name in TABLES}
+    rows["sweep"] += smaller_rows(
+        read_smaller(smaller_models), about, params.backbone, params.download_glue, params.finetune_backbone
+    )
     shown = sorted({row["threshold"] for row in rows["exits"]})
     drawn = {
         "tradeoff": figures.draw_tradeoff(about, rows["sweep"], rows["bands"], shown),

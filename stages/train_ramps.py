@@ -11,8 +11,9 @@ from deebert.files import output_dir, write_json
 from deebert.inputs import encode
 from deebert.model import DeeBert, has_ramps, save
 from deebert.params import read_params
+from deebert.ramp_training import States, first_token_states, train_ramps
+from deebert.records import environment
 from deebert.stage import run
-from deebert.training import States, environment, first_token_states, train_ramps
 
 
 def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:

@@ -210,7 +210,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "weights cut": (cut, ["cannot be loaded", "SafetensorError"]),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ["model.safetensors"]),
     "a weight missing": (without(LAST_LAYER), ["damaged", "1 weights are missing"]),
-    "no tokenizer": (lambda folder: [f.unlink() for f in folder.glob("tokenizer*")], ["tokenizer knows no words"]),
+    "no tokenizer": (lambda folder: [f.unlink() for f in folder.glob("tokenizer*")], ["no tokenizer there"]),
+    "no tokenizer.json": (lambda folder: (folder / "tokenizer.json").unlink(), ["no tokenizer there"]),
+    "no words": (
+        lambda folder: [
+            *(file.unlink() for file in folder.glob("tokenizer*")),
+            (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])),
+        ],
+        ["tokenizer knows no words", "tokenizer.json"],
+    ),
     "tokenizer cut": (write("tokenizer.json", "{"), ["cannot be loaded", "JSONDecodeError"]),
     "tokenizer of another make": (
         write("tokenizer.json", '{"added_tokens": [], "model": {"type": "WordLevel"}}'),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from deebert.cpu_step import ATTENTION, LeanDropout, dropout
-from deebert.training import _first_token_only
+from deebert.finetuning import _first_token_only
 from tests import tiny
 
 LENGTHS = (7, 3, 12, 1)

@@ -115,6 +115,9 @@ def make_rows(
         for layer in layers[::-1]:
             fixed = {"score": float(right[:, layer - 1].mean()), "layers_saved_frac": float(1 - layer / num_layers)}
             rows.sweep.append({**of_split[0], "criterion": "fixed_layer", "threshold": int(layer), **fixed})
+        for name, layer in (("truncated", 2), ("truncated", 2), ("truncated", 1), ("distilled", num_layers // 2)):
+            alone = {"score": of_split[0]["score"] - 0.01 / layer, "layers_saved_frac": 1 - layer / num_layers}
+            rows.sweep.append({**of_split[0], "criterion": name, "threshold": layer, **alone})
         for name in ("oracle", "oracle_full_depth"):
             ideal = {"score": of_split[0]["score"], "layers_saved_frac": 0.8 * (1 - 1 / num_layers)}
             rows.sweep.append({**of_split[0], "criterion": name, "threshold": None, **ideal})
@@ -128,7 +131,8 @@ def make_rows(
             chosen |= {"layers_saved_frac": row["layers_saved_frac"], "score": row["score"], "drop_points": drop}
             rows.choice.append(chosen | ends | {"n": n})
             for layer in layers[1:]:
-                leaver = {"split": split, "threshold": row["threshold"], "layer": int(layer), "exits": n // num_layers}
+                exits = n // num_layers if layer > 2 else n // 150
+                leaver = {"split": split, "threshold": row["threshold"], "layer": int(layer), "exits": exits}
                 kind = {"mean_tokens": 20.0 + layer} | ({"mean_difficulty": layer / num_layers} if graded else {})
                 rows.leavers.append(leaver | {"error_rate": 0.2, "full_depth_error_rate": 0.1} | kind)
         for loss in ("disagreement", "accuracy_drop"):
@@ -306,7 +310,8 @@ def test_tradeoff_names_each_threshold_beside_its_mark(rows, drawing):
     for text in ax.texts:
         box = matplotlib.text.Text.get_window_extent(text)
         for line in ax.get_lines():
-            assert not box.count_contains(line.get_transform().transform(line.get_xydata()))
+            room = 0 if line.get_marker() == "None" else line.get_markersize() / 2 * line.get_figure().dpi / 72
+            assert not box.padded(room).count_contains(line.get_transform().transform(line.get_xydata()))
 
 
 def test_thresholds_at_one_point_share_a_name():
@@ -345,6 +350,34 @@ def test_criteria_has_a_line_per_criterion_in_both_panels(rows, drawing):
             np.testing.assert_allclose(line.get_xydata(), expected)
 
 
+def test_smaller_models_stand_beside_the_curves_where_there_are_any(rows, drawing):
+    """Both trade-off figures have a mark per smaller model and seed; without their rows they do not speak of them."""
+    smaller = [row for row in rows.sweep if row["criterion"] in ("truncated", "distilled")]
+    rest = [row for row in rows.sweep if row not in smaller]
+    without = {
+        "tradeoff": figures.draw_tradeoff(rows.header, rest, rows.bands, [0.0]),
+        "criteria": decision_figures.draw_criteria(rows.header, rest),
+    }
+    for name, figure in without.items():
+        ax = drawing[name].axes[0]
+        for criterion, label in (("truncated", "cut to its first layers"), ("distilled", "DistilBERT")):
+            mine = [r for r in smaller if (r["split"], r["criterion"]) == (rows.header["splits"][0], criterion)]
+            expected = [(100 * row["layers_saved_frac"], 100 * row["score"]) for row in mine]
+            (line,) = [line for line in ax.get_lines() if line.get_label().startswith(label)]
+            np.testing.assert_allclose(line.get_xydata(), expected)
+            assert not any(line.get_label().startswith(label) for line in figure.axes[0].get_lines())
+
+
+def test_a_smaller_model_that_is_better_is_in_the_close_view(rows, drawing):
+    """Whatever is nearly as good as full depth and saves more than entropy does is seen in the right panel."""
+    first = rows.header["splits"][0]
+    close = drawing["criteria"].axes[1]
+    for row in (row for row in rows.sweep if (row["split"], row["criterion"]) == (first, "truncated")):
+        score, saved = 100 * row["score"], 100 * row["layers_saved_frac"]
+        (low, high), (left, right) = close.get_ylim(), close.get_xlim()
+        assert score < low or (score <= high and left <= saved <= right)
+
+
 def test_choice_says_what_is_recommended_and_what_cannot_be_promised(rows, drawing):
     """A line per target with its threshold; per risk what is certified, or why nothing is."""
     upper, lower = drawing["choice"].axes
@@ -371,6 +404,8 @@ def test_leavers_has_a_column_per_recommended_threshold(rows, drawing):
         np.testing.assert_allclose([bar.get_height() for bar in column[0].patches], shares)
         wrong = [0.2 * share for share in shares] + [0.1 * share for share in shares]
         np.testing.assert_allclose([bar.get_height() for bar in column[1].patches], wrong)
+        pale = [bar.get_x() + 0.4 for bar in column[2].patches if bar.get_alpha()]
+        np.testing.assert_allclose(pale, [row["layer"] for row, share in zip(mine, shares, strict=True) if share < 1])
 
 
 def test_layers_has_a_panel_per_metric_and_a_line_per_split(rows, drawing):
@@ -504,6 +539,13 @@ def test_dvc_fills_the_templates_with_our_rows(name):
     assert spec["data"]["values"] == rows
     computed = set(re.findall(r'"as": "(\w+)"', text.split('"transform"', 1)[-1]))
     assert fields({**spec, "data": None}) <= set(rows[0]) | computed
+
+
+def test_a_plot_without_rows_says_so():
+    """Of an empty file, such as the curves of a training that was not, DVC makes {}, for which the page has a line."""
+    renderer = VegaRenderer([], "finetune", template="training", template_dir=str(PLOTS), x="epoch", y="value")
+    assert renderer.partial_html() == "{}"
+    assert "no rows, nothing to draw" in (PLOTS / "offline.html").read_text()
 
 
 def test_page_is_complete_without_a_network(tmp_path):

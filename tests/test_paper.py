@@ -1,76 +1,18 @@
 """Our experiments beside the paper's table: which ones count, when they agree, and figures from whatever exists."""
 
-import json
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from deebert import drawing, paper, paper_figures
-from deebert.paper import Experiment, Row
 from deebert.params import DATASETS, MODELS
+from tests.runs import RECIPE, THRESHOLDS, Repository, plot_rows, run
 
 ROOT = Path(__file__).parents[1]
 TABLE = yaml.safe_load((ROOT / "paper/table1.yaml").read_text(encoding="utf-8"))
-RECIPE = {"epochs": "default", "learning_rate": "default", "batch_size": "default", "max_length": 128}
-THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
-
-
-def plot_rows(
-    full_score: float, layers: int = 12, lost: float = 0.02, splits: tuple[str, ...] = ("validation",)
-) -> dict[str, list[Row]]:
-    """What `plots/` holds of a run that loses `lost` more, and saves 15 % more, with each threshold."""
-    sweep, by_layer, exits = [], [], []
-    for split in splits:
-        for step, threshold in enumerate(THRESHOLDS):
-            point = {"score": full_score - lost * step, "layers_saved_frac": 0.15 * step}
-            sweep.append({"split": split, "criterion": "entropy", "threshold": threshold, **point})
-            exits += [
-                {"split": split, "threshold": threshold, "layer": layer, "exits": layer * (step + 1)}
-                for layer in range(1, layers + 1)
-            ]
-        sweep.append({"split": split, "criterion": "oracle", "threshold": None, "score": 1.0, "layers_saved_frac": 0.9})
-        by_layer += [
-            {"split": split, "layer": layer, "metric": "accuracy", "score": full_score * layer / layers}
-            for layer in range(1, layers + 1)
-        ]
-    return {"sweep": sweep, "layers": by_layer, "exits": exits, "benchmark": []}
-
-
-def run(
-    task: str, model: str, full_score: float = 0.9, seed: int = 42, cut: int | None = None, **how: Any
-) -> Experiment:
-    layers = cut or how.pop("layers", 12)
-    return Experiment(f"{task}-{model}-{seed}", task, model, seed, cut, plot_rows(full_score, layers, **how))
-
-
-class Repository:
-    """Revisions with their files, and what `dvc exp show --json` says of them."""
-
-    def __init__(self) -> None:
-        self.files: dict[tuple[str, str], str] = {}
-        self.shown: list[dict[str, Any]] = []
-
-    def add(self, revision: str, *, under: int | None = None, timestamp: str | None = None, **params: Any) -> None:
-        """A run that is done; `under` makes it an experiment of that baseline."""
-        content = {"dataset": "RTE", "model": "default", "seed": 42, "finetune_backbone": {**RECIPE}} | params
-        stages = {"finetune_backbone": {"params": {"params.yaml": content}}}
-        self.files[revision, "dvc.lock"] = yaml.safe_dump({"stages": stages})
-        for kind, rows in plot_rows(0.7).items():
-            if kind != "benchmark":
-                self.files[revision, f"plots/{kind}.json"] = json.dumps(rows)
-        data = {"timestamp": timestamp, "metrics": {"metrics/sweep.json": {"data": {"task": content["dataset"]}}}}
-        entry = {"rev": revision, "name": None if under is None else f"name-of-{revision}", "data": data}
-        if under is None:
-            self.shown.append({**entry, "experiments": None})
-        else:
-            baseline = self.shown[under]
-            baseline["experiments"] = [*(baseline["experiments"] or []), {"name": None, "revs": [entry]}]
-
-    def experiments(self) -> list[Experiment]:
-        return paper.read_experiments(self.shown, lambda revision, path: self.files.get((revision, path)))
 
 
 def test_the_table_is_whole() -> None:
@@ -158,52 +100,19 @@ def test_what_has_no_counterpart_is_not_judged() -> None:
     assert (small["paper_score"], small["verdict"], small["points"]) == (60.5, "FAIL", [])
 
 
-def test_experiments_are_read_from_all_revisions() -> None:
-    """Workspace, commits and experiments count, each by what its lock file says that it ran."""
-    repository = Repository()
-    repository.add("workspace", dataset="toy", finetune_backbone={**RECIPE, "layers": "default"})
-    repository.add("c0ffee00", timestamp="2026-01-02T00:00:00", dataset="QNLI")
-    repository.add("e1", under=1, timestamp="2026-01-03T00:00:00", dataset="QNLI", seed=7, model="roberta-base")
-    repository.add("e2", under=1, timestamp="2026-01-03T00:00:00", finetune_backbone={**RECIPE, "layers": 6})
-    found = {(each.name, each.task, each.model, each.seed, each.layers) for each in repository.experiments()}
-    assert found == {
-        ("workspace", "toy", "toy-bert", 42, None),
-        ("c0ffee0", "QNLI", "bert-base", 42, None),
-        ("name-of-e1", "QNLI", "roberta-base", 7, None),
-        ("name-of-e2", "RTE", "bert-base", 42, 6),
-    }
-
-
-def test_of_equal_experiments_the_newest_counts() -> None:
-    """Task, model, seed and layers being equal, the latest run is taken, the working tree's before any commit's."""
-    for latest in ("2026-01-03", None):
-        repository = Repository()
-        for revision, timestamp in zip("abc", ("2026-01-01", latest, "2026-01-02"), strict=True):
-            repository.add(revision, timestamp=timestamp)
-        assert [each.name for each in repository.experiments()] == ["b"]
-
-
 @pytest.mark.parametrize("key", RECIPE)
 def test_another_recipe_does_not_count(key: str) -> None:
     """A run that was fine-tuned otherwise than the paper's says nothing about the paper."""
     repository = Repository()
     repository.add("other", finetune_backbone={**RECIPE, key: 1})
-    assert repository.experiments() == []
+    (other,) = repository.experiments()
+    assert paper.with_papers_recipe([other]) == []
 
 
-def test_unfinished_runs_do_not_count() -> None:
-    """Queued, failed and half-run experiments, and commits without the files, are passed over."""
-    repository = Repository()
-    repository.add("good", timestamp="2026-01-01")
-    repository.shown.append({"rev": "failed", "name": None, "data": None, "error": {"msg": "..."}, "experiments": None})
-    repository.shown.append({"rev": "bare", "name": None, "data": {"metrics": {}}, "experiments": [{"revs": []}]})
-    repository.add("no-lock", timestamp="2026-01-02", seed=1)
-    del repository.files["no-lock", "dvc.lock"]
-    repository.add("no-plots", timestamp="2026-01-02", seed=2)
-    del repository.files["no-plots", "plots/sweep.json"]
-    repository.add("half-run", timestamp="2026-01-02", seed=3)  # metrics are still those of the task before
-    repository.shown[-1]["data"]["metrics"]["metrics/sweep.json"]["data"]["task"] = "MRPC"
-    assert [each.name for each in repository.experiments()] == ["good"]
+def test_a_seed_counts_once() -> None:
+    """Runs that differ in what the paper does not state, such as the precision, are one: the newest."""
+    runs = [dataclasses.replace(run("RTE", "bert-base", score), name=name) for name, score in (("b", 0.7), ("a", 0.6))]
+    assert [each.name for each in paper.with_papers_recipe(runs)] == ["b"]
 
 
 def test_smaller_models_stand_in_for_the_whole_one() -> None:

@@ -26,6 +26,7 @@ SOURCES = (
     ".dvcignore",
     ".gitattributes",
     ".gitignore",
+    "baselines",
     "dvc.yaml",
     "params.yaml",
     "src",

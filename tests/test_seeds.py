@@ -9,7 +9,7 @@ import pytest
 
 from deebert.params import read_params
 from tests.heads import entropy_rows_of, heads
-from tools.seeds import draw_seeds, runs_like_this, table
+from tools.seeds import draw_seeds, losses_on_test, runs_like_this, table
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +55,23 @@ def test_the_table_has_mean_spread_and_each_seed() -> None:
     spread = f"{statistics.stdev([0.7, 0.8, 0.9]):.4f}".rstrip("0").rstrip(".")
     assert lines[2] == f"| full_score | 0.8 | {spread} | 0.7 | 0.8 | 0.9 |"
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+
+
+def test_losses_on_test_are_of_the_recommended_thresholds() -> None:
+    """Full depth's score on the test split less that at each threshold, in points; none without a test split."""
+    sweep = [
+        {"split": split, "criterion": criterion, "threshold": threshold, "score": score}
+        for split, criterion, threshold, score in (
+            ("validation", "entropy", 0.0, 0.5),
+            ("test", "entropy", 0.0, 0.9),
+            ("test", "entropy", 0.3, 0.88),
+            ("test", "patience", 0.3, 0.1),
+        )
+    ]
+    figures = {"full_score": 0.5, "threshold_at.drop_1_0": 0.3, "threshold_at.drop_0_0": 0.0}
+    losses = losses_on_test(figures, sweep)
+    assert losses == pytest.approx({"test_loss_points_at.drop_1_0": 2.0, "test_loss_points_at.drop_0_0": 0.0})
+    assert losses_on_test(figures, sweep[:1]) == {}
 
 
 def test_the_figure_has_every_seed_and_their_mean() -> None:

@@ -106,11 +106,12 @@ def rows(engine: Engine, encoded: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_rows_of_both_modes(rows: list[dict[str, Any]]) -> None:
-    """Per mode every threshold; all of the same samples; plain JSON."""
+    """Per mode the plain backbone, threshold None, and then every threshold; all of the same samples; plain JSON."""
     assert [(row["mode"], row["threshold"]) for row in rows] == [
-        (mode, threshold) for mode in ("batch_1", "batched") for threshold in THRESHOLDS
+        (mode, threshold) for mode in ("batch_1", "batched") for threshold in (None, *THRESHOLDS)
     ]
-    assert all(row.keys() == ROW and (row["n"], row["rounds"]) == (COUNT, 1) for row in rows)
+    assert all(row.keys() == ROW and row["n"] == COUNT for row in rows)
+    assert all(row["rounds"] == (len(THRESHOLDS) if row["threshold"] is None else 1) for row in rows)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     for row in rows:
         assert row["latency_p50_ms"] <= row["latency_p95_ms"] and row["samples_per_s"] > 0
@@ -122,9 +123,11 @@ def test_layers_saved_are_those_of_the_answers(
 ) -> None:
     """Equation 2 of the paper, of the engine's own exits: from 0 to all but the first layer, the same in both modes."""
     for row in rows:
-        layers = engine.answer(encoded, Entropy(row["threshold"])).exit_layers
+        layers = engine.answer(encoded, Entropy(row["threshold"] or 0.0)).exit_layers
         assert row["layers_saved_frac"] == pytest.approx(1 - layers.sum() / (3 * COUNT))
-    assert rows[0]["layers_saved_frac"] == 0 and rows[2]["layers_saved_frac"] == pytest.approx(2 / 3)
+    assert rows[1]["layers_saved_frac"] == 0 and rows[3]["layers_saved_frac"] == pytest.approx(2 / 3)
+    for plain in (rows[0], rows[4]):
+        assert {plain[key] for key in ROW if "saved" in key} == {0.0}
 
 
 def test_what_is_timed(clock: Clock, encoded: list[dict[str, Any]]) -> None:
@@ -138,7 +141,7 @@ def test_what_is_timed(clock: Clock, encoded: list[dict[str, Any]]) -> None:
             clock.now += len(batch) * (1.0 if criterion == FULL_DEPTH else 0.25)
             return type("Answers", (), {"exit_layers": np.ones(len(batch), dtype=np.int64)})
 
-    one, every = benchmark_rows(Stub(), encoded, [0.5], rounds=2, budget_s=1e9)
+    _, one, _, every = benchmark_rows(Stub(), encoded, [0.5], rounds=2, budget_s=1e9)
     assert {size for _, size in clock.calls} == {1, COUNT}
     for row, latency_ms in ((one, 1000), (every, 1000 * COUNT)):
         assert row["plain_latency_p50_ms"] == row["plain_latency_p95_ms"] == latency_ms
@@ -157,7 +160,7 @@ def test_layers_are_counted_in_the_calls_that_are_timed(encoded: list[dict[str, 
         def answer(self, batch: list[dict[str, Any]], criterion: Criterion = FULL_DEPTH) -> Any:
             return type("Answers", (), {"exit_layers": np.full(len(batch), 1 if len(batch) == 1 else 2)})
 
-    one, every = benchmark_rows(Stub(), encoded, [0.5], rounds=2, budget_s=1e9)
+    _, one, _, every = benchmark_rows(Stub(), encoded, [0.5], rounds=2, budget_s=1e9)
     assert (one["layers_saved_frac"], every["layers_saved_frac"]) == (0.75, 0.5)
 
 
@@ -175,9 +178,10 @@ def test_a_slow_minute_does_not_make_figures_contradict(clock: Clock, encoded: l
             return type("Answers", (), {"exit_layers": np.ones(len(batch), dtype=np.int64)})
 
     rows = benchmark_rows(Stub(), encoded, [0.5, 0.6], rounds=2, budget_s=1e9)
-    for row in rows:
+    for row in rows[1:3] + rows[4:]:
         assert row["time_saved_frac"] == pytest.approx(1 - row["plain_samples_per_s"] / row["samples_per_s"])
-    assert rows[0]["plain_samples_per_s"] == pytest.approx(8 * rows[1]["plain_samples_per_s"])
+    assert rows[1]["plain_samples_per_s"] == pytest.approx(8 * rows[2]["plain_samples_per_s"])
+    assert rows[3]["latency_p50_ms"] == pytest.approx(4500.0)  # of all races: 1, 1, 8, 8
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

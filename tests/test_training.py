@@ -21,30 +21,16 @@ from transformers import PreTrainedModel
 from deebert import glue, processes
 from deebert.backbones import Recipe, family_of
 from deebert.checkpoints import Checkpoints
+from deebert.cpu_step import WordGradient
 from deebert.devices import autocast, resolve_precision
 from deebert.errors import UserError
 from deebert.files import read_json
+from deebert.finetuning import Plan, Samples, _adamw, _epoch_batches, _key, _rate, _step, finetune
 from deebert.inputs import encode
 from deebert.model import DeeBert, Ramps, all_logits
 from deebert.params import TrainRamps
-from deebert.training import (
-    CURVE_POINTS,
-    Plan,
-    Samples,
-    States,
-    WordGradient,
-    _adamw,
-    _curve_points,
-    _epoch_batches,
-    _folded,
-    _key,
-    _mean_and_scale,
-    _rate,
-    _step,
-    finetune,
-    first_token_states,
-    train_ramps,
-)
+from deebert.ramp_training import States, _folded, _mean_and_scale, first_token_states, train_ramps
+from deebert.records import CURVE_POINTS, curve_points
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -145,7 +131,7 @@ def test_the_curve_of_finetuning(bert: Tuned) -> None:
     scores = [row for row in rows if row["split"] == "validation"]
     assert {(row["metric"], type(row["value"])) for row in losses} == {("loss", float)}
     assert len(losses) == CURVE_POINTS and losses[-1]["value"] < 0.5 * losses[0]["value"]
-    assert [row["step"] for row in losses] == sorted(_curve_points(60)) and losses[-1]["epoch"] == 10.0
+    assert [row["step"] for row in losses] == sorted(curve_points(60)) and losses[-1]["epoch"] == 10.0
     assert [(row["epoch"], row["step"], row["metric"]) for row in scores] == [
         (epoch, 6 * epoch, "accuracy") for epoch in range(1, 11)
     ]
@@ -174,7 +160,7 @@ def test_a_line_per_epoch(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("steps", [1, 7, CURVE_POINTS, 149, 1000])
 def test_points_of_the_curve(steps: int) -> None:
     """At most CURVE_POINTS spans, as even as can be, that cover every step once."""
-    points = _curve_points(steps)
+    points = curve_points(steps)
     covered = [step for end, start in points.items() for step in range(start, end)]
     assert covered == list(range(steps))
     assert len(points) == min(steps, CURVE_POINTS)

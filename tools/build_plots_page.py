@@ -16,8 +16,11 @@ import vl_convert
 VEGA_LITE = "5.21"  # the templates' $schema is v5
 
 # What DVC calls. SVG stays sharp when zoomed or printed; a broken plot says so in its place instead of staying blank.
+# So does one of a file without rows (training curves where nothing was trained): DVC's specification of it is {}.
 EMBED = """
-window.vegaEmbed = (selector, spec) => vegaEmbed(selector, spec, {
+window.vegaEmbed = (selector, spec) => !("data" in spec)
+  ? document.querySelector(selector).append(`${selector.slice(1)}: no rows, nothing to draw`)
+  : vegaEmbed(selector, spec, {
   renderer: "svg",
   actions: {export: true, source: false, compiled: false, editor: false},
   config: {

@@ -6,15 +6,12 @@ Reads what `dvc exp show` knows, of all commits and of the working tree; runs no
 """
 
 import argparse
-import json
-import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import yaml
 
-from deebert import drawing, paper, paper_figures
+from deebert import drawing, experiments, paper, paper_figures
 from deebert.errors import UserError
 
 GRID = (
@@ -23,28 +20,11 @@ GRID = (
 )
 
 
-def output_of(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{' '.join(command)}: {' '.join(done.stderr.split()) or done.returncode}")
-    return done.stdout
-
-
-@cache
-def file_of(revision: str, path: str) -> str | None:
-    """Text of a file that git keeps, as `revision` or the working tree has it; None where there is none."""
-    if revision == "workspace":
-        return Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
-    done = subprocess.run(["git", "show", f"{revision}:{path}"], capture_output=True, text=True)
-    return done.stdout if done.returncode == 0 else None
-
-
 def main(table_file: Path, out: Path) -> None:
     table = yaml.safe_load(table_file.read_text(encoding="utf-8"))
-    shown = json.loads(output_of(sys.executable, "-m", "dvc", "exp", "show", "--json", "--all-commits"))
-    experiments = paper.read_experiments(shown, file_of)
-    page = [paper.markdown(table, paper.compare(table, experiments))]
-    for name, figure in paper_figures.draw_all(table, experiments).items():
+    runs = paper.with_papers_recipe(experiments.read_experiments(experiments.show(), experiments.file_of))
+    page = [paper.markdown(table, paper.compare(table, runs))]
+    for name, figure in paper_figures.draw_all(table, runs).items():
         path = out / f"{name}.svg"
         path.unlink(missing_ok=True)
         page.append(f"- {name}: " + (str(drawing.save(figure, path)) if figure else paper.NOT_RUN))

@@ -6,14 +6,14 @@ but for `seed`. Spread is the standard deviation of a sample (divided by runs - 
 
 import argparse
 import json
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from deebert import experiments
 from deebert.choice import over_seeds
 from deebert.drawing import BLUE, GREY, new_figure, percents, save, set_score_axis, styled
 from deebert.errors import UserError
@@ -24,42 +24,34 @@ METRICS = ("metrics/layers.json", "metrics/sweep.json")
 
 
 def runs_like_this(shown: list[dict[str, Any]]) -> dict[int, tuple[str, dict[str, float]]]:
-    """Revision and figures, by name, of one finished run per seed, from `dvc exp show --json`."""
-    workspace, *baselines = shown
-    wanted = _but_seed(workspace["data"])
-    runs = {}
-    for revision in _revisions(baselines):
-        data = revision["data"]
-        if not data or _but_seed(data) != wanted:
-            continue
-        files = [(data["metrics"] or {}).get(file, {}).get("data") for file in METRICS]
-        if all(files):
-            figures = {name: value for content in files for name, value in _figures(content)}
-            runs.setdefault(_params(data)["seed"], (revision["rev"], figures))
+    """Revision and figures, by name, of one finished run per seed, the newest, from what `experiments.show` returns."""
+    wanted = _but_seed(experiments.params_of(shown[0]))
+    runs: dict[int, tuple[str, dict[str, float]]] = {}
+    for run in experiments.revisions(shown[1:]):
+        if _but_seed(run.params) == wanted and all(run.metrics.get(file) for file in METRICS):
+            figures = {name: value for file in METRICS for name, value in _figures(run.metrics[file])}
+            runs.setdefault(run.params["seed"], (run.revision, figures))
     return dict(sorted(runs.items()))
 
 
-def _revisions(baselines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for baseline in baselines:
-        yield baseline
-        for experiment in baseline["experiments"] or []:
-            yield from experiment["revs"] or []
+def _but_seed(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in params.items() if key != "seed"}
 
 
-def _params(data: dict[str, Any]) -> dict[str, Any]:
-    return data["params"].get("params.yaml", {}).get("data") or {}
-
-
-def _but_seed(data: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in _params(data).items() if key != "seed"}
-
-
-def _figures(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def _figures(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for key, value in content.items():
         if isinstance(value, dict):
             yield from _figures(value, f"{prefix}{key}.")
         elif not isinstance(value, str):
             yield prefix + key, value
+
+
+def losses_on_test(figures: Mapping[str, float], sweep: Sequence[Row]) -> dict[str, float]:
+    """What each recommended threshold loses on the test split (points), by name; none where test labels are hidden."""
+    rows = [row for row in sweep if row["split"] == "test" and row["criterion"] == "entropy"]
+    score = {row["threshold"]: row["score"] for row in rows}
+    chosen = {name.split(".")[1]: value for name, value in figures.items() if name.startswith("threshold_at.") and rows}
+    return {f"test_loss_points_at.{key}": 100 * (score[0.0] - score[chosen[key]]) for key in chosen}
 
 
 def table(runs: dict[int, tuple[str, dict[str, float]]]) -> str:
@@ -103,27 +95,22 @@ def draw_seeds(params: Params, sweeps: dict[int, list[Row]]) -> Figure:
     return figure
 
 
-def _output(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{' '.join(command)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-    return done.stdout
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("figure", type=Path, help="where to write the figure (SVG)")
     arguments = parser.parse_args()
     try:
         params = read_params(Path("params.yaml"))
-        runs = runs_like_this(json.loads(_output("dvc", "exp", "show", "--json", "--all-commits")))
+        runs = runs_like_this(experiments.show())
         if len(runs) < 2:
             raise UserError(
                 f"{len(runs)} finished runs differ from this one by the seed alone; a spread needs 2 or more"
             )
         sweeps = {
-            seed: json.loads(_output("git", "show", f"{rev}:plots/sweep.json")) for seed, (rev, _) in runs.items()
+            seed: json.loads(experiments.file_of(revision, "plots/sweep.json")) for seed, (revision, _) in runs.items()
         }
+        for seed, (_, figures) in runs.items():
+            figures.update(losses_on_test(figures, sweeps[seed]))
         print(table(runs))
         print(f"\n{save(draw_seeds(params, sweeps), arguments.figure)}", file=sys.stderr)
     except UserError as error:

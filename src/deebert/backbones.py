@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,11 @@ from deebert.errors import UserError, one_line
 from deebert.params import is_folder, model_name
 
 log = logging.getLogger(__name__)
+
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # either holds the words of a supported family
+
+if not sys.stderr.isatty():  # tqdm's own bars know that by themselves
+    transformers.utils.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -222,8 +228,8 @@ def start_model(
         with load_errors(name):
             config = _supported_config(name, place, revision, **labels)
             kept = _truncate(name, config, layers)  # now, so that deeper layers are not even loaded
-            model, tokenizer, report = _load(place, revision, config)
-        check_tokenizer(name, tokenizer, config)
+            model, report = _load(place, revision, config)
+        tokenizer = load_tokenizer(name, place, config, revision)
         _renew_head(name, model, report)
         origin = {
             "model": model_name(name),
@@ -248,8 +254,8 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         raise UserError(f"{folder}: no model here (config.json is missing); `dvc repro` makes it")
     with load_errors(str(folder)):
         config = _supported_config(str(folder), folder)
-        model, tokenizer, report = _load(folder, None, config)
-    check_tokenizer(str(folder), tokenizer, config)
+        model, report = _load(folder, None, config)
+    tokenizer = load_tokenizer(str(folder), folder, config)
     if report["missing_keys"]:
         raise UserError(f"{folder}: damaged model: {len(report['missing_keys'])} weights are missing")
     if wrong := sorted(key for key, *_ in report["mismatched_keys"]):
@@ -257,11 +263,9 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     return model.eval(), tokenizer
 
 
-def _load(
-    place: str | Path, revision: str | None, config: PreTrainedConfig
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Classifier and tokenizer as they are, and a report of weights that are missing or of another shape."""
-    model, report = AutoModelForSequenceClassification.from_pretrained(
+def _load(place: str | Path, revision: str | None, config: PreTrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A classifier as it is, and a report of weights that are missing or of another shape."""
+    return AutoModelForSequenceClassification.from_pretrained(
         place,
         config=config,
         revision=revision,
@@ -270,7 +274,6 @@ def _load(
         output_loading_info=True,
         dtype=torch.float32,
     )
-    return model, AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False), report
 
 
 def _place(name: str) -> tuple[str, str | None]:
@@ -319,12 +322,21 @@ def _truncate(name: str, config: PreTrainedConfig, layers: int | None) -> dict[s
     return {"layers": layers, "layers_in_source": depth}
 
 
-def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
-    # Where its files are missing, Hugging Face makes a tokenizer that knows no words, and says nothing.
+def load_tokenizer(
+    name: str, place: str | Path, config: PreTrainedConfig, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model `name`, from a folder or a Hub repository.
+
+    Raises:
+        UserError: there is none, it is damaged, or it does not fit the model that `config` describes.
+    """
+    with load_errors(name):
+        # Without its files, Hugging Face makes one that knows no words and says nothing, or says much to no purpose.
+        if Path(place).is_dir() and not any(Path(place, file).is_file() for file in VOCABULARIES):
+            raise UserError(f"model {name}: no tokenizer there; expected one of {', '.join(VOCABULARIES)}")
+        tokenizer = AutoTokenizer.from_pretrained(place, config=config, revision=revision, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise UserError(
-            f"model {name}: its tokenizer knows no words; expected tokenizer.json or the vocabulary's files"
-        )
+        raise UserError(f"model {name}: its tokenizer knows no words; expected one of {', '.join(VOCABULARIES)}")
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"model {name}: its tokenizer has {tokenizer.vocab_size} tokens;"
@@ -332,6 +344,7 @@ def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: Any) 
         )
     if tokenizer.pad_token_id is None:
         raise UserError(f"model {name}: its tokenizer has no pad_token; expected one in tokenizer_config.json")
+    return tokenizer
 
 
 def check_length(name: str, config: Any, max_length: int) -> None:

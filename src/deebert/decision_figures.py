@@ -35,9 +35,13 @@ CRITERIA = {  # in the order of the legend; with two classes maximum probability
     "confident_streak_3": ("3 sure ramps in a row", {"color": ORANGE, "linewidth": 1.5}),
     "random_exit": ("random exits, as many as entropy's", {"color": GREY, "linestyle": ":"}),
     "fixed_layer": ("everybody at one layer", {"color": GREY, "linestyle": "None", "marker": "s"}),
+    "truncated": ("cut to its first layers, fine-tuned", {"color": "black", "linestyle": "None", "marker": "D"}),
+    "distilled": ("DistilBERT, fine-tuned", {"color": "black", "linestyle": "None", "marker": "X"}),
     "oracle_full_depth": ("oracle: full depth's answers", {"color": INK, "linestyle": "None", "marker": "*"}),
     "oracle": ("oracle: right answers", {"color": INK, "linestyle": "None", "marker": "P"}),
 }
+RIVALS = ("entropy", "truncated", "distilled")  # among these one chooses: none is to lie beyond the close view
+FEW_PERCENT = 1.0  # of the samples; what fewer have in common may be chance
 CLOSE_POINTS = 3.0  # of score below full depth, where one would choose
 
 
@@ -61,10 +65,12 @@ def draw_criteria(header: Header, sweep: Sequence[Row]) -> Figure:
     whole.set(title=split_name(header, split), xlim=(-2, 102 - 100 / header["num_layers"]))
     set_score_axis(whole, percents(rows)[1])
     floor = full_depth - CLOSE_POINTS
-    near = [row for row in of_criterion(rows, "entropy") if 100 * row["score"] >= floor]
-    furthest, best = max(percents(near)[0]), max(percents(near)[1])
+    near = [row for row in rows if 100 * row["score"] >= floor]
+    furthest = {name: max(percents(of_criterion(near, name))[0], default=0.0) for name in RIVALS}
+    best = max(percents([row for row in near if row["criterion"] in RIVALS])[1])
     close.set(title=f"within {CLOSE_POINTS:g} points of full depth")
-    close.set(xlim=(max(furthest - 25, -2), furthest + 8), ylim=(floor, best + 0.1 * CLOSE_POINTS))
+    close.set(xlim=(max(furthest["entropy"] - 25, -2), max(furthest.values()) + 8))
+    close.set(ylim=(floor, best + 0.1 * CLOSE_POINTS))
     figure.legend(handles=whole.get_legend_handles_labels()[0], loc="outside lower center", ncols=4)
     return figure
 
@@ -146,7 +152,8 @@ def draw_leavers(header: Header, leavers: Sequence[Row], choice: Sequence[Row]) 
 
     Reads `split, threshold, layer, exits, error_rate, full_depth_error_rate, mean_tokens` and, where samples are
     graded, `mean_difficulty`, and `target_drop_points, threshold` of `choice`. A column per threshold, a bar per layer.
-    Wrong answers are shares of all samples: a rate among the few who stay longest would dwarf the rest.
+    Wrong answers are shares of all samples: a rate among the few who stay longest would dwarf the rest. Where few
+    leave, the mean is pale.
     """
     split = validation_splits(header)[0]
     leavers, choice = of_split(leavers, split), of_split(choice, split)
@@ -167,7 +174,11 @@ def draw_leavers(header: Header, leavers: Sequence[Row], choice: Sequence[Row]) 
             ("full_depth_error_rate", 0.2, GREY, "by full depth's answers to the same samples"),
         ):
             errors.bar(layers + shift, leaving * [row[key] for row in rows], 0.4, color=color, label=label)
-        kinds.bar(layers, [row["mean_difficulty" if graded else "mean_tokens"] for row in rows], 0.8, color=BLUE)
+        means = np.array([row["mean_difficulty" if graded else "mean_tokens"] for row in rows])
+        few = leaving < FEW_PERCENT
+        kinds.bar(layers[~few], means[~few], 0.8, color=BLUE)
+        if few.any():
+            kinds.bar(layers[few], means[few], 0.8, color=BLUE, alpha=0.3, label=f"under {FEW_PERCENT:g} % of samples")
         kinds.set(xlabel="exit layer", xlim=(0.3, header["num_layers"] + 0.7), xticks=layer_ticks(header, 8))
         for ax in (shares, errors, kinds):
             ax.grid(axis="x", visible=False)
@@ -177,5 +188,6 @@ def draw_leavers(header: Header, leavers: Sequence[Row], choice: Sequence[Row]) 
         strict=True,
     ):
         ax.set_ylabel(label)
-    figure.legend(handles=panels[1, 0].get_legend_handles_labels()[0], loc="outside lower center", ncols=2)
+    entries = {label: bars for ax in panels.flat for bars, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
     return figure

@@ -117,9 +117,15 @@ def name_points(ax: Axes, points: dict[float, tuple[float, float]]) -> None:
 
 
 def _points_along(line: Line2D) -> np.ndarray:
-    """Points (n, 2) in pixels of what is drawn: of marks their places, of a line close points all along it."""
+    """Points (n, 2) in pixels of what is drawn: of marks middle and corners, of a line close points all along it."""
     path = line.get_path() if line.get_linestyle() == "None" else line.get_path().interpolated(400)
-    return line.get_transform().transform(path.vertices)
+    points = line.get_transform().transform(path.vertices)
+    if line.get_marker() == "None":
+        return points
+    middles = line.get_transform().transform(line.get_path().vertices)
+    half = line.get_markersize() / 2 * line.get_figure().dpi / 72
+    corners = [middles + half * np.array(way) for way in ((1, 1), (1, -1), (-1, 1), (-1, -1))]
+    return np.concatenate([points, *corners])
 
 
 def grade_colors(count: int) -> np.ndarray:

@@ -36,6 +36,11 @@ BASELINES = {  # label and look of those in the trade-off figure; the oracle is 
         "everybody at layer 1, 2, ...",
         {"color": GREY, "linestyle": "None", "marker": "s", "markersize": 4},
     ),
+    "truncated": (
+        "cut to its first layers and fine-tuned",
+        {"color": "black", "linestyle": "None", "marker": "D", "markersize": 5},
+    ),
+    "distilled": ("DistilBERT, fine-tuned", {"color": "black", "linestyle": "None", "marker": "X", "markersize": 7}),
     "oracle_full_depth": (
         "oracle: full depth's answers, earliest exits",
         {"color": INK, "linestyle": "None", "marker": "*", "markersize": 9},
@@ -78,7 +83,8 @@ def draw_tradeoff(header: Header, sweep: Sequence[Row], bands: Sequence[Row], th
     ax.plot([], [], "o", color=GREY, label="numbers: entropy threshold (nats)")
     baselines = of_split(sweep, first)
     for name, (label, look) in BASELINES.items():
-        ax.plot(*percents(of_criterion(baselines, name)), label=label, **look)
+        if points := of_criterion(baselines, name):
+            ax.plot(*percents(points), label=label, **look)
     ax.set(xlabel="layers saved (%)", ylabel=f"{metric_name(header['metric'])} (%)")
     ax.set_xlim(-2, 100 - 100 / num_layers + 4)
     drawn = [row for row in baselines if row["criterion"] in BASELINES]

@@ -1,104 +1,30 @@
-"""Our experiments beside the paper's table: which of DVC's experiments count, what they say, how near they come.
+"""Our experiments beside the paper's table: which of them count, what they say, how near they come.
 
-Pure functions; whoever calls them fetches the files of a revision. Scores of rows are fractions, those of the paper and
-of its tolerances points of 100.
+Scores of rows are fractions, those of the paper and of its tolerances points of 100.
 """
 
-import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
-Row = dict[str, Any]
+from deebert.experiments import Experiment, Row
+from deebert.smaller import STANDS_FOR
 
 NOT_RUN, NO_NUMBER, OK, OKISH, FAIL = "not run", "no number in the paper", "OK", "OKish", "FAIL"
 LARGE_MODELS = ("bert-large", "roberta-large")
-SMALL_MODELS = {"distilbert-base": "bert-base"}  # a small model of its own -> the model that it stands in for
 HALVES = {"MNLI": ("MNLI", "validation_matched"), "MNLI-mm": ("MNLI", "validation_mismatched")}
 ROUNDING_POINTS = 0.05  # the paper prints one digit
 # Fine-tuned otherwise, an experiment says nothing about the paper.
 PAPER_RECIPE = {"epochs": "default", "learning_rate": "default", "batch_size": "default", "max_length": 128}
-FILES = ("sweep", "layers", "exits", "benchmark")
-
-ReadFile = Callable[[str, str], str | None]  # revision, path -> text, None where it has no such file
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """One finished run with the paper's recipe.
-
-    Attributes:
-        name: the experiment's, a branch's, a short commit's, or `workspace`.
-        layers: of a backbone cut before fine-tuning, else None.
-        rows: `sweep`, `layers`, `exits` and `benchmark`, each as `plots/` has it; empty where there is none.
-    """
-
-    name: str
-    task: str
-    model: str
-    seed: int
-    layers: int | None
-    rows: Mapping[str, Sequence[Row]]
-
-    @property
-    def num_layers(self) -> int:
-        return max(row["layer"] for row in self.rows["layers"])
-
-    def curve(self, split: str | None = None) -> list[Row]:
-        """The entropy curve on `split`, by default on the first, which is validation."""
-        split = split or self.rows["sweep"][0]["split"]
-        return [row for row in self.rows["sweep"] if row["split"] == split and row["criterion"] == "entropy"]
-
-    def full_score(self, split: str | None = None) -> float:
-        """Score of the last head, a fraction."""
-        return next(row["score"] for row in self.curve(split) if row["threshold"] == 0)
-
-
-def read_experiments(shown: Sequence[Mapping[str, Any]], read_file: ReadFile) -> list[Experiment]:
-    """The runs that may be compared, among all that `dvc exp show --json` knows; newest first.
-
-    What a revision has run is read from its `dvc.lock`, because its `params.yaml` may have been edited since. Of runs
-    that differ in nothing but the code only the newest counts.
-    """
+def with_papers_recipe(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """Those that may be compared, given newest first: the newest per task, model, seed and layers."""
     newest: dict[tuple[Any, ...], Experiment] = {}
-    for revision, name, task in _revisions(shown):
-        lock = yaml.safe_load(read_file(revision, "dvc.lock") or "") or {}
-        params = lock.get("stages", {}).get("finetune_backbone", {}).get("params", {}).get("params.yaml")
-        if not params or params["dataset"] != task:
-            continue
-        settings = params["finetune_backbone"]
-        if any(settings.get(key) != value for key, value in PAPER_RECIPE.items()):
-            continue
-        layers = settings.get("layers", "default")
-        model = params["model"]
-        if model == "default":
-            model = "toy-bert" if task == "toy" else "bert-base"
-        key = (task, model, params["seed"], layers)
-        if key in newest:
-            continue
-        texts = {kind: read_file(revision, f"plots/{kind}.json") for kind in FILES}
-        if texts["sweep"] and texts["layers"]:
-            rows = {kind: json.loads(text) if text else [] for kind, text in texts.items()}
-            newest[key] = Experiment(name, *key[:3], None if layers == "default" else layers, rows)
+    for run in experiments:
+        if all(run.recipe.get(key) == value for key, value in PAPER_RECIPE.items()):
+            newest.setdefault((run.task, run.model, run.seed, run.layers), run)
     return list(newest.values())
-
-
-def _revisions(shown: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    """Yield (revision, name, task) of whatever has metrics: the workspace first, then from the newest on."""
-    found = []
-    for baseline in shown:
-        entries = [baseline, *(run for group in baseline.get("experiments") or [] for run in group["revs"])]
-        for entry in entries:
-            data = entry.get("data") or {}
-            metrics = (data.get("metrics") or {}).get("metrics/sweep.json") or {}
-            task = (metrics.get("data") or {}).get("task")
-            if task:
-                found.append((data.get("timestamp") or "9999", entry["rev"], entry.get("name"), task))
-    for _, revision, name, task in sorted(found, key=lambda item: item[0], reverse=True):
-        yield revision, name or ("workspace" if revision == "workspace" else revision[:7]), task
 
 
 def compare(table: Mapping[str, Any], experiments: Sequence[Experiment]) -> list[Row]:
@@ -112,7 +38,7 @@ def compare(table: Mapping[str, Any], experiments: Sequence[Experiment]) -> list
     for model, tasks in table["models"].items():
         for task, theirs in tasks.items():
             rows.append(_compare_one(table["tolerances"], model, task, theirs["score"], theirs["deebert"], experiments))
-    for small, model in SMALL_MODELS.items():
+    for small, model in STANDS_FOR.items():
         for task, theirs in table["models"][model].items():
             if "distilbert" in theirs:
                 score = round(theirs["score"] + theirs["distilbert"][0], 1)
@@ -188,7 +114,7 @@ def smaller_models(experiments: Sequence[Experiment], whole: Experiment) -> list
     Rows have `model, layers, layers_saved_frac, score, seed`; the score is of its own classifier, no early exit.
     """
     cut = [run for run in experiments if run.model == whole.model and run.layers]
-    small = [run for run in full_depth(experiments) if SMALL_MODELS.get(run.model) == whole.model]
+    small = [run for run in full_depth(experiments) if STANDS_FOR.get(run.model) == whole.model]
     return [
         {
             "model": run.model,

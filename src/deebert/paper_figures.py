@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deebert.drawing import BLUE, DASHED, GREY, INK, ORANGE, grade_colors, layer_ticks, styled
-from deebert.paper import LARGE_MODELS, Experiment, full_depth, smaller_models
+from deebert.experiments import Experiment
+from deebert.paper import LARGE_MODELS, full_depth, smaller_models
 
 BASE_MODELS = ("bert-base", "roberta-base", "toy-bert")
 COLORS = dict.fromkeys(("bert-base", "bert-large", "toy-bert"), BLUE) | dict.fromkeys(

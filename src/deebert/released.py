@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from deebert.backbones import check_length, check_tokenizer, load_errors
+from deebert.backbones import check_length, load_errors, load_tokenizer
 from deebert.errors import UserError, one_line
 from deebert.files import read_json, write_json
 from deebert.glue import trained_on
@@ -146,8 +146,7 @@ def take_over(
             problem_type="single_label_classification",
         )
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
-    check_tokenizer(name, tokenizer, config)
+    tokenizer = load_tokenizer(name, folder, config)
     check_length(name, config, max_length)
     tokenizer.model_max_length = max_length
     tokenizer.padding_side = "right"  # every head reads the first token, which must not be padding

@@ -25,7 +25,7 @@ def draw_time(header: Header, metrics: Mapping[str, Any], rows: Sequence[Row]) -
     ax.axhline(0, color=GREY, linewidth=1)
     points = {}
     for mode, (name, color, marker) in MODES.items():
-        of_mode = [row for row in rows if row["mode"] == mode]
+        of_mode = [row for row in rows if row["mode"] == mode and row["threshold"] is not None]
         saved, time, low, high = 100 * np.transpose(
             [
                 [row[key] for key in ("layers_saved_frac", *(f"time_saved_frac{end}" for end in ("", "_min", "_max")))]

@@ -76,35 +76,46 @@ def benchmark_rows(
 ) -> list[dict[str, Any]]:
     """Early exit at each of `thresholds` (nats) against the plain backbone, one sample at a time and all in one call.
 
-    One row per mode (`batch_1`, `batched`) and threshold, both contenders' figures from the one race that it was.
-    Latencies are of a call: of one sample in `batch_1`, of all `n` in `batched`. Every race gets an equal share of
-    `budget_s` seconds, and one round at least; `rounds` are those it had.
+    One row per mode (`batch_1`, `batched`) and threshold, with both contenders' figures from the one race that it was;
+    and before them the plain backbone's, threshold None, over all races of its mode. Latencies are of a call: of one
+    sample in `batch_1`, of all `n` in `batched`. Every race gets an equal share of `budget_s` seconds, and one round at
+    least; `rounds` are those it had.
     """
+    rows = []
     share_s = budget_s / (2 * len(thresholds))
-    return [
-        {"mode": mode, "threshold": threshold, **_race_row(engine, Entropy(threshold), batches, rounds, share_s)}
-        for mode, batches in (("batch_1", [[sample] for sample in encoded]), ("batched", [encoded]))
-        for threshold in thresholds
-    ]
+    for mode, batches in (("batch_1", [[sample] for sample in encoded]), ("batched", [encoded])):
+        raced, plain = [], []
+        for threshold in thresholds:
+            layers_saved_frac, times = _early_exit_race(engine, Entropy(threshold), batches, rounds, share_s)
+            raced.append(_row(mode, threshold, layers_saved_frac, times, len(encoded)))
+            plain.append(times.plain)
+        every = np.concatenate(plain)
+        rows += [_row(mode, None, 0.0, Race(every, every), len(encoded)), *raced]
+    return rows
 
 
-def _race_row(
+def _early_exit_race(
     engine: Engine, criterion: Entropy, batches: Sequence[Sequence[dict[str, Any]]], rounds: int, budget_s: float
-) -> dict[str, Any]:
-    layers = []  # of what is timed and not of a call of its own: in bf16 a sample may leave elsewhere in other company
+) -> tuple[float, Race]:
+    """The share of layers saved in the calls that were timed, and their times."""
+    layers = []  # of those very calls: in bf16 a sample may leave elsewhere in other company
 
     def early_exit(batch: Sequence[dict[str, Any]]) -> None:
         layers.append(engine.answer(batch, criterion).exit_layers)
 
     times = race(engine.answer, early_exit, batches, rounds, budget_s)
-    n = sum(map(len, batches))
-    counted = np.concatenate(layers[1:])  # without the first, uncounted call
-    plain, early = _speed(times.plain, n), _speed(times.early_exit, n)
+    counted = np.concatenate(layers[1:])  # the first call was not timed
+    return 1 - float(counted.mean()) / engine.num_layers, times
+
+
+def _row(mode: str, threshold: float | None, layers_saved_frac: float, times: Race, n: int) -> dict[str, Any]:
     return {
-        "layers_saved_frac": 1 - float(counted.mean()) / engine.num_layers,
+        "mode": mode,
+        "threshold": threshold,
+        "layers_saved_frac": layers_saved_frac,
         **times.time_saved(),
-        **{f"plain_{name}": value for name, value in plain.items()},
-        **early,
+        **{f"plain_{name}": value for name, value in _speed(times.plain, n).items()},
+        **_speed(times.early_exit, n),
         "n": n,
         "rounds": len(times.plain),
     }
