@@ -231,7 +231,7 @@ def test_labels_are_of_logits_that_probabilities_cannot_tell_apart(folder: Path,
         (pd.DataFrame({"a": ["w1"]}), TypeError, "texts: a DataFrame; expected one of its columns, or zip() of two"),
         (np.arange(3), TypeError, "texts: number 0 is np.int64(0); expected a string"),
         (np.array([["w1"] * 200] * 2), TypeError, "texts: number 0 is array(['w1', 'w1',"),
-        (["w1", "w2 \ud800 w3"], ValueError, "texts: number 1 holds '\\ud800', half a character; expected text that"),
+        (["w1", "w2 \ud800 w3"], ValueError, "texts: number 1 holds '\\ud800', half a character; expected whole ones"),
         ([("w1", 2)], TypeError, "texts: number 0 is ('w1', 2); expected"),
         (["w1", ("w1", "w2")], ValueError, "texts: number 1 is ('w1', 'w2'); expected a string"),
         ([("w1", "w2", "w3")], ValueError, "texts: number 0 is ('w1', 'w2', 'w3'); expected a string"),
@@ -399,6 +399,7 @@ def test_a_repository_of_the_hub(
         (RAMPS, b"half", f"{RAMPS}: cannot be loaded"),
         ("model.safetensors", b"half", "model: cannot be loaded"),
         ("training.json", b"{", "training.json: not readable as JSON"),
+        ("training.json", b"[]", "training.json: damaged: expected keys and values"),
     ],
 )
 def test_a_damaged_folder(folder: Path, tmp_path: Path, file: str, content: bytes | None, told: str) -> None:

@@ -180,7 +180,8 @@ def _speed(benchmark: Mapping[str, Any]) -> list[str]:
         "## Speed",
         "",
         f"Measured with {benchmark['n']:,} samples on {benchmark['device']} (threads: {benchmark['threads']},"
-        f" {benchmark['precision']}) at threshold {benchmark['threshold']:g}, which saves {100 * benchmark['layers_saved_frac']:.2f} % of the layers:",
+        f" {benchmark['precision']}) at threshold {benchmark['threshold']:g},"
+        f" which saves {100 * benchmark['layers_saved_frac']:.2f} % of the layers:",
         "",
         "| | plain backbone, samples per second | early exit | time saved |",
         "|---|---|---|---|",
