@@ -451,7 +451,7 @@ def test_a_loss_that_is_not_finite_stops_the_ramps() -> None:
 def test_ramps_that_are_not_finite_are_not_saved() -> None:
     """A last step that overflows ends the ramps' training with one line, although no loss has seen it."""
     one_step = dataclasses.replace(RAMPS, epochs=1, batch_size=1000, learning_rate=1e30, weight_decay=1e30)
-    with pytest.raises(UserError, match="^train_ramps: the weights are not finite; try a lower learning_rate"):
+    with pytest.raises(UserError, match=r"^train_ramps: the weights are not finite; try a lower learning_rate"):
         train_ramps(States(*made_states()), States(*made_states(seed=9)), "accuracy", 2, one_step, 1)
 
 
