@@ -12,6 +12,7 @@ from tests.heads import entropy_rows_of, heads
 from tools.seeds import draw_seeds, losses_on_test, runs_like_this, table
 
 ROOT = Path(__file__).parents[1]
+CONFIDENCE = {"certified_confidence": 0.9}
 
 
 def revision(name: str, seed: int, score: float | None, epochs: int = 3) -> dict[str, Any]:
@@ -19,6 +20,7 @@ def revision(name: str, seed: int, score: float | None, epochs: int = 3) -> dict
     metrics = {
         "metrics/layers.json": {"data": {"task": "toy", "full_score": score}},
         "metrics/sweep.json": {"data": {"task": "toy", "layers_saved_at": {"drop_1_0": score / 2}}} if score else {},
+        "metrics/choice.json": {"data": {"task": "toy", **CONFIDENCE}},
     }
     params = {"params.yaml": {"data": {"seed": seed, "finetune_backbone": {"epochs": epochs}}}}
     return {"rev": name, "data": {"params": params, "metrics": metrics if score else None}, "experiments": None}
@@ -42,9 +44,9 @@ def test_runs_differ_in_the_seed_alone() -> None:
         )
     )
     assert runs == {
-        1: ("a", {"full_score": 0.7, "layers_saved_at.drop_1_0": 0.35}),
-        2: ("b", {"full_score": 0.8, "layers_saved_at.drop_1_0": 0.4}),
-        42: ("commit", {"full_score": 0.9, "layers_saved_at.drop_1_0": 0.45}),
+        1: ("a", {"full_score": 0.7, "layers_saved_at.drop_1_0": 0.35, **CONFIDENCE}),
+        2: ("b", {"full_score": 0.8, "layers_saved_at.drop_1_0": 0.4, **CONFIDENCE}),
+        42: ("commit", {"full_score": 0.9, "layers_saved_at.drop_1_0": 0.45, **CONFIDENCE}),
     }
 
 
@@ -54,7 +56,7 @@ def test_the_table_has_mean_spread_and_each_seed() -> None:
     assert lines[0] == "| figure | mean | spread | seed 1 | seed 2 | seed 42 |"
     spread = f"{statistics.stdev([0.7, 0.8, 0.9]):.4f}".rstrip("0").rstrip(".")
     assert lines[2] == f"| full_score | 0.8 | {spread} | 0.7 | 0.8 | 0.9 |"
-    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
 
 
 def test_losses_on_test_are_of_the_recommended_thresholds() -> None:

@@ -20,7 +20,7 @@ from deebert.errors import UserError
 from deebert.params import Params, read_params
 
 Row = dict[str, Any]
-METRICS = ("metrics/layers.json", "metrics/sweep.json")
+METRICS = ("metrics/layers.json", "metrics/sweep.json", "metrics/choice.json")
 
 
 def runs_like_this(shown: list[dict[str, Any]]) -> dict[int, tuple[str, dict[str, float]]]:
