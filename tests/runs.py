@@ -64,5 +64,8 @@ class Repository:
             baseline = self.shown[under]
             baseline["experiments"] = [*(baseline["experiments"] or []), {"name": None, "revs": [entry]}]
 
-    def experiments(self) -> list[Experiment]:
-        return read_experiments(self.shown, lambda revision, path: self.files.get((revision, path)))
+    def read(self, revision: str, path: str) -> str | None:
+        return self.files.get((revision, path))
+
+    def experiments(self, *sections: str) -> list[Experiment]:
+        return read_experiments(self.shown, self.read, sections)

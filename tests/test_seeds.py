@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from deebert.params import read_params
 from tests.heads import entropy_rows_of, heads
@@ -31,17 +32,30 @@ def shown(*experiments: dict[str, Any]) -> list[dict[str, Any]]:
     return [revision("workspace", 42, 0.1), commit]
 
 
+def runs_of(*experiments: dict[str, Any], ran: dict[str, int] | None = None) -> dict[int, Any]:
+    """What is made of `experiments` beside a commit, each run with its own seed but those named in `ran`."""
+    entries = {entry["rev"]: entry for entry in (revision("commit", 42, 0.9), *experiments)}
+
+    def read_file(name: str, path: str) -> str:
+        assert path == "dvc.lock"
+        params = entries[name]["data"]["params"]["params.yaml"]["data"]
+        params = params | {"seed": (ran or {}).get(name, params["seed"])}
+        return yaml.safe_dump({"stages": {"plot": {"params": {"params.yaml": params}}}})
+
+    return runs_like_this(shown(*experiments), read_file)
+
+
 def test_runs_differ_in_the_seed_alone() -> None:
     """Of commits and experiments, one finished run per seed with the workspace's parameters; not that itself."""
-    runs = runs_like_this(
-        shown(
-            revision("b", 2, 0.8),
-            revision("a", 1, 0.7),
-            revision("again", 1, 0.2),
-            revision("other", 3, 0.6, epochs=4),
-            revision("running", 4, None),
-            {"rev": "broken", "data": None},
-        )
+    runs = runs_of(
+        revision("b", 2, 0.8),
+        revision("a", 1, 0.7),
+        revision("again", 1, 0.2),
+        revision("other", 3, 0.6, epochs=4),
+        revision("running", 4, None),
+        revision("edited", 5, 0.5),
+        {"rev": "broken", "data": None},
+        ran={"edited": 42},
     )
     assert runs == {
         1: ("a", {"full_score": 0.7, "layers_saved_at.drop_1_0": 0.35, **CONFIDENCE}),
@@ -52,7 +66,7 @@ def test_runs_differ_in_the_seed_alone() -> None:
 
 def test_the_table_has_mean_spread_and_each_seed() -> None:
     """A line per figure: mean and sample standard deviation of the seeds' values, which stand beside them."""
-    lines = table(runs_like_this(shown(revision("a", 1, 0.7), revision("b", 2, 0.8)))).splitlines()
+    lines = table(runs_of(revision("a", 1, 0.7), revision("b", 2, 0.8))).splitlines()
     assert lines[0] == "| figure | mean | spread | seed 1 | seed 2 | seed 42 |"
     spread = f"{statistics.stdev([0.7, 0.8, 0.9]):.4f}".rstrip("0").rstrip(".")
     assert lines[2] == f"| full_score | 0.8 | {spread} | 0.7 | 0.8 | 0.9 |"
