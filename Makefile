@@ -45,7 +45,7 @@ paper: .venv/for-repro ## hold the experiments that exist against the paper's ta
 
 submission: .venv/for-repro ## write the GLUE server's files at THRESHOLD=0.3 nats into submission/
 	@$(if $(THRESHOLD),,echo "error: name a threshold in nats: make submission THRESHOLD=0.3" >&2; exit 1;) \
-	PYTHONPATH=src $(BIN)/python tools/glue_submission.py $(THRESHOLD)
+	PYTHONPATH=src $(BIN)/python tools/glue_submission.py '$(THRESHOLD)'
 
 lock-check: .venv/for-report ## fail unless dvc.lock fits the code and the parameters; needs no data
 	@plan=$$($(DVC) repro --allow-missing --dry 2>&1) && ! echo "$$plan" | grep "Running stage" || \

@@ -229,3 +229,4 @@ def test_figure_keys_differ_and_have_no_dots(targets: list[float]) -> None:
     keys = [figure_key("drop", target) for target in targets]
     assert len(set(keys)) == len(keys) and not any("." in key for key in keys)
     assert figure_key("drop", 1) == figure_key("drop", 1.0) == "drop_1_0"
+    assert figure_key("risk", 1e-5) == "risk_0_00001"

@@ -141,7 +141,7 @@ def depth_rows(split: str, curve: Curve, difficulty: np.ndarray | None) -> list[
 
 def figure_key(kind: str, value: float) -> str:
     """Name of a target in the metrics, free of dots since DVC reads those as nesting: drop, 0.5 -> `drop_0_5`."""
-    return f"{kind}_{float(value)}".replace(".", "_")
+    return f"{kind}_{np.format_float_positional(value, trim='0')}".replace(".", "_")
 
 
 def sweep_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
