@@ -51,7 +51,7 @@ class Repository:
     def add(self, revision: str, *, under: int | None = None, timestamp: str | None = None, **params: Any) -> None:
         """A run that is done; `under` makes it an experiment of that baseline."""
         content = {"dataset": "RTE", "model": "default", "seed": 42, "finetune_backbone": {**RECIPE}} | params
-        stages = {"finetune_backbone": {"params": {"params.yaml": content}}}
+        stages = {"finetune_backbone": {"params": {"params.yaml": content}}, "plot": {}, "benchmark": {}}
         self.files[revision, "dvc.lock"] = yaml.safe_dump({"stages": stages})
         for kind, rows in plot_rows(0.7).items():
             if kind != "benchmark":

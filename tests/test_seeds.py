@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from deebert.params import read_params
 from tests.heads import entropy_rows_of, heads
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def revision(name: str, seed: int, score: float | None, epochs: int = 3) -> dict[str, Any]:
-    """A commit or experiment as `dvc exp show --json` tells of it; without a score it has not finished."""
+    """A commit or experiment as `dvc exp show --json` tells of it; without a score it has failed."""
     metrics = {
         "metrics/layers.json": {"data": {"task": "toy", "full_score": score}},
         "metrics/sweep.json": {"data": {"task": "toy", "layers_saved_at": {"drop_1_0": score / 2}}} if score else {},
@@ -24,22 +25,33 @@ def revision(name: str, seed: int, score: float | None, epochs: int = 3) -> dict
     return {"rev": name, "data": {"params": params, "metrics": metrics if score else None}, "experiments": None}
 
 
+def lock_of(name: str, path: str) -> str:
+    """The lock file of an experiment; `queued` has that of the commit that it is to start from."""
+    seed = {"a": 1, "again": 1, "b": 2, "other": 3}.get(name, 42)
+    return yaml.safe_dump({"stages": {"finetune_backbone": {"params": {"params.yaml": {"seed": seed}}}, "plot": {}}})
+
+
 def shown(*experiments: dict[str, Any]) -> list[dict[str, Any]]:
     commit = revision("commit", 42, 0.9) | {"experiments": [{"revs": [experiment]} for experiment in experiments]}
     return [revision("workspace", 42, 0.1), commit]
 
 
 def test_runs_differ_in_the_seed_alone() -> None:
-    """Of commits and experiments, one finished run per seed with the workspace's parameters; not that itself."""
+    """Of commits and experiments, one finished run per seed with the workspace's parameters; not that itself.
+
+    An experiment in the queue does not count, though it shows the metrics of the commit that it starts from.
+    """
     runs = runs_like_this(
         shown(
             revision("b", 2, 0.8),
             revision("a", 1, 0.7),
             revision("again", 1, 0.2),
             revision("other", 3, 0.6, epochs=4),
-            revision("running", 4, None),
+            revision("failed", 4, None),
+            revision("queued", 5, 0.9),
             {"rev": "broken", "data": None},
-        )
+        ),
+        lock_of,
     )
     assert runs == {
         1: ("a", {"full_score": 0.7, "layers_saved_at.drop_1_0": 0.35}),
@@ -50,7 +62,7 @@ def test_runs_differ_in_the_seed_alone() -> None:
 
 def test_the_table_has_mean_spread_and_each_seed() -> None:
     """A line per figure: mean and sample standard deviation of the seeds' values, which stand beside them."""
-    lines = table(runs_like_this(shown(revision("a", 1, 0.7), revision("b", 2, 0.8)))).splitlines()
+    lines = table(runs_like_this(shown(revision("a", 1, 0.7), revision("b", 2, 0.8)), lock_of)).splitlines()
     assert lines[0] == "| figure | mean | spread | seed 1 | seed 2 | seed 42 |"
     spread = f"{statistics.stdev([0.7, 0.8, 0.9]):.4f}".rstrip("0").rstrip(".")
     assert lines[2] == f"| full_score | 0.8 | {spread} | 0.7 | 0.8 | 0.9 |"

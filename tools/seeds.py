@@ -23,12 +23,18 @@ Row = dict[str, Any]
 METRICS = ("metrics/layers.json", "metrics/sweep.json")
 
 
-def runs_like_this(shown: list[dict[str, Any]]) -> dict[int, tuple[str, dict[str, float]]]:
+def runs_like_this(
+    shown: list[dict[str, Any]], read_file: experiments.ReadFile
+) -> dict[int, tuple[str, dict[str, float]]]:
     """Revision and figures, by name, of one finished run per seed, the newest, from what `experiments.show` returns."""
     wanted = _but_seed(experiments.params_of(shown[0]))
     runs: dict[int, tuple[str, dict[str, float]]] = {}
     for run in experiments.revisions(shown[1:]):
-        if _but_seed(run.params) == wanted and all(run.metrics.get(file) for file in METRICS):
+        if (
+            _but_seed(run.params) == wanted
+            and all(run.metrics.get(file) for file in METRICS)
+            and experiments.has_run(run, read_file)
+        ):
             figures = {name: value for file in METRICS for name, value in _figures(run.metrics[file])}
             runs.setdefault(run.params["seed"], (run.revision, figures))
     return dict(sorted(runs.items()))
@@ -101,7 +107,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         params = read_params(Path("params.yaml"))
-        runs = runs_like_this(experiments.show())
+        runs = runs_like_this(experiments.show(), experiments.file_of)
         if len(runs) < 2:
             raise UserError(
                 f"{len(runs)} finished runs differ from this one by the seed alone; a spread needs 2 or more"

@@ -123,6 +123,18 @@ def params_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     return ((entry.get("data") or {}).get("params") or {}).get("params.yaml", {}).get("data") or {}
 
 
+def has_run(revision: Revision, read_file: ReadFile) -> bool:
+    """Whether its figures are those of its parameters.
+
+    An experiment that waits, runs or was stopped has the metrics of the commit that it starts from.
+    """
+    stages = _lock(read_file(revision.revision, "dvc.lock")).get("stages", {})
+    ran = [_params(stages, name) for name in stages if name != "benchmark"]
+    return _is_of_one_run(stages, "plot") and all(
+        revision.params.get(key) == value for params in ran for key, value in params.items()
+    )
+
+
 def read_experiments(shown: Sequence[Mapping[str, Any]], read_file: ReadFile) -> list[Experiment]:
     """All runs that `shown`, of `show`, knows, newest first; of those that differ in nothing but the code, the newest.
 
@@ -179,8 +191,10 @@ def _written(stages: Mapping[str, Any]) -> dict[str, tuple[str | None, str]]:
 
 def _is_of_one_run(stages: Mapping[str, Any], stage: str) -> bool:
     """Whether `stage`, and each before it, has read what the one before it wrote last."""
+    if stage not in stages:
+        return False
     written = _written(stages)
-    read = [dep for dep in stages.get(stage, {}).get("deps", []) if dep["path"] in written]
+    read = [dep for dep in stages[stage].get("deps", []) if dep["path"] in written]
     return all(
         dep.get("md5") == written[dep["path"]][0] and _is_of_one_run(stages, written[dep["path"]][1]) for dep in read
     )
