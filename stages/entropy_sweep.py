@@ -1,4 +1,4 @@
-"""All that follows from the saved logits, by arithmetic: data/sweep, metrics/sweep.json. No model is run."""
+"""All that follows from the saved logits, by arithmetic: data/sweep and metrics. No model is run."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -7,10 +7,10 @@ from deebert.files import output_dir, read_json, write_json
 from deebert.logits import SplitLogits
 from deebert.params import read_params
 from deebert.stage import run
-from deebert.sweep import split_tables, sweep_metrics
+from deebert.sweep import choice_metrics, split_tables, sweep_metrics
 
 
-def main(logits_folder: Path, out: Path, metrics_file: Path) -> None:
+def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path) -> None:
     params = read_params(Path("params.yaml"))
     about = read_json(logits_folder / "about.json")
     tables = defaultdict(list)
@@ -21,7 +21,9 @@ def main(logits_folder: Path, out: Path, metrics_file: Path) -> None:
     with output_dir(out) as folder:
         for name, rows in tables.items():
             write_json(folder / f"{name}.json", rows)
-    write_json(metrics_file, sweep_metrics(about["task"], about["splits"][0], tables))
+    shown = about["task"], about["splits"][0], tables
+    write_json(sweep_file, sweep_metrics(*shown))
+    write_json(choice_file, choice_metrics(*shown))
 
 
 if __name__ == "__main__":

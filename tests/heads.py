@@ -62,10 +62,10 @@ def leaves(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def check_metrics(content: dict[str, Any]) -> None:
-    """What `dvc metrics diff` can show well: task by name and 8 to 21 figures, rounded, under names free of dots."""
+    """What `dvc metrics diff` can show well: task by name and 8 to 12 figures, rounded, under names free of dots."""
     flat = dict(leaves(content))
     figures = {key: value for key, value in flat.items() if key != "task"}
-    assert isinstance(flat["task"], str) and 8 <= len(figures) <= 21
+    assert isinstance(flat["task"], str) and 8 <= len(figures) <= 12
     for value in figures.values():
         assert type(value) in (int, float) and math.isfinite(value) and round(value, 4) == value
     assert not any("." in key for level in (content, *content.values()) if isinstance(level, dict) for key in level)

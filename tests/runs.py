@@ -51,7 +51,7 @@ class Repository:
     def add(self, revision: str, *, under: int | None = None, timestamp: str | None = None, **params: Any) -> None:
         """A run that is done; `under` makes it an experiment of that baseline."""
         content = {"dataset": "RTE", "model": "default", "seed": 42, "finetune_backbone": {**RECIPE}} | params
-        stages = {"finetune_backbone": {"params": {"params.yaml": content}}, "plot": {}, "benchmark": {}}
+        stages = {"finetune_backbone": {"params": {"params.yaml": content}}}
         self.files[revision, "dvc.lock"] = yaml.safe_dump({"stages": stages})
         for kind, rows in plot_rows(0.7).items():
             if kind != "benchmark":
@@ -64,5 +64,8 @@ class Repository:
             baseline = self.shown[under]
             baseline["experiments"] = [*(baseline["experiments"] or []), {"name": None, "revs": [entry]}]
 
-    def experiments(self) -> list[Experiment]:
-        return read_experiments(self.shown, lambda revision, path: self.files.get((revision, path)))
+    def read(self, revision: str, path: str) -> str | None:
+        return self.files.get((revision, path))
+
+    def experiments(self, *sections: str) -> list[Experiment]:
+        return read_experiments(self.shown, self.read, sections)

@@ -34,6 +34,10 @@ SWEEP = {
     "full_score": 0.6812,
     "layers_saved_at": {"drop_0_0": 0.1217, "drop_0_5": 0.2994, "drop_1_0": 0.332, "drop_3_0": 0.559},
     "threshold_at": {"drop_0_0": 0.0138, "drop_0_5": 0.3185, "drop_1_0": 0.4734, "drop_3_0": 0.5773},
+}
+CHOICE = {
+    "task": "RTE",
+    "n": 1277,
     "cross_fitted_score_at": {"drop_0_0": 0.6805, "drop_0_5": 0.6761, "drop_1_0": 0.6711, "drop_3_0": 0.6517},
     "certified_confidence": 0.9,
     "certified_layers_saved_at": {"risk_0_01": 0.0, "risk_0_05": 0.2707},
@@ -58,12 +62,12 @@ BENCHMARK = {
         "batched_time_saved_frac": 0.282,
     },
 }
-BOTH = {"sweep": SWEEP, "benchmark": BENCHMARK}
+BOTH = {"sweep": SWEEP, "choice": CHOICE, "benchmark": BENCHMARK}
 ALL = {"layers": {"task": "RTE", "n": 1277, "num_layers": 12, "full_score": 0.6812, "weights": "0123456789ab"}, **BOTH}
 
 each_card = pytest.mark.parametrize(
     ("about", "metrics"),
-    [(ABOUT, BOTH), (ABOUT, {"sweep": SWEEP}), (ABOUT, {}), (BARE, {})],
+    [(ABOUT, BOTH), (ABOUT, {"sweep": SWEEP, "choice": CHOICE}), (ABOUT, {}), (BARE, {})],
     ids=["both", "sweep", "none", "bare"],
 )
 
@@ -110,7 +114,7 @@ def test_what_the_model_is(about: dict[str, Any], metrics: dict[str, Any]) -> No
 
 def test_every_recommended_threshold_is_a_row() -> None:
     """Per target: points lost at most, threshold, layers saved, and the score on samples not used to choose."""
-    card = model_card(ABOUT, {"sweep": SWEEP})
+    card = model_card(ABOUT, {"sweep": SWEEP, "choice": CHOICE})
     assert "At full depth: accuracy 68.12 % on 1,277 validation samples" in card
     (heading, _, *rows), _ = tables(card)
     assert heading[-1] == "accuracy (%), on samples not used to choose"
@@ -125,7 +129,7 @@ def test_every_recommended_threshold_is_a_row() -> None:
 @pytest.mark.parametrize(("metric", "name"), [("f1", "F1"), ("accuracy", "accuracy"), (None, "score")])
 def test_scores_are_of_a_metric(metric: str | None, name: str) -> None:
     """Head and text name it; of a model that does not say, they are called scores and the head is silent."""
-    card = model_card({**ABOUT, "metric": metric}, {"sweep": SWEEP})
+    card = model_card({**ABOUT, "metric": metric}, {"sweep": SWEEP, "choice": CHOICE})
     assert f"At full depth: {name} 68.12 %" in card and f"| {name} (%), on" in card
     assert yaml.safe_load(card.split("---\n")[1]).get("metrics") == ([metric] if metric else None)
 
@@ -149,8 +153,8 @@ def test_nobody_learns_where_a_folder_lies(tmp_path: Path) -> None:
 )
 def test_other_targets_than_the_shipped_ones(targets: dict[str, float], threshold: float, points: str) -> None:
     """Rows are of the targets that were set; the example takes one of them, of 1 point or the nearest there is."""
-    of_targets = {key: targets for key in SWEEP if key.endswith("_at") and not key.startswith("certified")}
-    card = model_card(ABOUT, {"sweep": SWEEP | of_targets})
+    sweep = SWEEP | {"layers_saved_at": targets, "threshold_at": targets}
+    card = model_card(ABOUT, {"sweep": sweep, "choice": CHOICE | {"cross_fitted_score_at": targets}})
     (_, _, *rows), _ = tables(card)
     assert [row[1] for row in rows] == [str(value) for value in targets.values()]
     assert f"threshold={threshold})  # loses at most {points} of score on validation" in card
@@ -158,7 +162,7 @@ def test_other_targets_than_the_shipped_ones(targets: dict[str, float], threshol
 
 def test_certified_thresholds_come_with_what_is_promised() -> None:
     """Confidence, samples, and per risk the threshold and what it saves, or that there is none."""
-    card = model_card(ABOUT, {"sweep": SWEEP})
+    card = model_card(ABOUT, {"sweep": SWEEP, "choice": CHOICE})
     assert (
         "With 90 % confidence, on new samples that are drawn as those 1,277 were, accuracy is at most so many" in card
     )
@@ -170,7 +174,7 @@ def test_certified_thresholds_come_with_what_is_promised() -> None:
 def test_no_digit_is_rounded_twice() -> None:
     """The metrics hold 4 digits, and all are shown: to round 0.2695, which was 0.26948, once more would give 27.0 %."""
     sweep = SWEEP | {"layers_saved_at": {**SWEEP["layers_saved_at"], "drop_0_0": round(0.26948, 4)}}
-    card = model_card(ABOUT, {"sweep": sweep})
+    card = model_card(ABOUT, {"sweep": sweep, "choice": CHOICE})
     assert "| 26.95 % |" in card and "27.0 %" not in card
 
 
@@ -198,7 +202,7 @@ def write(folder: Path, metrics: dict[str, dict[str, Any]]) -> Path:
 def test_metrics_of_the_model_are_read(tmp_path: Path) -> None:
     """With a benchmark or without."""
     assert read_metrics(write(tmp_path / "all", ALL), ABOUT) == ALL
-    some = {name: ALL[name] for name in ("layers", "sweep")}
+    some = {name: ALL[name] for name in ("layers", "sweep", "choice")}
     assert read_metrics(write(tmp_path / "some", some), ABOUT) == some
 
 
@@ -211,6 +215,7 @@ def test_metrics_of_the_model_are_read(tmp_path: Path) -> None:
         ("layers", {"num_layers": 6}, "layers.json: metrics of another model: num_layers 6; expected 12, the model's"),
         ("layers", {"weights": "ff"}, "metrics of another model: weights ff; expected 0123456789ab, the model's"),
         ("sweep", {"n": 5}, "sweep.json: metrics of another model: n 5; expected 1277, as in layers.json"),
+        ("choice", {"n": 5}, "choice.json: metrics of another model: n 5; expected 1277, as in sweep.json"),
         ("sweep", {"full_score": 0.7}, "full_score 0.7; expected 0.6812, as in layers.json"),
         (
             "benchmark",
@@ -233,7 +238,7 @@ def test_speed_is_told_with_what_it_was_measured_on() -> None:
     *_, (_, _, *rows) = tables(card)
     assert rows == [["one at a time", "562.1", "1081.5", "31.4 %"], ["batched", "2727.8", "8285.8", "28.2 %"]]
     assert "Measured with 277 samples on AMD EPYC (threads: 2, fp32) at threshold 0.4734, which saves 32.46 %" in card
-    assert "## Speed" not in model_card(ABOUT, {"sweep": SWEEP})
+    assert "## Speed" not in model_card(ABOUT, {"sweep": SWEEP, "choice": CHOICE})
 
 
 def test_without_metrics_the_card_says_so() -> None:

@@ -231,7 +231,7 @@ def test_labels_are_of_logits_that_probabilities_cannot_tell_apart(folder: Path,
         (pd.DataFrame({"a": ["w1"]}), TypeError, "texts: a DataFrame; expected one of its columns, or zip() of two"),
         (np.arange(3), TypeError, "texts: number 0 is np.int64(0); expected a string"),
         (np.array([["w1"] * 200] * 2), TypeError, "texts: number 0 is array(['w1', 'w1',"),
-        (["w1", "w2 \ud800 w3"], ValueError, "texts: number 1 holds '\\ud800', half a character; expected text that"),
+        (["w1", "w2 \ud800 w3"], ValueError, "texts: number 1 holds '\\ud800', half a character; expected whole ones"),
         ([("w1", 2)], TypeError, "texts: number 0 is ('w1', 2); expected"),
         (["w1", ("w1", "w2")], ValueError, "texts: number 1 is ('w1', 'w2'); expected a string"),
         ([("w1", "w2", "w3")], ValueError, "texts: number 0 is ('w1', 'w2', 'w3'); expected a string"),
@@ -399,6 +399,7 @@ def test_a_repository_of_the_hub(
         (RAMPS, b"half", f"{RAMPS}: cannot be loaded"),
         ("model.safetensors", b"half", "model: cannot be loaded"),
         ("training.json", b"{", "training.json: not readable as JSON"),
+        ("training.json", b"[]", "training.json: damaged: expected keys and values"),
     ],
 )
 def test_a_damaged_folder(folder: Path, tmp_path: Path, file: str, content: bytes | None, told: str) -> None:
@@ -415,9 +416,11 @@ def write_metrics(folder: Path, of: EarlyExitClassifier, task: str = "tiny") -> 
     """The metrics that a sweep of a model leaves, with a target of its own, which a card must show."""
     weights = fingerprint(DeeBert.load(of.folder)[0])
     metrics = {"task": task, "n": 50, "full_score": 0.9, "layers_saved_at": {"drop_2_0": 0.4321}}
-    metrics |= {"threshold_at": {"drop_2_0": 0.2468}, "cross_fitted_score_at": {"drop_2_0": 0.8765}}
-    metrics |= {"certified_confidence": 0.9, "certified_layers_saved_at": {}, "certified_threshold_at": {}}
+    metrics |= {"threshold_at": {"drop_2_0": 0.2468}}
     write_json(folder / "sweep.json", metrics)
+    choice = {"task": task, "n": 50, "cross_fitted_score_at": {"drop_2_0": 0.8765}}
+    choice |= {"certified_confidence": 0.9, "certified_layers_saved_at": {}, "certified_threshold_at": {}}
+    write_json(folder / "choice.json", choice)
     layers = {"task": task, "n": 50, "num_layers": LAYERS, "full_score": 0.9, "weights": weights}
     write_json(folder / "layers.json", layers)
     return folder
@@ -442,7 +445,13 @@ def test_a_saved_model_answers_the_same(folder: Path, classifier: EarlyExitClass
     assert "0.2468" in told and "not given" not in told
     EarlyExitClassifier.from_pretrained(copy.folder).save_pretrained(tmp_path / "third")
     assert (tmp_path / "third" / "README.md").read_text() == told
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.json", "new", "sweep.json", "third"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "choice.json",
+        "layers.json",
+        "new",
+        "sweep.json",
+        "third",
+    ]
 
 
 def test_what_is_saved_is_what_was_loaded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -534,7 +543,7 @@ def test_folders_beside_the_models_files_are_left_behind(classifier: EarlyExitCl
         (".", None, "holds damaged, which is no part of the model"),
         ("copy", "nowhere", "nowhere/layers.json: no such file; `dvc repro` makes it"),
         ("copy", "other", "other/layers.json: metrics of another model: task RTE; expected tiny, the model's"),
-        ("copy", "old", "old/sweep.json: has no cross_fitted_score_at; `dvc repro` makes it"),
+        ("copy", "old", "old/choice.json: has no cross_fitted_score_at; `dvc repro` makes it"),
         ("copy", "damaged", "damaged/sweep.json: not readable as JSON"),
         ("copy", "list", "list/sweep.json: has no task; `dvc repro` makes it"),
         ("copy", "half", "half/benchmark.json: has no n;"),
@@ -555,9 +564,9 @@ def test_saving_that_cannot_be(
         Path(name).mkdir()
     Path("mine/thesis.txt").write_text("mine")
     write_metrics(Path("other"), classifier, task="RTE")
-    old = json.loads((write_metrics(Path("old"), classifier) / "sweep.json").read_text())
+    old = json.loads((write_metrics(Path("old"), classifier) / "choice.json").read_text())
     del old["cross_fitted_score_at"]
-    write_json(Path("old/sweep.json"), old)
+    write_json(Path("old/choice.json"), old)
     (write_metrics(Path("damaged"), classifier) / "sweep.json").write_text("{")
     (write_metrics(Path("list"), classifier) / "sweep.json").write_text("[]")
     write_json(write_metrics(Path("half"), classifier) / "benchmark.json", {"task": "tiny"})

@@ -68,6 +68,23 @@ def test_runs_that_differ_in_a_setting_are_two() -> None:
     assert len(repository.experiments()) == 2
 
 
+def test_runs_of_other_settings_than_the_working_trees_can_be_passed_over() -> None:
+    """A later quick run does not hide a good one, where it differs in a section in which all must agree."""
+    repository = Repository()
+    for revision, timestamp, epochs in (
+        ("workspace", None, 12),
+        ("good", "2026-01-01", 12),
+        ("quick", "2026-01-02", 1),
+    ):
+        repository.add(revision, timestamp=timestamp, dataset="toy" if revision == "workspace" else "RTE")
+        lock = yaml.safe_load(repository.files[revision, "dvc.lock"])
+        lock["stages"]["train_ramps"] = {"params": {"params.yaml": {"train_ramps": {"epochs": epochs}}}}
+        repository.files[revision, "dvc.lock"] = yaml.safe_dump(lock)
+    repository.shown[0]["data"]["params"] = {"params.yaml": {"data": {"train_ramps": {"epochs": 12}}}}
+    assert [each.name for each in repository.experiments()] == ["workspace", "quick"]
+    assert [each.name for each in repository.experiments("train_ramps")] == ["workspace", "good"]
+
+
 @pytest.mark.parametrize("stage", ["plot", "benchmark"])
 def test_figures_of_an_earlier_model_do_not_count(stage: str) -> None:
     """Where a stage has not run since the one before it did, its figures are of another model, and are not taken."""

@@ -214,6 +214,7 @@ def test_metrics_and_plots_are_kept_in_git_under_their_names() -> None:
     promised = {
         "metrics/layers.json",
         "metrics/sweep.json",
+        "metrics/choice.json",
         "metrics/benchmark.json",
         "plots/layers.json",
         "plots/sweep.json",

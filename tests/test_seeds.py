@@ -13,22 +13,18 @@ from tests.heads import entropy_rows_of, heads
 from tools.seeds import draw_seeds, losses_on_test, runs_like_this, table
 
 ROOT = Path(__file__).parents[1]
+CONFIDENCE = {"certified_confidence": 0.9}
 
 
 def revision(name: str, seed: int, score: float | None, epochs: int = 3) -> dict[str, Any]:
-    """A commit or experiment as `dvc exp show --json` tells of it; without a score it has failed."""
+    """A commit or experiment as `dvc exp show --json` tells of it; without a score it has not finished."""
     metrics = {
         "metrics/layers.json": {"data": {"task": "toy", "full_score": score}},
         "metrics/sweep.json": {"data": {"task": "toy", "layers_saved_at": {"drop_1_0": score / 2}}} if score else {},
+        "metrics/choice.json": {"data": {"task": "toy", **CONFIDENCE}},
     }
     params = {"params.yaml": {"data": {"seed": seed, "finetune_backbone": {"epochs": epochs}}}}
     return {"rev": name, "data": {"params": params, "metrics": metrics if score else None}, "experiments": None}
-
-
-def lock_of(name: str, path: str) -> str:
-    """The lock file of an experiment; `queued` has that of the commit that it is to start from."""
-    seed = {"a": 1, "again": 1, "b": 2, "other": 3}.get(name, 42)
-    return yaml.safe_dump({"stages": {"finetune_backbone": {"params": {"params.yaml": {"seed": seed}}}, "plot": {}}})
 
 
 def shown(*experiments: dict[str, Any]) -> list[dict[str, Any]]:
@@ -36,37 +32,45 @@ def shown(*experiments: dict[str, Any]) -> list[dict[str, Any]]:
     return [revision("workspace", 42, 0.1), commit]
 
 
-def test_runs_differ_in_the_seed_alone() -> None:
-    """Of commits and experiments, one finished run per seed with the workspace's parameters; not that itself.
+def runs_of(*experiments: dict[str, Any], ran: dict[str, int] | None = None) -> dict[int, Any]:
+    """What is made of `experiments` beside a commit, each run with its own seed but those named in `ran`."""
+    entries = {entry["rev"]: entry for entry in (revision("commit", 42, 0.9), *experiments)}
 
-    An experiment in the queue does not count, though it shows the metrics of the commit that it starts from.
-    """
-    runs = runs_like_this(
-        shown(
-            revision("b", 2, 0.8),
-            revision("a", 1, 0.7),
-            revision("again", 1, 0.2),
-            revision("other", 3, 0.6, epochs=4),
-            revision("failed", 4, None),
-            revision("queued", 5, 0.9),
-            {"rev": "broken", "data": None},
-        ),
-        lock_of,
+    def read_file(name: str, path: str) -> str:
+        assert path == "dvc.lock"
+        params = entries[name]["data"]["params"]["params.yaml"]["data"]
+        params = params | {"seed": (ran or {}).get(name, params["seed"])}
+        return yaml.safe_dump({"stages": {"plot": {"params": {"params.yaml": params}}}})
+
+    return runs_like_this(shown(*experiments), read_file)
+
+
+def test_runs_differ_in_the_seed_alone() -> None:
+    """Of commits and experiments, one finished run per seed with the workspace's parameters; not that itself."""
+    runs = runs_of(
+        revision("b", 2, 0.8),
+        revision("a", 1, 0.7),
+        revision("again", 1, 0.2),
+        revision("other", 3, 0.6, epochs=4),
+        revision("running", 4, None),
+        revision("edited", 5, 0.5),
+        {"rev": "broken", "data": None},
+        ran={"edited": 42},
     )
     assert runs == {
-        1: ("a", {"full_score": 0.7, "layers_saved_at.drop_1_0": 0.35}),
-        2: ("b", {"full_score": 0.8, "layers_saved_at.drop_1_0": 0.4}),
-        42: ("commit", {"full_score": 0.9, "layers_saved_at.drop_1_0": 0.45}),
+        1: ("a", {"full_score": 0.7, "layers_saved_at.drop_1_0": 0.35, **CONFIDENCE}),
+        2: ("b", {"full_score": 0.8, "layers_saved_at.drop_1_0": 0.4, **CONFIDENCE}),
+        42: ("commit", {"full_score": 0.9, "layers_saved_at.drop_1_0": 0.45, **CONFIDENCE}),
     }
 
 
 def test_the_table_has_mean_spread_and_each_seed() -> None:
     """A line per figure: mean and sample standard deviation of the seeds' values, which stand beside them."""
-    lines = table(runs_like_this(shown(revision("a", 1, 0.7), revision("b", 2, 0.8)), lock_of)).splitlines()
+    lines = table(runs_of(revision("a", 1, 0.7), revision("b", 2, 0.8))).splitlines()
     assert lines[0] == "| figure | mean | spread | seed 1 | seed 2 | seed 42 |"
     spread = f"{statistics.stdev([0.7, 0.8, 0.9]):.4f}".rstrip("0").rstrip(".")
     assert lines[2] == f"| full_score | 0.8 | {spread} | 0.7 | 0.8 | 0.9 |"
-    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
 
 
 def test_losses_on_test_are_of_the_recommended_thresholds() -> None:

@@ -15,6 +15,7 @@ from deebert.files import read_json, write_json
 from deebert.logits import SplitLogits
 from deebert.params import EntropySweep, Risk, read_params
 from deebert.sweep import (
+    choice_metrics,
     depth_rows,
     entropy_rows,
     exit_rows,
@@ -166,22 +167,24 @@ def test_sweep_metrics() -> None:
     tables = split_tables("validation", saved_logits(1), "accuracy", SETTINGS, seed=1)
     other = split_tables("other", saved_logits(2), "accuracy", SETTINGS, seed=1)
     both = {name: other[name] + rows for name, rows in tables.items()}
-    content = sweep_metrics("toy", "validation", both)
+    content, choice = (made("toy", "validation", both) for made in (sweep_metrics, choice_metrics))
     check_metrics(content)
-    drops = ["drop_0_0", "drop_0_5", "drop_1_0", "drop_3_0"]
-    for name in ("layers_saved_at", "threshold_at", "cross_fitted_score_at"):
-        assert list(content[name]) == drops
+    check_metrics(choice)
+    for target_figures in (content["layers_saved_at"], content["threshold_at"], choice["cross_fitted_score_at"]):
+        assert list(target_figures) == ["drop_0_0", "drop_0_5", "drop_1_0", "drop_3_0"]
     certified = [row for row in tables["certificates"] if row["loss"] == "accuracy_drop"]
     for name in ("certified_layers_saved_at", "certified_threshold_at"):
-        assert list(content[name]) == ["risk_0_05", "risk_0_2"]
-    assert list(content["certified_threshold_at"].values()) == [row["threshold"] for row in certified]
+        assert list(choice[name]) == ["risk_0_05", "risk_0_2"]
+    assert list(choice["certified_threshold_at"].values()) == [row["threshold"] for row in certified]
     assert any(row["certified"] for row in certified)
-    assert content["certified_confidence"] == 0.9
+    assert choice["certified_confidence"] == 0.9
     curve = [row for row in tables["sweep"] if row["criterion"] == "entropy"]
     best = best_within(curve, 1.0)
     assert content["layers_saved_at"]["drop_1_0"] == round(best["layers_saved_frac"], 4)
     assert content["threshold_at"]["drop_1_0"] == best["threshold"]
-    assert (content["full_score"], content["n"]) == (round(curve[0]["score"], 4), N)
+    assert (content["full_score"], content["n"], choice["n"]) == (round(curve[0]["score"], 4), N, N)
+    scores = [round(row["score"], 4) for row in tables["choice"]]
+    assert list(choice["cross_fitted_score_at"].values()) == scores
     assert list(sweep_metrics("RTE", "other", both)) == list(content)
 
 
@@ -208,16 +211,15 @@ def test_two_validation_splits_are_kept_apart(tmp_path: Path, monkeypatch: pytes
         saved.save(tmp_path / "logits" / f"{split}.safetensors")
 
     main = runpy.run_path(str(ROOT / "stages" / "entropy_sweep.py"))["main"]
-    main(Path("logits"), Path("sweep"), Path("metrics.json"))
+    main(Path("logits"), Path("sweep"), Path("sweep.json"), Path("choice.json"))
 
     expected = [
         split_tables(split, saved, "accuracy", params.entropy_sweep, params.seed) for split, saved in splits.items()
     ]
     written = {file.stem: read_json(file) for file in Path("sweep").iterdir()}
     assert written == {name: [row for tables in expected for row in tables[name]] for name in expected[0]}
-    content = read_json(Path("metrics.json"))
-    check_metrics(content)
-    assert content == sweep_metrics("MNLI", "validation_matched", expected[0])
+    assert read_json(Path("sweep.json")) == sweep_metrics("MNLI", "validation_matched", expected[0])
+    assert read_json(Path("choice.json")) == choice_metrics("MNLI", "validation_matched", expected[0])
 
 
 @few

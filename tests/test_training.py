@@ -448,6 +448,13 @@ def test_a_loss_that_is_not_finite_stops_the_ramps() -> None:
         trained(states, labels)
 
 
+def test_ramps_that_are_not_finite_are_not_saved() -> None:
+    """A last step that overflows ends the ramps' training with one line, although no loss has seen it."""
+    one_step = dataclasses.replace(RAMPS, epochs=1, batch_size=1000, learning_rate=1e30, weight_decay=1e30)
+    with pytest.raises(UserError, match=r"^train_ramps: the weights are not finite; try a lower learning_rate"):
+        train_ramps(States(*made_states()), States(*made_states(seed=9)), "accuracy", 2, one_step, 1)
+
+
 def test_the_curve_of_the_ramps() -> None:
     """Every ramp's loss falls, every epoch is scored, and the last scores are those of the ramps returned."""
     seen, unseen = States(*made_states()), States(*made_states(seed=9))

@@ -14,6 +14,7 @@ import yaml
 from deebert import drawing, experiments, paper, paper_figures
 from deebert.errors import UserError
 
+SECTIONS = ("train_ramps", "eval_layers", "entropy_sweep")  # in which all runs must be as the working tree
 GRID = (
     "dvc exp run --queue -S 'dataset=SST-2,MRPC,RTE,QNLI,QQP,MNLI'"
     " -S 'model=bert-base,roberta-base,bert-large,roberta-large'"
@@ -22,7 +23,8 @@ GRID = (
 
 def main(table_file: Path, out: Path) -> None:
     table = yaml.safe_load(table_file.read_text(encoding="utf-8"))
-    runs = paper.with_papers_recipe(experiments.read_experiments(experiments.show(), experiments.file_of))
+    found = experiments.read_experiments(experiments.show(), experiments.file_of, SECTIONS)
+    runs = paper.with_papers_recipe(found)
     page = [paper.markdown(table, paper.compare(table, runs))]
     for name, figure in paper_figures.draw_all(table, runs).items():
         path = out / f"{name}.svg"

@@ -20,21 +20,21 @@ from deebert.errors import UserError
 from deebert.params import Params, read_params
 
 Row = dict[str, Any]
-METRICS = ("metrics/layers.json", "metrics/sweep.json")
+METRICS = ("metrics/layers.json", "metrics/sweep.json", "metrics/choice.json")
 
 
 def runs_like_this(
-    shown: list[dict[str, Any]], read_file: experiments.ReadFile
+    shown: list[dict[str, Any]], read_file: experiments.ReadFile = experiments.file_of
 ) -> dict[int, tuple[str, dict[str, float]]]:
-    """Revision and figures, by name, of one finished run per seed, the newest, from what `experiments.show` returns."""
+    """Revision and figures, by name, of one finished run per seed, the newest, from what `experiments.show` returns.
+
+    A revision whose `params.yaml` was edited and not run since has another run's figures, and is passed over.
+    """
     wanted = _but_seed(experiments.params_of(shown[0]))
     runs: dict[int, tuple[str, dict[str, float]]] = {}
     for run in experiments.revisions(shown[1:]):
-        if (
-            _but_seed(run.params) == wanted
-            and all(run.metrics.get(file) for file in METRICS)
-            and experiments.has_run(run, read_file)
-        ):
+        finished = all(run.metrics.get(file) for file in METRICS)
+        if finished and _but_seed(run.params) == wanted and experiments.was_run(run, read_file):
             figures = {name: value for file in METRICS for name, value in _figures(run.metrics[file])}
             runs.setdefault(run.params["seed"], (run.revision, figures))
     return dict(sorted(runs.items()))
@@ -107,7 +107,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         params = read_params(Path("params.yaml"))
-        runs = runs_like_this(experiments.show(), experiments.file_of)
+        runs = runs_like_this(experiments.show())
         if len(runs) < 2:
             raise UserError(
                 f"{len(runs)} finished runs differ from this one by the seed alone; a spread needs 2 or more"

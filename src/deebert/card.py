@@ -12,12 +12,10 @@ CAUTIOUS_POINTS = 1.0  # of score, what the example may lose
 METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1"}
 NEEDED = {
     "layers": ("task", "n", "num_layers", "full_score", "weights"),
-    "sweep": (
+    "sweep": ("task", "n", "full_score", "layers_saved_at", "threshold_at"),
+    "choice": (
         "task",
         "n",
-        "full_score",
-        "layers_saved_at",
-        "threshold_at",
         "cross_fitted_score_at",
         "certified_confidence",
         "certified_layers_saved_at",
@@ -41,7 +39,7 @@ SEAL = "\n<!-- unedited card of deebert, sha256 of all above: {} -->\n"
 
 
 def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The pipeline's metrics in `folder`, by name: `layers`, `sweep` and, if it was run, `benchmark`.
+    """The pipeline's metrics in `folder`, by name: `layers`, `sweep`, `choice` and, if it was run, `benchmark`.
 
     Args:
         about: of the model, its `task`, `num_layers` and `weights` (see `model.fingerprint`).
@@ -49,7 +47,7 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
     Raises:
         UserError: missing, damaged, of another model, or not all of one run.
     """
-    metrics = {name: read_json(folder / f"{name}.json") for name in ("layers", "sweep")}
+    metrics = {name: read_json(folder / f"{name}.json") for name in ("layers", "sweep", "choice")}
     if (folder / "benchmark.json").exists():
         metrics["benchmark"] = read_json(folder / "benchmark.json")
     for name, content in metrics.items():
@@ -61,6 +59,7 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
         _check_same(folder, "layers", key, layers[key], about[key], "the model's")
     for key in ("n", "full_score"):
         _check_same(folder, "sweep", key, sweep[key], layers[key], "as in layers.json")
+    _check_same(folder, "choice", "n", metrics["choice"]["n"], sweep["n"], "as in sweep.json")
     if "benchmark" in metrics and (timed := metrics["benchmark"]["threshold"]) not in sweep["threshold_at"].values():
         raise UserError(f"{folder / 'benchmark.json'}: threshold {timed} is none of sweep.json's; `dvc repro` makes it")
     return metrics
@@ -117,8 +116,8 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         "",
     ]
     if "sweep" in metrics:
-        lines += _scores(metrics["sweep"], METRIC_NAMES.get(metric, "score"))
-        lines += _certificates(metrics["sweep"])
+        lines += _scores(metrics["sweep"], metrics["choice"], METRIC_NAMES.get(metric, "score"))
+        lines += _certificates(metrics["choice"])
     else:
         lines += ["Scores and recommended thresholds were not given when this card was written.", ""]
     if "benchmark" in metrics:
@@ -126,10 +125,10 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
     return _sealed("\n".join(lines).encode()).decode()
 
 
-def _scores(sweep: Mapping[str, Any], metric: str) -> list[str]:
+def _scores(sweep: Mapping[str, Any], choice: Mapping[str, Any], metric: str) -> list[str]:
     rows = [
         f"| {_target('drop', key)} | {threshold} | {100 * sweep['layers_saved_at'][key]:.2f} %"
-        f" | {100 * sweep['cross_fitted_score_at'][key]:.2f} |"
+        f" | {100 * choice['cross_fitted_score_at'][key]:.2f} |"
         for key, threshold in sweep["threshold_at"].items()
     ]
     return [
@@ -147,19 +146,19 @@ def _scores(sweep: Mapping[str, Any], metric: str) -> list[str]:
     ]
 
 
-def _certificates(sweep: Mapping[str, Any]) -> list[str]:
-    saved = sweep["certified_layers_saved_at"]
+def _certificates(choice: Mapping[str, Any]) -> list[str]:
+    saved = choice["certified_layers_saved_at"]
     rows = [
         f"| {100 * _target('risk', key):g} | {threshold} | {100 * saved[key]:.2f} % |"
         if saved[key] > 0
         else f"| {100 * _target('risk', key):g} | none: too few samples, or too much is lost | |"
-        for key, threshold in sweep["certified_threshold_at"].items()
+        for key, threshold in choice["certified_threshold_at"].items()
     ]
     return [
         "## Certified thresholds",
         "",
-        f"With {100 * sweep['certified_confidence']:g} % confidence, on new samples that are drawn as those"
-        f" {sweep['n']:,} were, accuracy is at most so many points below that of full depth. Each row is a promise by"
+        f"With {100 * choice['certified_confidence']:g} % confidence, on new samples that are drawn as those"
+        f" {choice['n']:,} were, accuracy is at most so many points below that of full depth. Each row is a promise by"
         " itself, if neither row nor model was picked by looking at these results.",
         "",
         "| points of accuracy lost at most | threshold (nats) | layers saved |",
@@ -180,7 +179,8 @@ def _speed(benchmark: Mapping[str, Any]) -> list[str]:
         "## Speed",
         "",
         f"Measured with {benchmark['n']:,} samples on {benchmark['device']} (threads: {benchmark['threads']},"
-        f" {benchmark['precision']}) at threshold {benchmark['threshold']:g}, which saves {100 * benchmark['layers_saved_frac']:.2f} % of the layers:",
+        f" {benchmark['precision']}) at threshold {benchmark['threshold']:g},"
+        f" which saves {100 * benchmark['layers_saved_frac']:.2f} % of the layers:",
         "",
         "| | plain backbone, samples per second | early exit | time saved |",
         "|---|---|---|---|",

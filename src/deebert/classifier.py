@@ -83,6 +83,8 @@ class EarlyExitClassifier:
         self._engine = Engine(model, precision, device)
         self._tokenizer = tokenizer
         self._about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
+        if not isinstance(self._about, dict):
+            raise UserError(f"{folder / ABOUT}: damaged: expected keys and values")
         self._files = _small_files(folder)
 
     @classmethod
@@ -233,14 +235,11 @@ class EarlyExitClassifier:
                 kinds = {1: "a string", 2: "a pair of strings"}
                 told = kinds.get(expected, "one or two strings")
                 raise ValueError(f"texts: number {i} is {_shown(text)}; expected {told}")
-            for part in parts:
-                try:
-                    part.encode()
-                except UnicodeEncodeError as error:
-                    lone = part[error.start]
-                    raise ValueError(
-                        f"texts: number {i} holds {lone!r}, half a character; expected text that UTF-8 can write"
-                    ) from None
+            try:
+                "".join(parts).encode()
+            except UnicodeEncodeError as error:
+                lone = error.object[error.start]
+                raise ValueError(f"texts: number {i} holds {lone!r}, half a character; expected whole ones") from None
             yield tuple(parts)
 
 

@@ -123,29 +123,32 @@ def params_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     return ((entry.get("data") or {}).get("params") or {}).get("params.yaml", {}).get("data") or {}
 
 
-def has_run(revision: Revision, read_file: ReadFile) -> bool:
-    """Whether its figures are those of its parameters.
-
-    An experiment that waits, runs or was stopped has the metrics of the commit that it starts from.
-    """
+def was_run(revision: Revision, read_file: ReadFile, stage: str = "plot") -> bool:
+    """Whether `stage` and all before it ran with the revision's own `params.yaml`, each on what the last one wrote."""
     stages = _lock(read_file(revision.revision, "dvc.lock")).get("stages", {})
-    ran = [_params(stages, name) for name in stages if name != "benchmark"]
-    return _is_of_one_run(stages, "plot") and all(
-        revision.params.get(key) == value for params in ran for key, value in params.items()
-    )
+    read = {key: value for name in _up_to(stages, stage) for key, value in _params(stages, name).items()}
+    return bool(read) and _is_of_one_run(stages, stage) and all(revision.params.get(key) == read[key] for key in read)
 
 
-def read_experiments(shown: Sequence[Mapping[str, Any]], read_file: ReadFile) -> list[Experiment]:
-    """All runs that `shown`, of `show`, knows, newest first; of those that differ in nothing but the code, the newest.
+def read_experiments(
+    shown: Sequence[Mapping[str, Any]], read_file: ReadFile, sections: Sequence[str] = ()
+) -> list[Experiment]:
+    """All runs that `shown`, of `show`, knows, newest first; of equal task, model, seed and recipe the newest.
 
     What a revision has run is read from its `dvc.lock`. A revision whose figures are of an earlier run than its model,
     because somebody stopped it on the way, is passed over.
+
+    Args:
+        sections: of the working tree's `params.yaml`; runs with other settings there are passed over.
     """
     newest: dict[str, Experiment] = {}
+    wanted = {section: params_of(shown[0]).get(section) for section in sections}
     for revision in revisions(shown):
         stages = _lock(read_file(revision.revision, "dvc.lock")).get("stages", {})
         params = _params(stages, "finetune_backbone")
         if not params or params["dataset"] != revision.metrics["metrics/sweep.json"].get("task"):
+            continue
+        if any(_params(stages, section).get(section) != wanted[section] for section in sections):
             continue
         settings = dict(params["finetune_backbone"])
         layers = settings.pop("layers", "default")
@@ -189,12 +192,17 @@ def _written(stages: Mapping[str, Any]) -> dict[str, tuple[str | None, str]]:
     return {out["path"]: (out.get("md5"), name) for name, stage in stages.items() for out in stage.get("outs", [])}
 
 
+def _up_to(stages: Mapping[str, Any], stage: str) -> set[str]:
+    """`stage` and the stages whose outputs it reads, or they read."""
+    written = _written(stages)
+    before = {written[dep["path"]][1] for dep in stages.get(stage, {}).get("deps", []) if dep["path"] in written}
+    return {stage}.union(*(_up_to(stages, name) for name in before))
+
+
 def _is_of_one_run(stages: Mapping[str, Any], stage: str) -> bool:
     """Whether `stage`, and each before it, has read what the one before it wrote last."""
-    if stage not in stages:
-        return False
     written = _written(stages)
-    read = [dep for dep in stages[stage].get("deps", []) if dep["path"] in written]
+    read = [dep for dep in stages.get(stage, {}).get("deps", []) if dep["path"] in written]
     return all(
         dep.get("md5") == written[dep["path"]][0] and _is_of_one_run(stages, written[dep["path"]][1]) for dep in read
     )

@@ -183,6 +183,8 @@ def train_ramps(
             shown = sorted({0, num_ramps // 2, num_ramps - 1} & set(range(num_ramps)))
             told = ", ".join(f"{scores[i]:.4f} after layer {i + 1}" for i in shown)
             log.info("epoch %d of %d: training loss %.4f, validation %s %s", epoch, settings.epochs, loss, metric, told)
+    if not all(torch.isfinite(weight).all() for weight in ramps.parameters()):  # the loss is of before the last step
+        raise UserError("train_ramps: the weights are not finite; try a lower learning_rate or weight_decay")
     return _folded(ramps.cpu(), mean, scale), rows
 
 

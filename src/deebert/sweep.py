@@ -145,26 +145,39 @@ def figure_key(kind: str, value: float) -> str:
 
 
 def sweep_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """What a pull request shows of `split`, from `split_tables` of one or more splits.
+    """What was seen on `split`, from `split_tables` of one or more splits, as a pull request shows it.
 
-    Per target drop (points): the most layers saved, the threshold (nats) that does it, and the score to expect of it.
-    Per tolerated risk: the layers saved that are certified, with `certified_confidence`, not to cost more accuracy, and
-    the threshold (nats) that saves them; 0 where none are.
+    Per target drop (points): the most layers saved and the threshold (nats) that does it.
     """
-    mine = {name: [row for row in rows if row["split"] == split] for name, rows in tables.items()}
-    full = mine["sweep"][0]
-    choice = {figure_key("drop", row["target_drop_points"]): row for row in mine["choice"]}
-    certified = {
-        figure_key("risk", row["epsilon"]): row for row in mine["certificates"] if row["loss"] == "accuracy_drop"
-    }
+    full = next(row for row in tables["sweep"] if row["split"] == split)
+    choice = {figure_key("drop", row["target_drop_points"]): row for row in tables["choice"] if row["split"] == split}
     return {
         "task": task,
         "n": full["n"],
         "full_score": round(full["score"], 4),
         "layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in choice.items()},
         "threshold_at": {key: row["threshold"] for key, row in choice.items()},
+    }
+
+
+def choice_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """What to expect on samples that were not seen, from the same tables.
+
+    Per target drop (points): the score to expect of the threshold in `sweep_metrics`. Per tolerated risk: the layers
+    saved that are certified, with `certified_confidence`, not to cost more accuracy, and the threshold (nats) that
+    saves them; 0 where none are.
+    """
+    choice = {figure_key("drop", row["target_drop_points"]): row for row in tables["choice"] if row["split"] == split}
+    certified = {
+        figure_key("risk", row["epsilon"]): row
+        for row in tables["certificates"]
+        if (row["split"], row["loss"]) == (split, "accuracy_drop")
+    }
+    return {
+        "task": task,
+        "n": next(iter(choice.values()))["n"],
         "cross_fitted_score_at": {key: round(row["score"], 4) for key, row in choice.items()},
-        "certified_confidence": round(1 - mine["certificates"][0]["delta"], 4),
+        "certified_confidence": round(1 - tables["certificates"][0]["delta"], 4),
         "certified_layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in certified.items()},
         "certified_threshold_at": {key: row["threshold"] for key, row in certified.items()},
     }
