@@ -241,7 +241,7 @@ def test_experiment_on_a_folder_of_glue(project: Path, tmp_path: Path) -> None:
         assert re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)?", name)
         if name.endswith("_per_layers_saved"):
             continue  # there only where layers were saved, and after one epoch none may be
-        assert name == "task" or all(re.fullmatch(r"-?\d+(\.\d+)?", value) for value in values), name
+        assert name in ("task", "weights") or all(re.fullmatch(r"-?\d+(\.\d+)?", value) for value in values), name
     params = {name: values for _, name, *values in table(dvc(project, "params", "diff", "--md"))}
     assert params.keys() == settings.keys()
     assert params["dataset"] == ["toy", "RTE"]
