@@ -5,7 +5,6 @@ and not the library's `Trainer`: the draws of an epoch (order) and of a step (dr
 their number, so that weights, moments and the number of the step are the whole state.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -28,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from deebert import processes
 from deebert.backbones import Recipe, family_of
 from deebert.checkpoints import Checkpoints, stop_requests, stopped
-from deebert.cpu_step import ATTENTION, LeanDropout, WordGradient
+from deebert.cpu_step import ATTENTION, WordGradient, lean_dropout
 from deebert.devices import autocast, pick_device, resolve_precision
 from deebert.errors import UserError
 from deebert.inputs import ShuffledByLength, batches_by_length, collate, token_counts
@@ -249,8 +248,7 @@ def _step(
         mine, weight = rows[:1], 0.0
     inputs = collate(plan.tokenizer, plan.train.encoded, mine, device)
     labels = torch.from_numpy(plan.train.labels[mine]).to(device)
-    lean = LeanDropout() if device.type == "cpu" else contextlib.nullcontext()
-    with autocast(plan.precision, device), lean:
+    with autocast(plan.precision, device), lean_dropout(device):
         logits = model(**inputs).logits
     loss = nn.functional.cross_entropy(logits.float(), labels, reduction="sum") * weight
     (loss * size).backward()  # DDP takes the mean over processes

@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel
 
 from deebert.checkpoints import stop_requests, stopped
+from deebert.cpu_step import lean_dropout
 from deebert.devices import pick_device, resolve_precision
 from deebert.errors import UserError
 from deebert.inputs import token_counts
@@ -159,7 +160,8 @@ def train_ramps(
             for shuffled in torch.randperm(num_samples, generator=generator).split(settings.batch_size):
                 picked = shuffled.sort().values  # for the disk
                 batch = torch.from_numpy(_read(train.states, picked.numpy())).to(device)  # (B, L-1, H)
-                logits = ramps((batch.transpose(0, 1) - shift) * factor, dropout=DROPOUT)  # (L-1, B, C)
+                with lean_dropout(device):
+                    logits = ramps((batch.transpose(0, 1) - shift) * factor, dropout=DROPOUT)  # (L-1, B, C)
                 wanted = targets[picked].to(device).expand(num_ramps, -1)
                 each = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
                 loss_of_ramp = each.view(num_ramps, len(picked)).mean(dim=1)
