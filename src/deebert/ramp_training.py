@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from deebert.checkpoints import stop_requests, stopped
 from deebert.cpu_step import lean_dropout
-from deebert.devices import pick_device, resolve_precision
+from deebert.devices import autocast, pick_device, resolve_precision
 from deebert.errors import UserError
 from deebert.inputs import token_counts
 from deebert.model import Ramps
@@ -131,6 +131,7 @@ def train_ramps(
     """
     num_samples, num_ramps, hidden_size = train.states.shape
     device = pick_device()
+    precision = resolve_precision(settings.precision, device)
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     mean, scale = _mean_and_scale(train.states)
@@ -160,8 +161,9 @@ def train_ramps(
             for shuffled in torch.randperm(num_samples, generator=generator).split(settings.batch_size):
                 picked = shuffled.sort().values  # for the disk
                 batch = torch.from_numpy(_read(train.states, picked.numpy())).to(device)  # (B, L-1, H)
-                with lean_dropout(device):
-                    logits = ramps((batch.transpose(0, 1) - shift) * factor, dropout=DROPOUT)  # (L-1, B, C)
+                states = (batch.transpose(0, 1) - shift) * factor  # (L-1, B, H); so scaled, bf16 can tell them apart
+                with autocast(precision, device), lean_dropout(device):
+                    logits = ramps(states, dropout=DROPOUT).float()  # (L-1, B, C)
                 wanted = targets[picked].to(device).expand(num_ramps, -1)
                 each = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
                 loss_of_ramp = each.view(num_ramps, len(picked)).mean(dim=1)
