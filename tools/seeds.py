@@ -120,8 +120,7 @@ def main() -> None:
         print(table(runs))
         print(f"\n{save(draw_seeds(params, sweeps), arguments.figure)}", file=sys.stderr)
     except UserError as error:
-        print("error:", error, file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def params_of(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def was_run(revision: Revision, read_file: ReadFile, stage: str = "plot") -> bool:
     """Whether `stage` and all before it ran with the revision's own `params.yaml`, each on what the last one wrote."""
-    stages = _lock(read_file(revision.revision, "dvc.lock")).get("stages", {})
+    stages = _stages(revision, read_file)
     read = {key: value for name in _up_to(stages, stage) for key, value in _params(stages, name).items()}
     return bool(read) and _is_of_one_run(stages, stage) and all(revision.params.get(key) == read[key] for key in read)
 
@@ -144,7 +144,7 @@ def read_experiments(
     newest: dict[str, Experiment] = {}
     wanted = {section: params_of(shown[0]).get(section) for section in sections}
     for revision in revisions(shown):
-        stages = _lock(read_file(revision.revision, "dvc.lock")).get("stages", {})
+        stages = _stages(revision, read_file)
         params = _params(stages, "finetune_backbone")
         if not params or params["dataset"] != revision.metrics["metrics/sweep.json"].get("task"):
             continue
@@ -178,9 +178,10 @@ def read_experiments(
     return list(newest.values())
 
 
-def _lock(text: str | None) -> dict[str, Any]:
-    # YAML 1.2, as DVC writes it: to PyYAML 3e-05 is a string.
-    return YAML(typ="safe", pure=True).load(text or "{}")
+def _stages(revision: Revision, read_file: ReadFile) -> dict[str, Any]:
+    """What the revision's `dvc.lock` says of each stage that was run."""
+    text = read_file(revision.revision, "dvc.lock") or "{}"
+    return YAML(typ="safe", pure=True).load(text).get("stages", {})  # YAML 1.2: to PyYAML 3e-05 is a string
 
 
 def _params(stages: Mapping[str, Any], stage: str) -> dict[str, Any]:
