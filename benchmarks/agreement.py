@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from deebert import glue
-from deebert.criteria import Entropy
-from deebert.devices import pick_device
-from deebert.inference import Answers, Engine
-from deebert.inputs import encode
+from deebert.base.devices import pick_device
+from deebert.data import glue
+from deebert.data.inputs import encode
+from deebert.data.scores import METRICS
+from deebert.exits.criteria import Entropy
+from deebert.inference.clock import processor_name
+from deebert.inference.engine import Answers, Engine
 from deebert.model import DeeBert
-from deebert.scores import METRICS
-from deebert.timing import processor_name
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)  # nats
 PRECISIONS = ("fp32", "bf16")

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from deebert.criteria import Criterion, Entropy, LayerThresholds
-from deebert.exits import entropy
-from deebert.inference import PACK_TOKENS, Engine
+from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
+from deebert.exits.rule import entropy
+from deebert.inference.clock import processor_name, race
+from deebert.inference.engine import PACK_TOKENS, Engine
 from deebert.model import DeeBert, Ramps, walk
-from deebert.timing import processor_name, race
 
 # Tokens, special ones included, at these quantiles of the validation split under bert-base-uncased's vocabulary.
 QUANTILES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)

@@ -40,12 +40,17 @@ from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from deebert import glue
-from deebert.backbones import Recipe, start_model
-from deebert.checkpoints import Checkpoints
-from deebert.cpu_step import ATTENTION, WordGradient
-from deebert.devices import pick_device, resolve_precision
-from deebert.finetuning import (
+from deebert.base.devices import pick_device, resolve_precision
+from deebert.data import glue
+from deebert.data.inputs import collate, encode, token_counts
+from deebert.data.scores import METRICS
+from deebert.encoders.backbones import Recipe, start_model
+from deebert.inference.clock import processor_name, race
+from deebert.model import Ramps, walk
+from deebert.settings.params import TrainRamps
+from deebert.training.checkpoints import Checkpoints
+from deebert.training.cpu_step import ATTENTION, WordGradient
+from deebert.training.finetuning import (
     MAX_GRADIENT_NORM,
     Plan,
     Samples,
@@ -56,12 +61,7 @@ from deebert.finetuning import (
     _step,
     finetune,
 )
-from deebert.inputs import collate, encode, token_counts
-from deebert.model import Ramps, walk
-from deebert.params import TrainRamps
-from deebert.ramp_training import States, first_token_states, train_ramps
-from deebert.scores import METRICS
-from deebert.timing import processor_name, race
+from deebert.training.ramp_training import States, first_token_states, train_ramps
 
 SIZES = {  # layers, width, attention heads
     "base": (12, 768, 12),

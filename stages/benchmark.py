@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deebert import glue
-from deebert.devices import pick_device, resolve_precision
-from deebert.drawing import save
-from deebert.files import read_json, write_json
-from deebert.inference import Engine
-from deebert.inputs import encode
+from deebert.base.devices import pick_device, resolve_precision
+from deebert.base.files import read_json, write_json
+from deebert.base.stage import run
+from deebert.data import glue
+from deebert.data.inputs import encode
+from deebert.figures.drawing import save
+from deebert.figures.speed import draw_time
+from deebert.inference.clock import benchmark_metrics, benchmark_rows
+from deebert.inference.engine import Engine
 from deebert.model import DeeBert
-from deebert.params import read_params
-from deebert.stage import run
-from deebert.time_figure import draw_time
-from deebert.timing import benchmark_metrics, benchmark_rows
+from deebert.settings.params import read_params
 
 
 def main(data: Path, model_folder: Path, sweep: Path, plots: Path, metrics_file: Path) -> None:

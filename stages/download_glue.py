@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from deebert import glue, toy
-from deebert.files import output_dir
-from deebert.params import read_params
-from deebert.stage import run
+from deebert.base.files import output_dir
+from deebert.base.stage import run
+from deebert.data import glue, toy
+from deebert.settings.params import read_params
 
 
 def main(out: Path) -> None:

@@ -3,11 +3,11 @@
 from collections import defaultdict
 from pathlib import Path
 
-from deebert.files import output_dir, read_json, write_json
-from deebert.logits import SplitLogits
-from deebert.params import read_params
-from deebert.stage import run
-from deebert.sweep import choice_metrics, split_tables, sweep_metrics
+from deebert.analysis.logits import SplitLogits
+from deebert.analysis.sweep import choice_metrics, split_tables, sweep_metrics
+from deebert.base.files import output_dir, read_json, write_json
+from deebert.base.stage import run
+from deebert.settings.params import read_params
 
 
 def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path) -> None:

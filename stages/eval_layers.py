@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from deebert import glue
-from deebert.files import output_dir, write_json
-from deebert.inputs import encode, token_counts
-from deebert.layers import layer_metrics, layer_rows
-from deebert.logits import SplitLogits
+from deebert.analysis.layers import layer_metrics, layer_rows
+from deebert.analysis.logits import SplitLogits
+from deebert.base.files import output_dir, write_json
+from deebert.base.stage import run
+from deebert.data import glue
+from deebert.data.inputs import encode, token_counts
+from deebert.data.scores import is_labelled
 from deebert.model import DeeBert, all_logits, fingerprint
-from deebert.params import model_name, read_params
-from deebert.scores import is_labelled
-from deebert.stage import run
+from deebert.settings.params import model_name, read_params
 
 
 def main(data: Path, model_folder: Path, out: Path, metrics_file: Path) -> None:

@@ -5,14 +5,16 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from deebert import glue, processes, released
-from deebert.backbones import recipe_for, start_model
-from deebert.checkpoints import Checkpoints, home
-from deebert.files import output_dir, write_json
-from deebert.finetuning import Plan, Samples, finetune
-from deebert.inputs import encode
-from deebert.params import read_params
-from deebert.stage import run
+from deebert.base.files import output_dir, write_json
+from deebert.base.stage import run
+from deebert.data import glue
+from deebert.data.inputs import encode
+from deebert.encoders import released
+from deebert.encoders.backbones import recipe_for, start_model
+from deebert.settings.params import read_params
+from deebert.training import processes
+from deebert.training.checkpoints import Checkpoints, home
+from deebert.training.finetuning import Plan, Samples, finetune
 
 
 def main(data: Path, out: Path, curve: Path) -> None:

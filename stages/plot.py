@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from deebert import decision_figures, figures
-from deebert.drawing import save
-from deebert.files import read_json, write_json
-from deebert.params import read_params
-from deebert.smaller import read_smaller, smaller_rows
-from deebert.stage import run
+from deebert.base.files import read_json, write_json
+from deebert.base.stage import run
+from deebert.figures import decision, evaluation
+from deebert.figures.drawing import save
+from deebert.reports.smaller import read_smaller, smaller_rows
+from deebert.settings.params import read_params
 
 TABLES = ("sweep", "exits", "entropies", "depths", "bands", "choice", "certificates", "leavers", "calibration")
 KEPT = ("sweep", "exits", "choice", "certificates", "leavers", "calibration")
@@ -23,13 +23,13 @@ def main(finetune_curve: Path, ramps_curve: Path, logits: Path, sweep: Path, sma
     )
     shown = sorted({row["threshold"] for row in rows["exits"]})
     drawn = {
-        "tradeoff": figures.draw_tradeoff(about, rows["sweep"], rows["bands"], shown),
-        "criteria": decision_figures.draw_criteria(about, rows["sweep"]),
-        "choice": decision_figures.draw_choice(about, rows["choice"], rows["certificates"], rows["sweep"]),
-        "leavers": decision_figures.draw_leavers(about, rows["leavers"], rows["choice"]),
-        "layers": figures.draw_layers(about, layers),
-        "exits": figures.draw_exits(about, rows["exits"]),
-        "entropy": figures.draw_entropy(about, rows["entropies"], rows["depths"]),
+        "tradeoff": evaluation.draw_tradeoff(about, rows["sweep"], rows["bands"], shown),
+        "criteria": decision.draw_criteria(about, rows["sweep"]),
+        "choice": decision.draw_choice(about, rows["choice"], rows["certificates"], rows["sweep"]),
+        "leavers": decision.draw_leavers(about, rows["leavers"], rows["choice"]),
+        "layers": evaluation.draw_layers(about, layers),
+        "exits": evaluation.draw_exits(about, rows["exits"]),
+        "entropy": evaluation.draw_entropy(about, rows["entropies"], rows["depths"]),
     }
     write_json(out / "layers.json", layers)
     write_json(out / "finetune.json", read_json(finetune_curve))

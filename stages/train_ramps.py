@@ -4,16 +4,16 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from deebert import glue
-from deebert.backbones import load_classifier
-from deebert.devices import pick_device, resolve_precision
-from deebert.files import output_dir, write_json
-from deebert.inputs import encode
+from deebert.base.devices import pick_device, resolve_precision
+from deebert.base.files import output_dir, write_json
+from deebert.base.stage import run
+from deebert.data import glue
+from deebert.data.inputs import encode
+from deebert.encoders.backbones import load_classifier
 from deebert.model import DeeBert, has_ramps, save
-from deebert.params import read_params
-from deebert.ramp_training import States, first_token_states, train_ramps
-from deebert.records import environment
-from deebert.stage import run
+from deebert.settings.params import read_params
+from deebert.training.ramp_training import States, first_token_states, train_ramps
+from deebert.training.records import environment
 
 
 def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from deebert.curves import Row, entropy_curve
+from deebert.analysis.curves import Row, entropy_curve
 
 
 def heads(seed: int, labels: int = 2, n: int = 40, layers: int = 4, best: float = 1.5) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from deebert.backbones import family_of
-from deebert.inputs import encode
+from deebert.data.inputs import encode
+from deebert.encoders.backbones import family_of
 from deebert.model import RAMPS, WEIGHTS, DeeBert, Ramps, all_logits, fingerprint, save, walk
 from tests import tiny
 

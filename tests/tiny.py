@@ -22,7 +22,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from deebert.glue import GlueData, Task, describe
+from deebert.data.glue import GlueData, Task, describe
 
 FAMILIES = ("bert", "roberta", "distilbert")
 VOCAB_SIZE = 50

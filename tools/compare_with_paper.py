@@ -11,8 +11,9 @@ from pathlib import Path
 
 import yaml
 
-from deebert import drawing, experiments, paper, paper_figures
-from deebert.errors import UserError
+from deebert.base.errors import UserError
+from deebert.figures import drawing
+from deebert.reports import experiments, paper, paper_figures
 
 SECTIONS = ("train_ramps", "eval_layers", "entropy_sweep")  # in which all runs must be as the working tree
 GRID = (

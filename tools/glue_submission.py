@@ -13,8 +13,9 @@ import math
 import sys
 from pathlib import Path
 
-from deebert import glue, submission
-from deebert.errors import UserError
+from deebert.base.errors import UserError
+from deebert.data import glue
+from deebert.reports import submission
 
 
 def threshold_nats(text: str) -> float:

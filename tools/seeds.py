@@ -13,11 +13,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from deebert import experiments
-from deebert.choice import over_seeds
-from deebert.drawing import BLUE, GREY, new_figure, percents, save, set_score_axis, styled
-from deebert.errors import UserError
-from deebert.params import Params, read_params
+from deebert.analysis.choice import over_seeds
+from deebert.base.errors import UserError
+from deebert.figures.drawing import BLUE, GREY, new_figure, percents, save, set_score_axis, styled
+from deebert.reports import experiments
+from deebert.settings.params import Params, read_params
 
 Row = dict[str, Any]
 METRICS = ("metrics/layers.json", "metrics/sweep.json", "metrics/choice.json")

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deebert import experiments
-from deebert.errors import UserError
-from deebert.experiments import Experiment
-from deebert.files import write_json
-from deebert.smaller import STANDS_FOR, Row, read_smaller
+from deebert.base.errors import UserError
+from deebert.base.files import write_json
+from deebert.reports import experiments
+from deebert.reports.experiments import Experiment
+from deebert.reports.smaller import STANDS_FOR, Row, read_smaller
 
 NAMING = ("task", "whole", "model", "layers", "seed", "recipe", "split")  # equal in two rows: the same thing twice
 

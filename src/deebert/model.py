@@ -18,10 +18,10 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.masking_utils import create_bidirectional_mask
 
-from deebert.backbones import family_of, load_classifier
-from deebert.devices import pick_device
-from deebert.errors import UserError, one_line
-from deebert.inputs import batches_by_length, collate, token_counts
+from deebert.base.devices import pick_device
+from deebert.base.errors import UserError, one_line
+from deebert.data.inputs import batches_by_length, collate, token_counts
+from deebert.encoders.backbones import family_of, load_classifier
 
 WEIGHTS = "model.safetensors"
 RAMPS = "ramps.safetensors"

@@ -1,0 +1,1 @@
+"""From logits to rows; no model is run."""

@@ -1,0 +1,94 @@
+"""What a trade-off curve must be held against: leaving without looking, and leaving with the labels in sight.
+
+Shapes: K thresholds, N samples, L layers. `predictions` are each head's answers, (N, L).
+"""
+
+import numpy as np
+
+from deebert.analysis.curves import Curve, Row, curve_at
+from deebert.data.scores import score_of, score_terms
+
+PERMUTATIONS = 50
+
+
+def fixed_layer_curve(predictions: np.ndarray) -> Curve:
+    """Everybody leaves at layer k, for each k from L, full depth, to 1; the setting is k."""
+    n, num_layers = predictions.shape
+    settings = list(range(num_layers, 0, -1))
+    return curve_at("fixed_layer", settings, np.tile(np.array(settings)[:, None], n), predictions)
+
+
+def oracle_curves(predictions: np.ndarray, labels: np.ndarray) -> list[Curve]:
+    """The two ends of what any criterion could do with these heads, a point each; there is nothing to set.
+
+    `oracle` knows the label and leaves at the first layer whose answer is right, at L if none is. `oracle_full_depth`
+    knows the backbone's answer and leaves at the first layer that gives it: the most that can be saved without
+    changing one answer, so its score is that of full depth.
+    """
+    wanted = {"oracle": labels, "oracle_full_depth": predictions[:, -1]}
+    return [
+        curve_at(name, [None], _first_match(predictions, answer)[None], predictions) for name, answer in wanted.items()
+    ]
+
+
+def _first_match(predictions: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """First layer 1..L whose answer in (N, L) is the wanted one of (N,), L where none is."""
+    matches = predictions == wanted[:, None]
+    matches[:, -1] = True
+    return matches.argmax(axis=1) + 1
+
+
+def random_exit_rows(
+    split: str, entropy: Curve, predictions: np.ndarray, labels: np.ndarray, main_metric: str, seed: int
+) -> list[Row]:
+    """Entropy's exits at each threshold (nats), dealt out at random: as many leave at each layer, but any samples.
+
+    With the same exits layer by layer, and not just the same mean depth, the two curves differ in one thing: whether
+    entropy knows who is ready. (The mean alone would leave a choice of layers, hence of scores.) The accuracy is the
+    exact mean over all ways to deal: the sum over layers of the share that leaves there times the accuracy of its
+    head. F1 is no mean over samples and has no such form; it is averaged over 50 permutations drawn with `seed`.
+    Columns are those of `Curve.rows`.
+    """
+    n, num_layers = predictions.shape
+    exits = np.stack([np.bincount(layers, minlength=num_layers + 1)[1:] for layers in entropy.layers])  # (K, L)
+    accuracies = exits / n @ (predictions == labels[:, None]).mean(axis=0)  # (K,)
+    is_accuracy = main_metric == "accuracy"
+    scores = accuracies if is_accuracy else _mean_score(exits, predictions, labels, main_metric, seed)
+    mean_layers = exits / n @ np.arange(1, num_layers + 1)
+    return [
+        {
+            "split": split,
+            "criterion": "random_exit",
+            "threshold": threshold,
+            "score": float(score),
+            "accuracy": float(accuracy),
+            "layers_saved_frac": float(1 - mean_layer / num_layers),
+            "mean_exit_layer": float(mean_layer),
+            "n": n,
+        }
+        for threshold, score, accuracy, mean_layer in zip(
+            entropy.settings, scores, accuracies, mean_layers, strict=True
+        )
+    ]
+
+
+def _mean_score(exits: np.ndarray, predictions: np.ndarray, labels: np.ndarray, metric: str, seed: int) -> np.ndarray:
+    """Mean score (K,) over permutations of the samples, for K rows of `exits` (K, L).
+
+    In a permutation the first samples leave at layer 1, the next at layer 2, and so on: running sums along it serve all
+    K rows.
+    """
+    n, num_layers = predictions.shape
+    terms = score_terms(labels[:, None], predictions, metric)  # (2, N, L)
+    ends = exits.cumsum(axis=1)  # (K, L)
+    at = np.arange(num_layers)
+    rng = np.random.default_rng(seed)
+    total = np.zeros(len(exits))
+    for _ in range(PERMUTATIONS):
+        order = rng.permutation(n)
+        sums = []
+        for part in terms:
+            upto = np.vstack([np.zeros(num_layers), part[order].cumsum(axis=0)])  # (N + 1, L)
+            sums.append((upto[ends, at] - upto[ends - exits, at]).sum(axis=1))
+        total += score_of(*sums)
+    return total / PERMUTATIONS

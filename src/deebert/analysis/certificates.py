@@ -1,0 +1,159 @@
+"""How far can early exit be trusted: operating points certified by Learn-then-Test, with finite samples and no model.
+
+The promise: over draws of the n calibration samples, with probability at least 1 - delta, the point that `certify`
+returns has a risk (expected loss on a new sample) of at most epsilon. Two losses, both against full depth:
+
+- `disagreement`: 1 where the answer is not full depth's. Labels play no part, so unlabelled samples certify as well.
+- `accuracy_drop`: 1 where full depth is right and the exit wrong (harmed), -1 the other way round (helped), else 0.
+
+It holds if the samples are independent draws from what the model will meet, and if the model, the operating points and
+their order were fixed without them. A grid of entropy thresholds is; thresholds or temperatures fitted on the same
+samples are not. It is about accuracy also where the task's score is F1, which is no expectation of a loss. Each row is
+a promise of its own: two of them together may fail with probability 2 delta.
+
+Method: Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test" (https://arxiv.org/abs/2110.01052), fixed-sequence
+testing: test from the safest point to the boldest, each at level delta, and stop at the first failure. For early exit:
+Jazbec et al., "Fast yet Safe", NeurIPS 2024 (https://arxiv.org/abs/2405.20915). The tests are exact binomial ones, for
+which the sum of 0/1 losses calls: the Hoeffding-Bentkus p-value is an upper bound of theirs.
+
+Shapes: K operating points, N samples. Point 0 is full depth; the others follow from the safest to the boldest.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from deebert.analysis.curves import Curve, Row
+
+HELPED_SHARE = 0.1  # of delta, spent on the bound of the helped; more of it certifies less where few are helped
+TAIL_WIDTHS = 4.5  # in sqrt(n): a binomial's terms that far below one under its mode are below 1e-17 of that one
+HALVINGS = 52  # of an interval in [0, 1]: to the last bit
+
+
+def binomial_upper_bound(counts: np.ndarray, n: int, delta: float) -> np.ndarray:
+    """The largest rate that `counts` (K,) hits in n trials leave plausible: P(at most so many hits | rate) = delta.
+
+    With probability at least 1 - delta, delta up to 1/2, the true rate is not above it. No hit at all gives
+    1 - delta ** (1 / n). Source: Clopper and Pearson, Biometrika 26 (1934), https://doi.org/10.1093/biomet/26.4.404.
+    """
+    counts = np.asarray(counts)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    steps = np.arange(min(n, int(TAIL_WIDTHS * n**0.5)) + 1)
+    hits = np.maximum(counts[:, None] - steps, 0)  # (K, steps), from the count downwards: the tail that matters
+    log_ways = log_factorial[n] - log_factorial[hits] - log_factorial[n - hits]
+    log_ways[steps > counts[:, None]] = -np.inf
+    low, high = counts / n, np.ones(len(counts))  # at the rate observed the tail is 1/2 or more
+    for _ in range(HALVINGS):
+        rate = (low + high) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):  # n hits: the rate is 1 throughout, and its NaN plausible
+            log_tail = log_ways + hits * np.log(rate)[:, None] + (n - hits) * np.log1p(-rate)[:, None]
+        plausible = ~(np.exp(log_tail).sum(axis=1) <= delta)
+        low, high = np.where(plausible, rate, low), np.where(plausible, high, rate)
+    return high
+
+
+def binomial_lower_bound(counts: np.ndarray, n: int, delta: float) -> np.ndarray:
+    """The smallest rate that `counts` (K,) hits in n trials leave plausible: the misses' upper bound, mirrored."""
+    return 1.0 - binomial_upper_bound(n - np.asarray(counts), n, delta)
+
+
+def disagreement_bounds(predictions: np.ndarray, labels: np.ndarray, delta: float) -> np.ndarray:
+    """Upper bounds (K,), each of confidence 1 - delta, on how often a point's answer is not full depth's."""
+    return binomial_upper_bound((predictions != predictions[0]).sum(axis=1), len(labels), delta)
+
+
+def accuracy_drop_bounds(predictions: np.ndarray, labels: np.ndarray, delta: float) -> np.ndarray:
+    """Upper bounds (K,), each of confidence 1 - delta, on the accuracy lost against full depth.
+
+    The drop is the rate of the harmed minus the rate of the helped, so an upper bound of the one less a lower bound of
+    the other, sharing delta, bounds it. Compared on resampled logits of three tasks: Hoeffding-Bentkus on the loss
+    rescaled to [0, 1] forgets how rarely the loss is not 0 and certified next to nothing; betting (Waudby-Smith and
+    Ramdas, https://arxiv.org/abs/2010.09686) as much as this, but what it says hangs on the order of the samples.
+    """
+    correct = predictions == labels  # (K, N)
+    harmed, helped = (correct[0] & ~correct).sum(axis=1), (~correct[0] & correct).sum(axis=1)
+    return binomial_upper_bound(harmed, len(labels), delta * (1 - HELPED_SHARE)) - binomial_lower_bound(
+        helped, len(labels), delta * HELPED_SHARE
+    )
+
+
+Bounds = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+LOSSES: dict[str, Bounds] = {"disagreement": disagreement_bounds, "accuracy_drop": accuracy_drop_bounds}
+
+
+def certify(bounds: np.ndarray, epsilon: float) -> int:
+    """Index of the boldest point that passes, as all safer ones do; 0, full depth, needs no test: it has no risk.
+
+    A point passes where its bound (of `bounds`, (K,)) is at most epsilon, which is where the test of "its risk exceeds
+    epsilon" rejects at level delta. Stopping at the first failure is what allows every test the whole of delta: to go
+    wrong, the first point whose risk really exceeds epsilon must pass, and that is a single test.
+    """
+    fails = np.flatnonzero(bounds[1:] > epsilon)
+    return int(fails[0]) if len(fails) else len(bounds) - 1
+
+
+def smallest_epsilon(bounds: np.ndarray, layers: np.ndarray) -> float | None:
+    """The least epsilon at which `certify` reaches a point that saves anything; None if no point does.
+
+    It tells what could have been asked of these samples. To ask for it after having seen it is choosing and testing on
+    the same samples: for a promise, epsilon comes first.
+    """
+    saving = np.flatnonzero(layers.sum(axis=1) < layers[0].sum())
+    return float(bounds[1 : saving[0] + 1].max()) if len(saving) else None
+
+
+def certificate_rows(
+    split: str, curve: Curve, labels: np.ndarray, epsilons: Iterable[float], delta: float
+) -> list[Row]:
+    """One row per loss and epsilon: the certified threshold and what it saves, or full depth where none is certified.
+
+    Args:
+        curve: the K operating points, full depth first.
+        labels: (N,).
+        epsilons: tolerated risks in (0, 1), as rates and not points.
+        delta: tolerated probability in (0, 1/2] that the promise fails.
+
+    Returns:
+        Rows with the observed `risk` on these samples, and `smallest_epsilon` (rounded up to 4 digits; None if no point
+        saves anything). `certified` is false where no point that saves anything passed.
+    """
+    predictions, layers = curve.predictions, curve.layers
+    correct = predictions == labels  # (K, N)
+    observed = {
+        "disagreement": (predictions != predictions[0]).mean(axis=1),
+        "accuracy_drop": correct[0].mean() - correct.mean(axis=1),
+    }
+    saved = 1.0 - layers.mean(axis=1) / curve.num_layers
+    rows = []
+    for loss, bounds_of in LOSSES.items():
+        bounds = bounds_of(predictions, labels, delta)
+        smallest = smallest_epsilon(bounds, layers)
+        for epsilon in epsilons:
+            point = certify(bounds, epsilon)
+            certified = bool(saved[point] > 0)
+            point = point if certified else 0
+            rows.append(
+                {
+                    "split": split,
+                    "loss": loss,
+                    "epsilon": epsilon,
+                    "delta": delta,
+                    "certified": certified,
+                    "threshold": curve.settings[point],
+                    "layers_saved_frac": float(saved[point]),
+                    "risk": float(observed[loss][point]),
+                    "smallest_epsilon": smallest if smallest is None else float(np.ceil(smallest * 1e4) / 1e4),
+                    "n": len(labels),
+                }
+            )
+    return rows
+
+
+def verdict(row: Row) -> str:
+    """A row of `certificate_rows` as a sentence for people."""
+    claim = f"{row['loss'].replace('_', ' ')} of at most {row['epsilon']:g} with confidence {1 - row['delta']:g}"
+    if row["certified"]:
+        return f"{claim}: threshold {row['threshold']:g} saves {row['layers_saved_frac']:.1%} of the layers"
+    if row["smallest_epsilon"] is None:
+        return f"{claim}: no threshold saves any layer"
+    return f"{claim}: not certifiable with {row['n']} samples, which reach {row['smallest_epsilon']:g} at best"

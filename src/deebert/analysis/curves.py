@@ -1,0 +1,92 @@
+"""Trade-off curves: what each setting of a criterion keeps of the score and saves of the layers.
+
+Pure functions of arrays; nothing here runs a model. Shapes: K settings of a criterion, N samples, L layers, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits
+from deebert.data.scores import METRICS
+from deebert.exits.criteria import ConfidentStreak, Criterion, Entropy, MaxProbability, Patience
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Where samples leave by each setting of one criterion, and what they are answered.
+
+    Attributes:
+        criterion: its name in rows and figures.
+        settings: K, from the safest to the boldest; None where there is nothing to set.
+        layers: (K, N) int64, 1..L.
+        predictions: (K, N) int64, labels.
+        num_layers: L.
+    """
+
+    criterion: str
+    settings: tuple[float | None, ...]
+    layers: np.ndarray
+    predictions: np.ndarray
+    num_layers: int
+
+    def rows(self, split: str, labels: np.ndarray, main_metric: str) -> list[Row]:
+        """One row per setting, scored on (N,) labels."""
+        mean_exits = self.layers.mean(axis=1)  # (K,)
+        return [
+            {
+                "split": split,
+                "criterion": self.criterion,
+                "threshold": setting,
+                "score": METRICS[main_metric](labels, predictions),
+                "accuracy": METRICS["accuracy"](labels, predictions),
+                "layers_saved_frac": float(1 - mean_exit / self.num_layers),
+                "mean_exit_layer": float(mean_exit),
+                "n": len(labels),
+            }
+            for setting, predictions, mean_exit in zip(self.settings, self.predictions, mean_exits, strict=True)
+        ]
+
+
+def curve_at(name: str, settings: Sequence[float | None], layers: np.ndarray, predictions: np.ndarray) -> Curve:
+    """The curve of exits at `layers` (K, N), given each head's answers (N, L)."""
+    answers = predictions[np.arange(len(predictions)), layers - 1]
+    return Curve(name, tuple(settings), layers, answers, predictions.shape[1])
+
+
+def curve_of(criteria: Sequence[Criterion], logits: np.ndarray) -> Curve:
+    """The curve of one criterion's settings on (N, L, C) logits."""
+    readings = criteria[0].read(torch.from_numpy(logits))  # (N, L), the same for all settings
+    layers = np.stack([criterion.exit_layers_of(readings).numpy() for criterion in criteria])
+    settings = [criterion.setting for criterion in criteria]
+    return curve_at(criteria[0].name, settings, layers, logits.argmax(axis=2))
+
+
+def entropy_curve(logits: np.ndarray, thresholds: Sequence[float]) -> Curve:
+    """The paper's curve, at rising `thresholds` (nats)."""
+    return curve_of([Entropy(threshold) for threshold in thresholds], logits)
+
+
+def other_curves(
+    logits: np.ndarray, labels: np.ndarray, main_metric: str, thresholds: Sequence[float], points: int, seed: int
+) -> list[Curve]:
+    """The curves of all criteria but entropy, those with a probability at up to `points` of them.
+
+    Thresholds ramp by ramp, fitted over `thresholds` (nats), are judged by halves that had no part in fitting; their
+    setting is the drop in points that the fit was allowed. They are left out of a split of fewer than two samples.
+    """
+    num_layers, num_labels = logits.shape[1:]
+    groups: dict[str, list[Criterion]] = {}
+    for kind in (MaxProbability, Patience, ConfidentStreak):
+        for criterion in kind.grid(num_layers, num_labels, points):
+            groups.setdefault(criterion.name, []).append(criterion)
+    curves = [curve_of(criteria, logits) for criteria in groups.values()]
+    if len(labels) > 1:
+        layers = cross_fitted_exits(logits, labels, main_metric, thresholds, seed)
+        curves.append(curve_at("layer_thresholds", DROPS_POINTS, layers, logits.argmax(axis=2)))
+    return curves

@@ -1,0 +1,43 @@
+"""How good every head is by itself: score per layer, as rows and as the few figures of a pull request.
+
+Shapes: N samples, L layers, C classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from deebert.data.scores import METRICS
+
+Row = dict[str, Any]
+
+
+def layer_rows(split: str, logits: np.ndarray, labels: np.ndarray, metrics: Sequence[str]) -> list[Row]:
+    """Score of every head on (N, L, C) logits: one row per metric (main metric first) and layer 1..L."""
+    predictions = logits.argmax(axis=2)  # (N, L)
+    return [
+        {"split": split, "layer": i + 1, "metric": metric, "score": METRICS[metric](labels, predictions[:, i])}
+        for metric in metrics
+        for i in range(logits.shape[1])
+    ]
+
+
+def layer_metrics(task: str, rows: Sequence[Row], split: str, n: int) -> dict[str, Any]:
+    """The few figures about single layers that a pull request shows, from `layer_rows` of all splits."""
+    of_split = [row for row in rows if row["split"] == split]
+    scores = [row["score"] for row in of_split if row["metric"] == of_split[0]["metric"]]  # main metric, layer 1..L
+    accuracies = [row["score"] for row in of_split if row["metric"] == "accuracy"]
+    ramps = scores[:-1]
+    return {
+        "task": task,
+        "n": n,
+        "num_layers": len(scores),
+        "full_score": round(scores[-1], 4),
+        "full_accuracy": round(accuracies[-1], 4),
+        "ramp_first_score": round(ramps[0], 4),
+        "ramp_middle_score": round(scores[len(scores) // 2 - 1], 4),
+        "ramp_last_score": round(ramps[-1], 4),
+        "ramp_best_score": round(max(ramps), 4),
+        "ramp_best_layer": ramps.index(max(ramps)) + 1,
+    }

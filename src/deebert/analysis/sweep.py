@@ -1,0 +1,183 @@
+"""From every head's logits to all that is known of exits: the tables of a split, and the few figures of a pull request.
+
+Pure functions of arrays; nothing here runs a model. Shapes: N samples, L layers, C classes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from deebert.analysis.baselines import fixed_layer_curve, oracle_curves, random_exit_rows
+from deebert.analysis.calibration import calibration_rows
+from deebert.analysis.certificates import certificate_rows
+from deebert.analysis.choice import band_rows, choice_rows
+from deebert.analysis.curves import Curve, Row, entropy_curve, other_curves
+from deebert.analysis.logits import SplitLogits
+from deebert.exits.criteria import threshold_grid
+from deebert.exits.rule import entropy
+from deebert.settings.params import EntropySweep
+
+COARSER = 4  # grids of criteria that are there to be compared, not to choose a threshold from
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def split_tables(
+    split: str, saved: SplitLogits, main_metric: str, settings: EntropySweep, seed: int
+) -> dict[str, list[Row]]:
+    """Every table about one split, by name.
+
+    - `sweep`: the curves, entropy's first, then other criteria and baselines, on coarser grids. `exits`, `depths`,
+      `entropies`: who leaves where, and how sure heads are.
+    - `choice`, `bands`, `certificates`, `leavers`, `calibration`: what to deploy and how far to trust it. Not of a test
+      split: choosing is for validation.
+    """
+    logits, labels = saved.logits, saved.labels
+    grid = threshold_grid(logits.shape[2], settings.grid_points)
+    curve = entropy_curve(logits, sorted({0.0, *settings.thresholds, *grid}))
+    predictions = logits.argmax(axis=2)  # (N, L)
+    baselines = [fixed_layer_curve(predictions), *oracle_curves(predictions, labels)]
+    others = other_curves(logits, labels, main_metric, curve.settings, settings.grid_points // COARSER, seed)
+    tables = {
+        "sweep": [
+            *(row for each in (curve, *others, *baselines) for row in each.rows(split, labels, main_metric)),
+            *random_exit_rows(split, curve, predictions, labels, main_metric, seed),
+        ],
+        "exits": exit_rows(split, curve, settings.thresholds),
+        "depths": depth_rows(split, curve, saved.difficulty),
+        "entropies": entropy_rows(split, logits, labels, saved.difficulty),
+    }
+    if split.startswith("test"):
+        return tables
+    choice = choice_rows(split, curve, labels, main_metric, settings.targets, seed)
+    return tables | {
+        "choice": choice,
+        "bands": band_rows(split, curve, labels, main_metric, seed),
+        "certificates": certificate_rows(split, curve, labels, settings.risk.epsilons, settings.risk.delta),
+        "leavers": leaver_rows(split, curve, [row["threshold"] for row in choice], saved),
+        "calibration": calibration_rows(split, logits, labels, seed) if len(labels) > 1 else [],
+    }
+
+
+def exit_rows(split: str, curve: Curve, thresholds: Iterable[float]) -> list[Row]:
+    """How many samples leave at each layer 1..L, for each of `thresholds`, which are among the curve's."""
+    rows = []
+    for threshold in thresholds:
+        layers = curve.layers[curve.settings.index(threshold)]
+        counts = np.bincount(layers, minlength=curve.num_layers + 1)[1:]
+        rows += [
+            {"split": split, "threshold": threshold, "layer": i + 1, "exits": count}
+            for i, count in enumerate(counts.tolist())
+        ]
+    return rows
+
+
+def leaver_rows(split: str, curve: Curve, thresholds: Iterable[float], saved: SplitLogits) -> list[Row]:
+    """What kind of samples leave at each layer and how often they are wrong, for thresholds that are among the curve's.
+
+    `error_rate` is of the answers given there, `full_depth_error_rate` of those that the same samples would have got at
+    full depth. `mean_tokens` and, where the data set grades its samples, `mean_difficulty` say who they are. A layer
+    where nobody leaves has no row.
+    """
+    full_depth_wrong = curve.predictions[curve.settings.index(0.0)] != saved.labels
+    rows = []
+    for threshold in sorted(set(thresholds)):
+        point = curve.settings.index(threshold)
+        wrong = curve.predictions[point] != saved.labels
+        for layer in np.unique(curve.layers[point]):
+            members = curve.layers[point] == layer
+            row = {
+                "split": split,
+                "threshold": threshold,
+                "layer": int(layer),
+                "exits": int(members.sum()),
+                "error_rate": float(wrong[members].mean()),
+                "full_depth_error_rate": float(full_depth_wrong[members].mean()),
+                "mean_tokens": float(saved.token_counts[members].mean()),
+            }
+            if saved.difficulty is not None:
+                row["mean_difficulty"] = float(saved.difficulty[members].mean())
+            rows.append(row)
+    return rows
+
+
+def entropy_rows(split: str, logits: np.ndarray, labels: np.ndarray, difficulty: np.ndarray | None) -> list[Row]:
+    """Quantiles of each head's entropy (nats), for its right and its wrong answers and for each grade of difficulty."""
+    entropies = entropy(torch.from_numpy(logits)).numpy()  # (N, L)
+    rows = []
+    for i in range(logits.shape[1]):
+        correct = logits[:, i].argmax(axis=1) == labels
+        groups = {"correct": correct, "wrong": ~correct}
+        if difficulty is not None:
+            groups |= {f"difficulty {grade}": difficulty == grade for grade in np.unique(difficulty)}
+        for group, members in groups.items():
+            if not members.any():
+                continue
+            quantiles = np.quantile(entropies[members, i], QUANTILES)
+            named = {f"q{round(100 * q):02d}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)}
+            rows.append({"split": split, "layer": i + 1, "group": group, **named, "n": int(members.sum())})
+    return rows
+
+
+def depth_rows(split: str, curve: Curve, difficulty: np.ndarray | None) -> list[Row]:
+    """Mean exit layer of each grade of difficulty, at each setting; none where the data has no grades."""
+    grades = [] if difficulty is None else np.unique(difficulty)
+    rows = []
+    for threshold, layers in zip(curve.settings, curve.layers, strict=True):
+        for grade in grades:
+            members = layers[difficulty == grade]
+            rows.append(
+                {
+                    "split": split,
+                    "threshold": threshold,
+                    "difficulty": int(grade),
+                    "mean_exit_layer": float(members.mean()),
+                    "n": len(members),
+                }
+            )
+    return rows
+
+
+def figure_key(kind: str, value: float) -> str:
+    """Name of a target in the metrics, free of dots since DVC reads those as nesting: drop, 0.5 -> `drop_0_5`."""
+    return f"{kind}_{np.format_float_positional(value, trim='0')}".replace(".", "_")
+
+
+def sweep_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """What was seen on `split`, from `split_tables` of one or more splits, as a pull request shows it.
+
+    Per target drop (points): the most layers saved and the threshold (nats) that does it.
+    """
+    full = next(row for row in tables["sweep"] if row["split"] == split)
+    choice = {figure_key("drop", row["target_drop_points"]): row for row in tables["choice"] if row["split"] == split}
+    return {
+        "task": task,
+        "n": full["n"],
+        "full_score": round(full["score"], 4),
+        "layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in choice.items()},
+        "threshold_at": {key: row["threshold"] for key, row in choice.items()},
+    }
+
+
+def choice_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """What to expect on samples that were not seen, from the same tables.
+
+    Per target drop (points): the score to expect of the threshold in `sweep_metrics`. Per tolerated risk: the layers
+    saved that are certified, with `certified_confidence`, not to cost more accuracy, and the threshold (nats) that
+    saves them; 0 where none are.
+    """
+    choice = {figure_key("drop", row["target_drop_points"]): row for row in tables["choice"] if row["split"] == split}
+    certified = {
+        figure_key("risk", row["epsilon"]): row
+        for row in tables["certificates"]
+        if (row["split"], row["loss"]) == (split, "accuracy_drop")
+    }
+    return {
+        "task": task,
+        "n": next(iter(choice.values()))["n"],
+        "cross_fitted_score_at": {key: round(row["score"], 4) for key, row in choice.items()},
+        "certified_confidence": round(1 - tables["certificates"][0]["delta"], 4),
+        "certified_layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in certified.items()},
+        "certified_threshold_at": {key: row["threshold"] for key, row in certified.items()},
+    }

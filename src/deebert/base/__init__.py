@@ -1,0 +1,1 @@
+"""What everything stands on: errors, files, the frame of a stage, devices."""

@@ -1,0 +1,67 @@
+"""What every stage script has in common: paths from the command line, and an end told in one line."""
+
+import inspect
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deebert.base.errors import UserError
+
+STOPPED = "stopped by {}; no output is half-written"
+
+
+class Terminated(BaseException):
+    """SIGTERM has come; like KeyboardInterrupt nothing that a library would catch."""
+
+
+def run(main: Callable[..., None]) -> None:
+    """Call `main` with the command line's paths, one per parameter of `main`.
+
+    A UserError, SIGTERM or a file that cannot be read or written ends the process with status 1 and one line on stderr,
+    Ctrl-C with 130 and one line. Anything else is a fault of ours and keeps its traceback.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpx2", "httpcore", "fsspec", "datasets", "filelock", "urllib3", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    names = list(inspect.signature(main).parameters)
+    arguments = sys.argv[1:]
+    if len(arguments) != len(names):
+        print(f"usage: python {sys.argv[0]} {' '.join(name.upper() for name in names)}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        with _sigterm_raises():
+            main(*map(Path, arguments))
+    except UserError as error:
+        _end(1, f"error: {error}")
+    except OSError as error:  # nobody below had more to say of it: a folder one may not enter, a name too long
+        if error.filename is None:
+            raise
+        _end(1, f"error: {error.filename}: {error.strerror}")
+    except Terminated:
+        _end(1, f"error: {STOPPED.format('SIGTERM')}")
+    except KeyboardInterrupt as error:
+        _end(130, str(error) or STOPPED.format("Ctrl-C"))
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Within the block SIGTERM is an exception, so that what was begun is cleared up; by default it kills at once."""
+
+    def handle(*_: object) -> None:
+        raise Terminated
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(status: int, line: str) -> None:
+    print(*line.splitlines(), file=sys.stderr)
+    sys.exit(status)

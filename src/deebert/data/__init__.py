@@ -1,0 +1,1 @@
+"""Data sets: their contract, their sources, encoded sentences and scores."""

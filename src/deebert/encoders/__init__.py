@@ -1,0 +1,1 @@
+"""Encoders that early exit works on."""

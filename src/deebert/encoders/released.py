@@ -1,0 +1,228 @@
+"""Checkpoints that the paper's own code has trained: taken over with their ramps, and not trained again.
+
+castorini/DeeBERT and the DeeBERT example of transformers 3 and 4 save the same format: the encoder's weights under
+Hugging Face's names, a ramp ("highway") after every layer, the last of which no training has ever touched, and on top
+the encoder's pooler with one linear classifier, for RoBERTa too.
+"""
+
+import logging
+import pickle
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from deebert.base.errors import UserError, one_line
+from deebert.base.files import read_json, write_json
+from deebert.data.glue import trained_on
+from deebert.encoders.backbones import check_length, load_errors, load_tokenizer
+from deebert.model import WEIGHTS, Ramps, save_ramps
+from deebert.settings.params import is_folder, model_name
+
+log = logging.getLogger(__name__)
+
+PICKLED_WEIGHTS = "pytorch_model.bin"
+# Where the reference keeps what Hugging Face has moved since; all other names are the same.
+_OLD_NAMES = {
+    "bert": {},
+    "roberta": {"classifier.dense": "roberta.pooler.dense", "classifier.out_proj": "classifier"},
+}
+_RAMP_NAMES = {  # of `Ramps` -> in a highway
+    "dense_weight": "pooler.dense.weight",
+    "dense_bias": "pooler.dense.bias",
+    "out_weight": "classifier.weight",
+    "out_bias": "classifier.bias",
+}
+_BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # counters that some versions have saved
+# How the reference numbers labels. Its RoBERTa swaps the last two so as to agree with a model published for MNLI.
+# On the other five tasks it numbers them as GLUE does.
+_MNLI_LABELS = {
+    "bert": ("contradiction", "entailment", "neutral"),
+    "roberta": ("contradiction", "neutral", "entailment"),
+}
+_SETTINGS = (  # of config.json, that shape the network; files of that time lack `model_type` and have keys long gone
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "initializer_range",
+    "layer_norm_eps",
+    "pad_token_id",
+)
+
+
+@dataclass(frozen=True)
+class Released:
+    """A checkpoint in the reference's format: `family` is bert or roberta, `weights` go by the reference's names."""
+
+    folder: Path
+    family: str
+    weights: dict[str, Tensor]
+
+
+def find(model: str) -> Released | None:
+    """The checkpoint that the `model` parameter names, or None if that is not a folder in the reference's format.
+
+    Pickled weights are read by a loader that knows tensors and nothing else, so that they cannot run code.
+    """
+    folder = Path(model).expanduser()
+    if not is_folder(model) or not (folder / "config.json").is_file():
+        return None
+    if (folder / WEIGHTS).is_file():
+        try:
+            with safe_open(folder / WEIGHTS, "pt") as file:
+                family = _family(file.keys())
+            weights = load_file(folder / WEIGHTS) if family else {}
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"model {model}: cannot be loaded: {WEIGHTS}: {one_line(error)}") from None
+    elif (folder / PICKLED_WEIGHTS).is_file():
+        weights = _unpickled(model, folder / PICKLED_WEIGHTS)
+        family = _family(weights)
+    else:
+        return None
+    return Released(folder, family, weights) if family else None
+
+
+def _family(names: Iterable[str]) -> str | None:
+    """The family whose highways are among the weights' `names`."""
+    found = {name.split(".")[0] for name in names if ".encoder.highway." in name}
+    return next((family for family in _OLD_NAMES if family in found), None)
+
+
+def _unpickled(model: str, path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is turned into an error below
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"model {model}: {path.name} is damaged or holds more than tensors; it is not read, for it may run code"
+        ) from None
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"model {model}: cannot be loaded: {path.name}: {one_line(error)}") from None
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise UserError(f"model {model}: {path.name} is not a table of weights by name")
+    return weights
+
+
+def take_over(
+    released: Released, task: str, label_names: Sequence[str], max_length: int, layers: int | None = None
+) -> tuple[PreTrainedModel, Ramps, Tokenizer, dict[str, Any]]:
+    """The checkpoint as our own: classifier, ramps and tokenizer, labels in the order of `label_names`, and its origin.
+
+    Every logit is the reference's own. Its highway after the last layer is left out, because it was never trained.
+
+    Raises:
+        UserError: weights are missing, unknown, of a wrong shape or not finite; the checkpoint is for another task.
+    """
+    folder, family = released.folder, released.family
+    name = str(folder)
+    if layers is not None:
+        raise UserError(
+            f"params.yaml: finetune_backbone.layers: {layers} is not allowed; model {name} comes with trained ramps"
+            " and is taken whole: expected default"
+        )
+    settings = _settings(released, task)
+    with load_errors(name):
+        config = AutoConfig.for_model(
+            family,
+            **{key: settings[key] for key in _SETTINGS if key in settings},
+            id2label=dict(enumerate(label_names)),
+            label2id={label: i for i, label in enumerate(label_names)},
+            problem_type="single_label_classification",
+        )
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
+    tokenizer = load_tokenizer(name, folder, config)
+    check_length(name, config, max_length)
+    tokenizer.model_max_length = max_length
+    tokenizer.padding_side = "right"  # every head reads the first token, which must not be padding
+    ramps = Ramps(config.num_hidden_layers - 1, config.hidden_size, len(label_names)).eval()
+    theirs = _label_order(released, task, label_names, settings)
+    _fill(released, model, ramps, [theirs.index(label) for label in label_names])
+    log.info("model %s: trained by DeeBERT's own code; taken over with its ramps, nothing is trained", name)
+    origin = {"model": model_name(name), "source": "folder", "revision": "", "labels_in_source": theirs}
+    return model, ramps, tokenizer, origin
+
+
+def install(released: Released, task: dict[str, Any], max_length: int, layers: int | None, folder: Path) -> None:
+    """Write what `take_over` gives for a data set's `task` (see `glue.describe`) into `folder`, which exists."""
+    model, ramps, tokenizer, origin = take_over(released, task["task"], task["label_names"], max_length, layers)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    save_ramps(ramps, folder)
+    write_json(folder / "training.json", {**origin, **trained_on(task)})
+
+
+def _settings(released: Released, task: str) -> dict[str, Any]:
+    settings = read_json(released.folder / "config.json")
+    if not isinstance(settings, dict):
+        raise UserError(f"model {released.folder}: config.json is not a table of settings")
+    told = settings.get("model_type", released.family)
+    if told != released.family:
+        raise UserError(f"model {released.folder}: config.json says {told}, but the weights are {released.family}'s")
+    trained_for = settings.get("finetuning_task")
+    if trained_for and str(trained_for).lower() != task.lower():
+        raise UserError(f"model {released.folder}: was trained for {trained_for}; it cannot be judged on {task}")
+    return settings
+
+
+def _label_order(released: Released, task: str, label_names: Sequence[str], settings: dict[str, Any]) -> list[str]:
+    """The checkpoint's labels in the order of its logits: as its config names them, else as the reference has them."""
+    rows = released.weights.get("classifier.bias")
+    if rows is not None and len(rows) != len(label_names):
+        raise UserError(
+            f"model {released.folder}: has {len(rows)} labels; {task} has {len(label_names)}: {', '.join(label_names)}"
+        )
+    told = settings.get("id2label")
+    named = [str(told.get(str(i))) for i in range(len(label_names))] if isinstance(told, dict) else []
+    if sorted(named) == sorted(label_names):
+        return named
+    return list(_MNLI_LABELS[released.family] if task == "MNLI" else label_names)
+
+
+def _fill(released: Released, model: PreTrainedModel, ramps: Ramps, order: Sequence[int]) -> None:
+    """Copy every weight of `released` to its place; rows of classifiers go by `order`, ours -> theirs."""
+    where = f"model {released.folder}: damaged checkpoint"
+    places = dict(_places(released.family, model, ramps))
+    last = f"{released.family}.encoder.highway.{len(ramps)}."
+    given = {
+        key: weight
+        for key, weight in released.weights.items()
+        if not key.startswith(last) and not key.endswith(_BUFFERS)
+    }
+    if missing := sorted(set(places) - set(given)):
+        raise UserError(f"{where}: {len(missing)} weights are missing, {missing[0]} first")
+    if unknown := sorted(set(given) - set(places)):
+        raise UserError(f"{where}: {unknown[0]} is not a weight of the network that config.json describes")
+    with torch.no_grad():
+        for key, place in places.items():
+            weight = given[key]
+            if weight.shape != place.shape:
+                raise UserError(f"{where}: {key} is {tuple(weight.shape)}; config.json says {tuple(place.shape)}")
+            if not torch.isfinite(weight).all():
+                raise UserError(f"{where}: {key} is not finite")
+            place.copy_(weight[list(order)] if "classifier" in key.split(".") else weight)
+
+
+def _places(family: str, model: PreTrainedModel, ramps: Ramps) -> Iterator[tuple[str, Tensor]]:
+    """Yield (the reference's name, the tensor of ours to fill), for all weights of `model` and `ramps`."""
+    for ours, place in model.state_dict().items():
+        module, _, kind = ours.rpartition(".")
+        yield f"{_OLD_NAMES[family].get(module, module)}.{kind}", place
+    for ours, theirs in _RAMP_NAMES.items():
+        for i, place in enumerate(getattr(ramps, ours).detach()):
+            yield f"{family}.encoder.highway.{i}.{theirs}", place

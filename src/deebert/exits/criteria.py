@@ -1,0 +1,281 @@
+"""When to leave: the exit criteria of the field behind one interface, for a live model and for saved logits alike.
+
+A criterion reads each head by itself (`read`), then decides layer by layer with what it remembers of the heads before
+(`decide`). A live model calls `step` on the samples still in the batch and keeps the rows of the state that stay; the
+offline rule is the same `decide` on all samples at once. In either, who is still there after layer L-1 leaves at L.
+
+Shapes: N samples, B of them still in the batch, L layers (heads 1..L, ramps 1..L-1), C classes.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deebert.base.errors import UserError
+from deebert.exits.rule import entropy
+
+NO_ANSWER = -1
+STREAK_LENGTHS = (2, 3)
+
+
+def top_probability(logits: Tensor) -> Tensor:
+    """Probability of the likeliest class, between 1/C and 1, in float32; the last axis (..., C) is reduced."""
+    return torch.log_softmax(logits.float(), dim=-1).amax(dim=-1).exp()
+
+
+class Criterion(ABC):
+    """One criterion with its setting; frozen and without memory, since the caller holds the state.
+
+    Attributes:
+        name: what rows and figures call it.
+        setting: the number that rows show in the column `threshold`.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def setting(self) -> float: ...
+
+    @staticmethod
+    @abstractmethod
+    def read(logits: Tensor) -> Tensor:
+        """What the criterion sees of a head, whatever its setting: (..., C) -> (...). NaN gives what never leaves."""
+
+    @abstractmethod
+    def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Who leaves after `layer` (1..L-1), (B,) bool, given (B,) readings of its head; and the state from then on."""
+
+    def start(self, n: int, device: torch.device | None = None) -> Tensor:
+        """State of `n` samples before layer 1: (n, k), a row per sample; k is 0 where there is nothing to remember."""
+        return torch.empty(n, 0, device=device)
+
+    def reads(self, layer: int) -> bool:
+        """Whether the head after `layer` can matter; where not, a live model may leave out both the head and `step`."""
+        return True
+
+    def step(self, logits: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        """`decide` on (B, C) logits of the head after `layer`. When samples leave, index the state as the batch."""
+        return self.decide(self.read(logits), layer, state)
+
+    def check_depth(self, num_layers: int) -> None:  # noqa: B027  (most settings suit any depth)
+        """UserError where the setting is for models of another depth than L; a live model asks before it starts."""
+
+    def exit_layers(self, logits: Tensor) -> Tensor:
+        """Layer 1..L at which each sample leaves, (N,) int64, from (N, L, C) logits."""
+        return self.exit_layers_of(self.read(logits))
+
+    def exit_layers_of(self, readings: Tensor) -> Tensor:
+        """The same from (N, L) readings, which a sweep over settings makes only once."""
+        n, num_layers = readings.shape
+        self.check_depth(num_layers)
+        layers = torch.full((n,), num_layers, device=readings.device)
+        state = self.start(n, readings.device)
+        for layer in range(1, num_layers):
+            leaves, state = self.decide(readings[:, layer - 1], layer, state)
+            layers[leaves & (layers == num_layers)] = layer
+        return layers
+
+
+@dataclass(frozen=True)
+class Entropy(Criterion):
+    """Leaves at the first ramp whose entropy is strictly below the threshold. Source: Xin et al., ACL 2020."""
+
+    threshold_nats: float
+    name: ClassVar[str] = "entropy"
+    read = staticmethod(entropy)
+
+    def __post_init__(self) -> None:
+        if not self.threshold_nats >= 0:
+            raise UserError(f"{self.name}: threshold is {self.threshold_nats}; allowed: nats, 0 or more")
+
+    @property
+    def setting(self) -> float:
+        return self.threshold_nats
+
+    def reads(self, layer: int) -> bool:
+        return self.threshold_nats > 0
+
+    def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        return readings < self.threshold_nats, state
+
+
+@dataclass(frozen=True)
+class MaxProbability(Criterion):
+    """Leaves at the first ramp whose top probability is above the threshold.
+
+    With two classes this orders samples as entropy does, so both draw one curve; with more they differ.
+    Source: Schwartz et al., "The Right Tool for the Job", ACL 2020 (who calibrate first).
+    """
+
+    threshold: float
+    name: ClassVar[str] = "max_probability"
+    read = staticmethod(top_probability)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"{self.name}: threshold is {self.threshold}; allowed: a probability, 0 to 1")
+
+    @property
+    def setting(self) -> float:
+        return self.threshold
+
+    def reads(self, layer: int) -> bool:
+        return self.threshold < 1
+
+    def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        return readings > self.threshold, state
+
+    @classmethod
+    def grid(cls, num_layers: int, num_labels: int, points: int) -> list["MaxProbability"]:
+        """From nobody leaving early to everybody at layer 1."""
+        return [cls(threshold) for threshold in probability_grid(num_labels, points)]
+
+
+@dataclass(frozen=True)
+class Patience(Criterion):
+    """Leaves once `patience` heads in a row have each given the answer of the head before them.
+
+    The count is that of the paper (equation 7): 0 at layer 1, which has no predecessor, one more where the answer is
+    that of the layer before, back to 0 where it is not; the sample leaves where the count reaches the patience. So the
+    first possible exit is layer patience + 1, and from a patience of L-1 on nobody leaves early. A head with NaN
+    gives no answer and agrees with none. Source: Zhou et al., "BERT Loses Patience" (PABEE), NeurIPS 2020.
+    """
+
+    patience: int
+    name: ClassVar[str] = "patience"
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise UserError(f"{self.name}: patience is {self.patience}; allowed: 1 or more")
+
+    @property
+    def setting(self) -> float:
+        return self.patience
+
+    @staticmethod
+    def read(logits: Tensor) -> Tensor:
+        return logits.argmax(dim=-1).masked_fill(logits.isnan().any(dim=-1), NO_ANSWER)
+
+    def start(self, n: int, device: torch.device | None = None) -> Tensor:
+        return torch.tensor([NO_ANSWER, 0], device=device).repeat(n, 1)  # (n, 2): last answer, count
+
+    def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        last, count = state.unbind(dim=1)
+        count = torch.where((readings == last) & (readings != NO_ANSWER), count + 1, 0)
+        return count >= self.patience, torch.stack([readings, count], dim=1)
+
+    @classmethod
+    def grid(cls, num_layers: int, num_labels: int, points: int) -> list["Patience"]:
+        """Every patience that differs, from nobody leaving early to whoever agrees at once leaving at layer 2."""
+        return [cls(patience) for patience in range(num_layers - 1, 0, -1)]
+
+
+@dataclass(frozen=True)
+class ConfidentStreak(Criterion):
+    """Leaves once `length` ramps in a row have a top probability above the threshold, their answers alike or not.
+
+    The first possible exit is layer `length`; a length of 1 is `MaxProbability`. Source: Zhang et al., "PCEE-BERT",
+    Findings of NAACL 2022, who measure confidence by entropy.
+    """
+
+    length: int
+    threshold: float
+    read = staticmethod(top_probability)
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise UserError(f"confident_streak: length is {self.length}; allowed: 1 or more")
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"confident_streak: threshold is {self.threshold}; allowed: a probability, 0 to 1")
+
+    @property
+    def name(self) -> str:
+        return f"confident_streak_{self.length}"
+
+    @property
+    def setting(self) -> float:
+        return self.threshold
+
+    def start(self, n: int, device: torch.device | None = None) -> Tensor:
+        return torch.zeros(n, 1, dtype=torch.int64, device=device)  # how many confident ramps in a row
+
+    def reads(self, layer: int) -> bool:
+        return self.threshold < 1
+
+    def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        count = torch.where(readings > self.threshold, state[:, 0] + 1, 0)
+        return count >= self.length, count[:, None]
+
+    @classmethod
+    def grid(cls, num_layers: int, num_labels: int, points: int) -> list["ConfidentStreak"]:
+        """Length by length, as far as L-1 ramps allow: from nobody leaving early to everybody at layer `length`."""
+        thresholds = probability_grid(num_labels, points)
+        return [cls(length, threshold) for length in STREAK_LENGTHS if length < num_layers for threshold in thresholds]
+
+
+@dataclass(frozen=True)
+class LayerThresholds(Criterion):
+    """Leaves at the first ramp whose entropy is strictly below that ramp's own threshold.
+
+    Attributes:
+        thresholds_nats: of ramps 1..L-1.
+        drop_points: the drop of score (of 100) for which they were fitted; see `layer_thresholds`.
+    """
+
+    thresholds_nats: tuple[float, ...]
+    drop_points: float
+    name: ClassVar[str] = "layer_thresholds"
+    read = staticmethod(entropy)
+
+    def __post_init__(self) -> None:
+        if not all(threshold >= 0 for threshold in self.thresholds_nats):
+            raise UserError(f"{self.name}: thresholds are {self.thresholds_nats}; allowed: nats, 0 or more")
+
+    @property
+    def setting(self) -> float:
+        return self.drop_points
+
+    def check_depth(self, num_layers: int) -> None:
+        if len(self.thresholds_nats) != num_layers - 1:
+            raise UserError(
+                f"{self.name}: {len(self.thresholds_nats)} thresholds for a model of {num_layers} layers; "
+                f"allowed: one per ramp, {num_layers - 1}"
+            )
+
+    def reads(self, layer: int) -> bool:
+        return self.thresholds_nats[layer - 1] > 0
+
+    def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        return readings < self.thresholds_nats[layer - 1], state
+
+
+def threshold_grid(num_labels: int, points: int) -> list[float]:
+    """At most `points` thresholds in nats from near 0 to just above ln C, rising; they do not depend on the data.
+
+    Entropies crowd together at 0, so the grid is even not in nats but in how far the top class leads: each point is the
+    entropy of a softmax whose top logit is ahead of all the others by some lead, and the leads are evenly spaced. The
+    points are rounded up to 4 digits, few enough to copy from a table without changing who leaves, and points that
+    then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
+    """
+    leads = torch.linspace(12.0, 0.0, points, dtype=torch.float64)  # a lead of 12 is an entropy of 8e-5 for C = 2
+    top = torch.stack([leads, *[torch.zeros_like(leads)] * (num_labels - 1)], dim=1).log_softmax(dim=1)
+    return sorted({math.ceil(value * 1e4) / 1e4 for value in (-(top.exp() * top).sum(dim=1)).tolist()})
+
+
+def probability_grid(num_labels: int, points: int) -> list[float]:
+    """At most `points` top probabilities and 1, falling to just below 1/C; they do not depend on the data.
+
+    The leads of the top logit are those of `threshold_grid`. Rounded down to 6 digits, since the surest samples
+    differ in no fewer, and strictly below what they stand for. Above 1 is nobody, above the last everybody.
+    """
+    leads = np.linspace(12.0, 0.0, points)
+    top = 1 / (1 + (num_labels - 1) * np.exp(-leads))
+    return sorted({1.0, *((math.ceil(value * 1e6) - 1) / 1e6 for value in top.tolist())}, reverse=True)

@@ -1,0 +1,208 @@
+"""The model card: what a stranger must know before using the model."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deebert.base.errors import UserError
+from deebert.base.files import read_json
+
+CAUTIOUS_POINTS = 1.0  # of score, what the example may lose
+METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1"}
+NEEDED = {
+    "layers": ("task", "n", "num_layers", "full_score", "weights"),
+    "sweep": ("task", "n", "full_score", "layers_saved_at", "threshold_at"),
+    "choice": (
+        "task",
+        "n",
+        "cross_fitted_score_at",
+        "certified_confidence",
+        "certified_layers_saved_at",
+        "certified_threshold_at",
+    ),
+    "benchmark": (
+        "task",
+        "n",
+        "device",
+        "threads",
+        "precision",
+        "threshold",
+        "layers_saved_frac",
+        "plain",
+        "early_exit",
+    ),
+}
+
+
+SEAL = "\n<!-- unedited card of deebert, sha256 of all above: {} -->\n"
+
+
+def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The pipeline's metrics in `folder`, by name: `layers`, `sweep`, `choice` and, if it was run, `benchmark`.
+
+    Args:
+        about: of the model, its `task`, `num_layers` and `weights` (see `model.fingerprint`).
+
+    Raises:
+        UserError: missing, damaged, of another model, or not all of one run.
+    """
+    metrics = {name: read_json(folder / f"{name}.json") for name in ("layers", "sweep", "choice")}
+    if (folder / "benchmark.json").exists():
+        metrics["benchmark"] = read_json(folder / "benchmark.json")
+    for name, content in metrics.items():
+        if missing := [key for key in NEEDED[name] if key not in content]:
+            raise UserError(f"{folder / name}.json: has no {missing[0]}; `dvc repro` makes it")
+        _check_same(folder, name, "task", content["task"], about.get("task"), "the model's")
+    layers, sweep = metrics["layers"], metrics["sweep"]
+    for key in ("num_layers", "weights"):
+        _check_same(folder, "layers", key, layers[key], about[key], "the model's")
+    for key in ("n", "full_score"):
+        _check_same(folder, "sweep", key, sweep[key], layers[key], "as in layers.json")
+    _check_same(folder, "choice", "n", metrics["choice"]["n"], sweep["n"], "as in sweep.json")
+    if "benchmark" in metrics and (timed := metrics["benchmark"]["threshold"]) not in sweep["threshold_at"].values():
+        raise UserError(f"{folder / 'benchmark.json'}: threshold {timed} is none of sweep.json's; `dvc repro` makes it")
+    return metrics
+
+
+def _check_same(folder: Path, name: str, key: str, found: Any, expected: Any, whose: str) -> None:
+    if found != expected:
+        raise UserError(f"{folder / name}.json: metrics of another model: {key} {found}; expected {expected}, {whose}")
+
+
+def is_untouched(card: bytes) -> bool:
+    """Whether `card` is as `model_card` made it, so that nothing is lost with it."""
+    start = card.rfind(SEAL.split("{")[0].encode())
+    return start >= 0 and card == _sealed(card[:start])
+
+
+def _sealed(card: bytes) -> bytes:
+    return card + SEAL.format(hashlib.sha256(card).hexdigest()).encode()
+
+
+def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown for the Hub; its last line is a comment by which `is_untouched` knows it.
+
+    Args:
+        about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`.
+        metrics: as `read_metrics` returns them; empty = the card says that scores are unknown.
+    """
+    task, model = about.get("task", "text classification"), about.get("model", f"a {about['model_type']} model")
+    origin = "".join(f", {key} `{about[key]}`" for key in ("source", "revision") if about.get(key))
+    metric = about.get("metric")
+    lines = [
+        "---",
+        "library_name: deebert",
+        "pipeline_tag: text-classification",
+        "tags: [early-exit, text-classification]",
+        *([f"metrics: [{metric}]"] if metric else []),
+        "---",
+        "",
+        f"# {task}: early-exit classifier",
+        "",
+        f"{model}{origin}, fine-tuned on {task}, with a ramp after each of its {about['num_layers']} layers but",
+        "the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp whose entropy (nats) is below the",
+        "threshold.",
+        "",
+        f"Labels: {', '.join(about['label_names'])}.",
+        f"Input: {' and '.join(about.get('text_columns', ['text']))}.",
+        "",
+        "```python",
+        "from deebert.inference.classifier import EarlyExitClassifier",
+        "",
+        'classifier = EarlyExitClassifier.from_pretrained("path/to/this/folder")',
+        f"predictions = classifier.predict({_example(about)}, {_first_choice(metrics)}",
+        "```",
+        "",
+    ]
+    if "sweep" in metrics:
+        lines += _scores(metrics["sweep"], metrics["choice"], METRIC_NAMES.get(metric, "score"))
+        lines += _certificates(metrics["choice"])
+    else:
+        lines += ["Scores and recommended thresholds were not given when this card was written.", ""]
+    if "benchmark" in metrics:
+        lines += _speed(metrics["benchmark"])
+    return _sealed("\n".join(lines).encode()).decode()
+
+
+def _scores(sweep: Mapping[str, Any], choice: Mapping[str, Any], metric: str) -> list[str]:
+    rows = [
+        f"| {_target('drop', key)} | {threshold} | {100 * sweep['layers_saved_at'][key]:.2f} %"
+        f" | {100 * choice['cross_fitted_score_at'][key]:.2f} |"
+        for key, threshold in sweep["threshold_at"].items()
+    ]
+    return [
+        "## Scores and recommended thresholds",
+        "",
+        f"At full depth: {metric} {100 * sweep['full_score']:.2f} % on {sweep['n']:,} validation samples. For each loss"
+        f" of {metric} that one is willing to accept, in points, the threshold that saves most:",
+        "",
+        f"| points lost at most | threshold (nats) | layers saved | {metric} (%), on samples not used to choose |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        "Layers saved are counted; how much time that is depends on hardware and batching.",
+        "",
+    ]
+
+
+def _certificates(choice: Mapping[str, Any]) -> list[str]:
+    saved = choice["certified_layers_saved_at"]
+    rows = [
+        f"| {100 * _target('risk', key):g} | {threshold} | {100 * saved[key]:.2f} % |"
+        if saved[key] > 0
+        else f"| {100 * _target('risk', key):g} | none: too few samples, or too much is lost | |"
+        for key, threshold in choice["certified_threshold_at"].items()
+    ]
+    return [
+        "## Certified thresholds",
+        "",
+        f"With {100 * choice['certified_confidence']:g} % confidence, on new samples that are drawn as those"
+        f" {choice['n']:,} were, accuracy is at most so many points below that of full depth. Each row is a promise by"
+        " itself, if neither row nor model was picked by looking at these results.",
+        "",
+        "| points of accuracy lost at most | threshold (nats) | layers saved |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _speed(benchmark: Mapping[str, Any]) -> list[str]:
+    plain, early_exit = benchmark["plain"], benchmark["early_exit"]
+    rows = [
+        f"| {how} | {plain[f'{mode}_samples_per_s']:g} | {early_exit[f'{mode}_samples_per_s']:g}"
+        f" | {100 * early_exit[f'{mode}_time_saved_frac']:.1f} % |"
+        for mode, how in (("batch_1", "one at a time"), ("batched", "batched"))
+    ]
+    return [
+        "## Speed",
+        "",
+        f"Measured with {benchmark['n']:,} samples on {benchmark['device']} (threads: {benchmark['threads']},"
+        f" {benchmark['precision']}) at threshold {benchmark['threshold']:g},"
+        f" which saves {100 * benchmark['layers_saved_frac']:.2f} % of the layers:",
+        "",
+        "| | plain backbone, samples per second | early exit | time saved |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _example(about: Mapping[str, Any]) -> str:
+    return '[("one text", "another")]' if len(about.get("text_columns", ())) == 2 else '["a text"]'
+
+
+def _first_choice(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """The example's threshold, its bracket and what it does: of the recommended ones, a cautious one."""
+    if "sweep" not in metrics:
+        return "threshold=0.0)  # full depth; nobody knows yet what other thresholds cost"
+    thresholds = {_target("drop", key): threshold for key, threshold in metrics["sweep"]["threshold_at"].items()}
+    points = max((points for points in thresholds if points <= CAUTIOUS_POINTS), default=min(thresholds))
+    unit = "point" if points == 1 else "points"
+    return f"threshold={thresholds[points]})  # loses at most {points:g} {unit} of score on validation"
+
+
+def _target(kind: str, key: str) -> float:
+    """The number that a key of the metrics stands for: drop, `drop_0_5` -> 0.5."""
+    return float(key.removeprefix(f"{kind}_").replace("_", "."))

@@ -1,0 +1,129 @@
+"""Early exit live: a sample runs no layer beyond the one that answers it, one at a time or thousands at once.
+
+Three things make the layers saved become time saved.
+
+- No padding: batches are packed (see `packed.py`), so a sample costs its own tokens, whatever its neighbours' lengths.
+- Breadth first: a window of samples goes through a layer before any of them enters the next, and after each layer the
+  packs that exits have thinned are merged. Deep layers keep working on full batches.
+- First tokens first: a head reads the first token only, and in a layer that needs no more than all tokens' keys and
+  values. So it is computed ahead of the other tokens, whose larger share of the work is then done only for samples that
+  stay. The last layer needs no other tokens at all, with or without ramps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deebert.base.devices import pick_device
+from deebert.data.inputs import token_counts
+from deebert.encoders.backbones import family_of
+from deebert.exits.criteria import Criterion, Entropy
+from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, merged
+from deebert.model import DeeBert
+
+WINDOW_TOKENS = 16384  # bounds the memory: states, keys and values of this many tokens at a time
+# With fewer samples the first tokens make too thin a matrix: what is lost there exceeds what exits save.
+FIRST_TOKENS_FIRST = 64
+
+FULL_DEPTH = Entropy(0.0)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What `Engine.answer` gives for N samples, in their order.
+
+    Attributes:
+        logits: (N, C) float32, of the head that answered.
+        exit_layers: (N,) int64, 1..L.
+    """
+
+    logits: np.ndarray
+    exit_layers: np.ndarray
+
+
+class Engine:
+    """Runs a `DeeBert` with early exit. Takes the model over: it moves to `device`, and its layers to `precision`.
+
+    Args:
+        precision: `fp32` or `bf16`, of the layers' matrix products. Hidden states, heads and all that decides an exit
+            are float32 in either.
+        device: None = `devices.pick_device()`.
+    """
+
+    def __init__(self, model: DeeBert, precision: str = "fp32", device: torch.device | None = None) -> None:
+        self.device = device or pick_device()
+        self.precision = precision
+        self.config = model.backbone.config
+        self._model = model.to(self.device).eval()
+        self._family = family_of(model.backbone)
+        self._packed = PackedBackbone(model.backbone, precision)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._packed.layers)
+
+    @torch.inference_mode()
+    def answer(self, encoded: Sequence[dict[str, Any]], criterion: Criterion = FULL_DEPTH) -> Answers:
+        """Answer the encoded samples (see `inputs.encode`), each at the layer where `criterion` lets it leave.
+
+        With `FULL_DEPTH` this is the plain backbone: no ramp is run. Memory beyond inputs and answers does not grow
+        with the number of samples.
+        """
+        criterion.check_depth(self.num_layers)
+        answers = Answers(
+            np.empty((len(encoded), self.config.num_labels), dtype=np.float32),
+            np.empty(len(encoded), dtype=np.int64),
+        )
+        lengths = token_counts(encoded)
+        for window in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, WINDOW_TOKENS):
+            packs = [self._packed.embed(encoded, rows) for rows in cut_by_tokens(window, lengths, PACK_TOKENS)]
+            self._run(packs, criterion, answers)
+        return answers
+
+    def _run(self, packs: list[Pack], criterion: Criterion, answers: Answers) -> None:
+        """Take one window's packs through the layers until all its samples have been answered."""
+        state = criterion.start(sum(map(len, packs)), self.device)
+        for number, layer in enumerate(self._packed.layers, start=1):
+            is_last = number == self.num_layers
+            if not is_last and not criterion.reads(number):
+                packs = [layer(pack) for pack in packs]
+                continue
+            packs = merged(packs, PACK_TOKENS)
+            first_tokens_first = is_last or len(state) >= FIRST_TOKENS_FIRST
+            if first_tokens_first:
+                keyed = [layer.keys_values(pack) for pack in packs]
+                first = layer.first_tokens(packs, keyed)
+            else:
+                packs = [layer(pack) for pack in packs]
+                first = torch.cat([pack.first_tokens() for pack in packs])
+            logits = self._head(number, first)
+            if is_last:
+                live = np.zeros(len(first), dtype=bool)
+            else:
+                leaves, state = criterion.step(logits, number, state)
+                live = ~leaves.cpu().numpy()  # on a GPU the one wait for it per layer
+            if not live.all():
+                rows = np.concatenate([pack.layout.rows for pack in packs])
+                answers.logits[rows[~live]] = logits.cpu().numpy()[~live]
+                answers.exit_layers[rows[~live]] = number
+                if not live.any():
+                    return
+                state = state[torch.from_numpy(live).to(state.device)]
+            bounds = np.cumsum([len(pack) for pack in packs])[:-1]
+            lives = np.split(live, bounds)
+            if first_tokens_first:
+                firsts = first.tensor_split(bounds.tolist())
+                staying = zip(packs, keyed, firsts, lives, strict=True)
+                packs = [layer.other_tokens(*each) for each in staying if each[-1].any()]
+            elif not live.all():
+                packs = [pack.keep(alive) for pack, alive in zip(packs, lives, strict=True) if alive.any()]
+
+    def _head(self, layer: int, first: Tensor) -> Tensor:
+        """Logits (B, C) of the head after `layer`, from first-token states (B, H), in float32."""
+        if layer < self.num_layers:
+            return self._model.ramps.ramp(layer, first)
+        return self._family.head(self._model.backbone, first)

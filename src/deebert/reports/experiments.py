@@ -1,0 +1,209 @@
+"""What DVC's experiments and commits have run: parameters from their `dvc.lock`, rows from the files that git keeps.
+
+For the tools; no stage looks at runs other than its own.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from deebert.base.errors import UserError
+
+Row = dict[str, Any]
+ReadFile = Callable[[str, str], str | None]  # revision, path -> text, None where it has no such file
+
+# What is read of plots/, and the stage that writes it.
+FILES = {"sweep": "plot", "layers": "plot", "exits": "plot", "benchmark": "benchmark"}
+
+
+@dataclass(frozen=True)
+class Revision:
+    """The working tree, a commit or an experiment that has metrics.
+
+    Attributes:
+        revision: as git takes it, or `workspace`.
+        name: the experiment's, a branch's, a short commit's, or `workspace`.
+        params: of its `params.yaml`, which may have been edited since it ran.
+        metrics: file -> content.
+    """
+
+    revision: str
+    name: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One finished run.
+
+    Attributes:
+        name: as in `Revision`.
+        layers: of a backbone cut before fine-tuning, else None.
+        rows: `sweep`, `layers`, `exits` and `benchmark`, each as `plots/` has it; empty where there is none.
+        recipe: all else that the fine-tuned backbone follows from: the settings of `download_glue` and
+            `finetune_backbone` as they stand in `params.yaml`.
+        backbone: DVC's hash of the fine-tuned model; None where the lock file has none.
+    """
+
+    name: str
+    task: str
+    model: str
+    seed: int
+    layers: int | None
+    rows: Mapping[str, Sequence[Row]]
+    recipe: Mapping[str, Any]
+    backbone: str | None
+
+    @property
+    def num_layers(self) -> int:
+        return max(row["layer"] for row in self.rows["layers"])
+
+    @property
+    def metric(self) -> str:
+        """The task's main metric."""
+        return self.rows["layers"][0]["metric"]
+
+    def curve(self, split: str | None = None) -> list[Row]:
+        """The entropy curve on `split`, by default on the first, which is validation."""
+        split = split or self.rows["sweep"][0]["split"]
+        return [row for row in self.rows["sweep"] if row["split"] == split and row["criterion"] == "entropy"]
+
+    def full_depth(self, split: str | None = None) -> Row:
+        """The curve's row of the last head."""
+        return next(row for row in self.curve(split) if row["threshold"] == 0)
+
+    def full_score(self, split: str | None = None) -> float:
+        """Score of the last head, a fraction."""
+        return self.full_depth(split)["score"]
+
+
+def show() -> list[dict[str, Any]]:
+    """What `dvc exp show` knows of the working tree, all commits and all experiments."""
+    command = (sys.executable, "-m", "dvc", "exp", "show", "--json", "--all-commits")
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"dvc exp show: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+    return json.loads(done.stdout)
+
+
+@cache
+def file_of(revision: str, path: str) -> str | None:
+    """Text of a file that git keeps, as `revision` or the working tree has it; None where there is none."""
+    if revision == "workspace":
+        return Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
+    done = subprocess.run(["git", "show", f"{revision}:{path}"], capture_output=True, text=True)
+    return done.stdout if done.returncode == 0 else None
+
+
+def revisions(shown: Sequence[Mapping[str, Any]]) -> Iterator[Revision]:
+    """Yield whatever has metrics of a sweep: the working tree first, then from the newest on."""
+    found = []
+    for baseline in shown:
+        entries = [baseline, *(run for group in baseline.get("experiments") or [] for run in group["revs"] or [])]
+        for entry in entries:
+            data = entry.get("data") or {}
+            metrics = {file: each.get("data") for file, each in (data.get("metrics") or {}).items()}
+            if metrics.get("metrics/sweep.json"):
+                rev = entry["rev"]
+                name = entry.get("name") or ("workspace" if rev == "workspace" else rev[:7])
+                found.append((data.get("timestamp") or "9999", Revision(rev, name, params_of(entry), metrics)))
+    yield from (revision for _, revision in sorted(found, key=lambda item: item[0], reverse=True))
+
+
+def params_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What `dvc exp show` says of the `params.yaml` of one revision."""
+    return ((entry.get("data") or {}).get("params") or {}).get("params.yaml", {}).get("data") or {}
+
+
+def was_run(revision: Revision, read_file: ReadFile, stage: str = "plot") -> bool:
+    """Whether `stage` and all before it ran with the revision's own `params.yaml`, each on what the last one wrote."""
+    stages = _stages(revision, read_file)
+    read = {key: value for name in _up_to(stages, stage) for key, value in _params(stages, name).items()}
+    return bool(read) and _is_of_one_run(stages, stage) and all(revision.params.get(key) == read[key] for key in read)
+
+
+def read_experiments(
+    shown: Sequence[Mapping[str, Any]], read_file: ReadFile, sections: Sequence[str] = ()
+) -> list[Experiment]:
+    """All runs that `shown`, of `show`, knows, newest first; of equal task, model, seed and recipe the newest.
+
+    What a revision has run is read from its `dvc.lock`. A revision whose figures are of an earlier run than its model,
+    because somebody stopped it on the way, is passed over.
+
+    Args:
+        sections: of the working tree's `params.yaml`; runs with other settings there are passed over.
+    """
+    newest: dict[str, Experiment] = {}
+    wanted = {section: params_of(shown[0]).get(section) for section in sections}
+    for revision in revisions(shown):
+        stages = _stages(revision, read_file)
+        params = _params(stages, "finetune_backbone")
+        if not params or params["dataset"] != revision.metrics["metrics/sweep.json"].get("task"):
+            continue
+        if any(_params(stages, section).get(section) != wanted[section] for section in sections):
+            continue
+        settings = dict(params["finetune_backbone"])
+        layers = settings.pop("layers", "default")
+        model = params["model"]
+        if model == "default":
+            model = "toy-bert" if params["dataset"] == "toy" else "bert-base"
+        recipe = {**_params(stages, "download_glue").get("download_glue", {}), **settings}
+        key = json.dumps([params["dataset"], model, params["seed"], layers, recipe], sort_keys=True)
+        if key in newest or not _is_of_one_run(stages, "plot"):
+            continue
+        texts = {
+            kind: read_file(revision.revision, f"plots/{kind}.json")
+            for kind, stage in FILES.items()
+            if _is_of_one_run(stages, stage)
+        }
+        if texts["sweep"] and texts["layers"]:
+            newest[key] = Experiment(
+                revision.name,
+                params["dataset"],
+                model,
+                params["seed"],
+                None if layers == "default" else layers,
+                {kind: json.loads(texts.get(kind) or "[]") for kind in FILES},
+                recipe,
+                _written(stages).get("models/backbone", (None,))[0],
+            )
+    return list(newest.values())
+
+
+def _stages(revision: Revision, read_file: ReadFile) -> dict[str, Any]:
+    """What the revision's `dvc.lock` says of each stage that was run."""
+    text = read_file(revision.revision, "dvc.lock") or "{}"
+    return YAML(typ="safe", pure=True).load(text).get("stages", {})  # YAML 1.2: to PyYAML 3e-05 is a string
+
+
+def _params(stages: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    return stages.get(stage, {}).get("params", {}).get("params.yaml", {})
+
+
+def _written(stages: Mapping[str, Any]) -> dict[str, tuple[str | None, str]]:
+    """Path of an out -> its hash and the stage that wrote it."""
+    return {out["path"]: (out.get("md5"), name) for name, stage in stages.items() for out in stage.get("outs", [])}
+
+
+def _up_to(stages: Mapping[str, Any], stage: str) -> set[str]:
+    """`stage` and the stages whose outputs it reads, or they read."""
+    written = _written(stages)
+    before = {written[dep["path"]][1] for dep in stages.get(stage, {}).get("deps", []) if dep["path"] in written}
+    return {stage}.union(*(_up_to(stages, name) for name in before))
+
+
+def _is_of_one_run(stages: Mapping[str, Any], stage: str) -> bool:
+    """Whether `stage`, and each before it, has read what the one before it wrote last."""
+    written = _written(stages)
+    read = [dep for dep in stages.get(stage, {}).get("deps", []) if dep["path"] in written]
+    return all(
+        dep.get("md5") == written[dep["path"]][0] and _is_of_one_run(stages, written[dep["path"]][1]) for dep in read
+    )

@@ -1,0 +1,101 @@
+"""Smaller models, fine-tuned by themselves: what early exit has to beat, from the scores of other runs.
+
+Such a run is the whole model cut to its first layers, or a small model that stands for it. Its score is of its own
+classifier; it needs no ramps. `smaller_rows` takes in those that belong beside a run, so that a row of another task,
+model or recipe is never drawn with it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deebert.base.errors import UserError
+from deebert.base.files import read_json
+from deebert.settings.params import DownloadGlue, FinetuneBackbone
+
+Row = dict[str, Any]
+
+STANDS_FOR = {"distilbert-base": "bert-base"}  # a small model of its own -> the whole one
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _whole_number(low: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+
+
+# The keys of a row of the file, in order, each with a check and what it allows.
+KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "task": (_text, "a task's name"),
+    "whole": (_text, "the model that it stands for"),
+    "model": (_text, "a model"),
+    "layers": (_whole_number(1), "a number of layers"),
+    "seed": (_whole_number(0), "a whole number from 0"),
+    "split": (_text, "a split's name"),
+    "metric": (_text, "a metric's name"),
+    "n": (_whole_number(1), "a number of samples"),
+    "score": (_share, "a number from 0 to 1"),
+    "accuracy": (_share, "a number from 0 to 1"),
+    # settings of `download_glue` and `finetune_backbone` but `layers`, as in params.yaml
+    "recipe": (lambda value: isinstance(value, dict), "settings by name"),
+    # DVC's hash of the fine-tuned model: a run with the same parameters and code on such a machine gives it again
+    "backbone": (lambda value: value is None or _text(value), "a hash, or null"),
+}
+
+
+def read_smaller(path: Path) -> list[Row]:
+    """The rows of `path`, checked; whatever is wrong there is a UserError that names row and key."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; `make smaller` writes it")
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a list of rows, found {str(rows)[:40]}")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or set(row) != set(KEYS):
+            found = ", ".join(row) if isinstance(row, dict) else str(row)[:40]
+            raise UserError(f"{path}: row {number}: expected the keys {', '.join(KEYS)}, found {found}")
+        for key, (is_allowed, allowed) in KEYS.items():
+            if not is_allowed(row[key]):
+                raise UserError(f"{path}: row {number}: {key}: {row[key]!r} is not allowed; expected {allowed}")
+    return rows
+
+
+def smaller_rows(
+    rows: Sequence[Row], about: Mapping[str, Any], model: str, download: DownloadGlue, finetune: FinetuneBackbone
+) -> list[Row]:
+    """Those of `rows` that belong beside the run of which `about` and the parameters tell, with the columns of a sweep.
+
+    They are of the same task, whole model, samples and recipe; the seed may be another, so that each seed that has been
+    run shows, and so may the code. `truncated` is the whole model cut to `threshold` layers, `distilled` a small model
+    with so many. Beside a run that is cut itself there are none.
+    """
+    if finetune.layers is not None:
+        return []
+    settings = {**dataclasses.asdict(download), **dataclasses.asdict(finetune)}
+    recipe = {key: "default" if value is None else value for key, value in settings.items() if key != "layers"}
+    depth = about["num_layers"]
+    wanted = (about["task"], model, about["metric"], recipe)
+    return [
+        {
+            "split": row["split"],
+            "criterion": "truncated" if row["model"] == row["whole"] else "distilled",
+            "threshold": row["layers"],
+            "score": row["score"],
+            "accuracy": row["accuracy"],
+            "layers_saved_frac": 1 - row["layers"] / depth,
+            "mean_exit_layer": float(row["layers"]),
+            "n": row["n"],
+        }
+        for row in rows
+        if (row["task"], row["whole"], row["metric"], row["recipe"]) == wanted
+        and about["n"].get(row["split"]) == row["n"]
+        and row["layers"] < depth
+    ]

@@ -1,0 +1,1 @@
+"""`params.yaml` to frozen dataclasses."""

@@ -1,0 +1,1 @@
+"""Both trainings: of the backbone and of the ramps."""

@@ -1,0 +1,224 @@
+"""Choosing an operating point and judging it: against plain loops, and against worlds whose scores are known."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deebert.analysis import choice
+from deebert.analysis.choice import band_rows, choice_rows, over_seeds
+from deebert.analysis.curves import Curve
+from deebert.analysis.folds import stratified_parts
+from deebert.data.scores import METRICS
+from tests.heads import best_within
+
+few = settings(max_examples=25, deadline=None, derandomize=True)
+LAYERS = 6
+TARGETS = [0, 0.5, 1, 3]
+ENDS = [f"{name}_{end}" for name in ("layers_saved", "score", "drop") for end in ("low", "high")]
+
+Grid = tuple[Curve, np.ndarray]  # and labels
+
+
+def draw_grid(rng: np.random.Generator, n: int, points: int = 12, worst: float = 0.15) -> Grid:
+    """A grid like a real one: the later the point, the earlier samples leave and the more often the answer flips.
+
+    Full depth is wrong for one sample in ten. Point k flips the answers of a share `worst` * (k / last) ** 2, the same
+    samples and more from point to point.
+    """
+    boldness = np.linspace(0, 1, points)[:, None]  # (K, 1)
+    labels = rng.integers(0, 2, n)
+    full = np.where(rng.random(n) < 0.1, 1 - labels, labels)
+    predictions = np.where(rng.random(n) < worst * boldness**2, 1 - full, full)
+    layers = LAYERS - (rng.random(n) * LAYERS * boldness).astype(int)
+    return Curve("entropy", tuple(np.linspace(0, 0.7, points).tolist()), layers, predictions, LAYERS), labels
+
+
+def true_score(points: int = 12, worst: float = 0.15) -> np.ndarray:
+    """Accuracy (K,) of `draw_grid`'s points on endless samples: a flip mends one answer in ten, spoils the others."""
+    return 0.9 - 0.8 * worst * np.linspace(0, 1, points) ** 2
+
+
+def sweep_like(grid: Grid, metric: str, members: np.ndarray | slice = slice(None)) -> list[dict]:
+    """The rows that `best_within` reads, from some of the samples."""
+    curve, labels = grid
+    return [
+        {
+            "threshold": threshold,
+            "score": METRICS[metric](labels[members], curve.predictions[k, members]),
+            "layers_saved_frac": 1 - curve.layers[k, members].mean() / LAYERS,
+        }
+        for k, threshold in enumerate(curve.settings)
+    ]
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(2, 60), st.sampled_from(sorted(METRICS)))
+def test_the_threshold_is_best_within_of_all_samples(seed: int, n: int, metric: str) -> None:
+    """Threshold, saving and in-sample drop are those of the sweep's own choice, for every metric there is."""
+    grid = draw_grid(np.random.default_rng(seed), n)
+    rows = sweep_like(grid, metric)
+    for row in choice_rows("validation", *grid, metric, TARGETS, seed=1):
+        best = best_within(rows, row["target_drop_points"])
+        assert row["threshold"] == best["threshold"] and row["n"] == n
+        assert row["layers_saved_frac"] == pytest.approx(best["layers_saved_frac"])
+        assert row["in_sample_drop_points"] == pytest.approx(100 * (rows[0]["score"] - best["score"]), abs=1e-9)
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 60), st.sampled_from(sorted(METRICS)))
+def test_cross_fitted_figures_are_what_a_plain_loop_finds(seed: int, n: int, metric: str) -> None:
+    """Each part is judged by the point that `best_within` chooses on the rest; the parts' answers make one score."""
+    grid = draw_grid(np.random.default_rng(seed), n)
+    curve, labels = grid
+    rng, full = np.random.default_rng(5), METRICS[metric](labels, curve.predictions[0])
+    scores, saved = {target: [] for target in TARGETS}, {target: [] for target in TARGETS}
+    for _ in range(choice.DIVISIONS):
+        part_of = stratified_parts(labels, choice.PARTS, rng)
+        for target in TARGETS:
+            answers, exits = np.full(n, -1), np.zeros(n)
+            for part in np.unique(part_of):
+                judged = part_of == part
+                point = 0  # nothing to choose on
+                if not judged.all():
+                    point = curve.settings.index(best_within(sweep_like(grid, metric, ~judged), target)["threshold"])
+                answers[judged], exits[judged] = curve.predictions[point, judged], curve.layers[point, judged]
+            scores[target].append(METRICS[metric](labels, answers))
+            saved[target].append(1 - exits.mean() / LAYERS)
+    for row in choice_rows("validation", *grid, metric, TARGETS, seed=5):
+        target = row["target_drop_points"]
+        assert row["score"] == pytest.approx(np.mean(scores[target]))
+        assert row["drop_points"] == pytest.approx(100 * (full - np.mean(scores[target])), abs=1e-9)
+        assert row["cross_fitted_layers_saved_frac"] == pytest.approx(np.mean(saved[target]))
+
+
+def test_cross_fitting_does_not_flatter() -> None:
+    """Over 60 validation sets the cross-fitted drop is right in the mean where the in-sample drop is far too small."""
+    rng, truth = np.random.default_rng(0), true_score()
+    cross, inside, true = [], [], []
+    for seed in range(60):
+        grid = draw_grid(rng, 300)  # half a point is one sample of them, and one of the nine tenths too
+        (row,) = choice_rows("validation", *grid, "accuracy", [0.5], seed)
+        cross.append(row["drop_points"])
+        inside.append(row["in_sample_drop_points"])
+        true.append(100 * (truth[0] - truth[grid[0].settings.index(row["threshold"])]))
+    error = 3 * np.std(np.subtract(cross, true)) / 60**0.5
+    assert abs(np.mean(cross) - np.mean(true)) < error
+    assert np.mean(inside) < np.mean(true) - error
+
+
+def test_intervals_hold_what_they_are_about() -> None:
+    """Over 150 validation sets the deployed threshold's true score and drop are mostly inside (at 95 % nominal)."""
+    rng, truth = np.random.default_rng(1), true_score()
+    inside = {"score": [], "drop": []}
+    for seed in range(150):
+        grid = draw_grid(rng, 400)
+        (row,) = choice_rows("validation", *grid, "accuracy", [3], seed)
+        score = truth[grid[0].settings.index(row["threshold"])]
+        inside["score"].append(row["score_low"] <= score <= row["score_high"])
+        inside["drop"].append(row["drop_low"] <= 100 * (truth[0] - score) <= row["drop_high"])
+    assert 0.85 <= np.mean(inside["score"]) <= 0.995
+    assert 0.85 <= np.mean(inside["drop"]) <= 0.995
+
+
+@pytest.mark.parametrize("rows_of", ["choice", "curve"])
+def test_intervals_shrink_with_the_square_root_of_n(rows_of: str) -> None:
+    """Sixteen times the samples: a quarter of the width."""
+    widths = []
+    for n in (500, 8000):
+        grid = draw_grid(np.random.default_rng(2), n)
+        if rows_of == "choice":
+            (row,) = choice_rows("validation", *grid, "accuracy", [3], 0)
+        else:
+            row = band_rows("validation", *grid, "accuracy", 0)[6]
+        widths.append([row[f"{name}_high"] - row[f"{name}_low"] for name in ("layers_saved", "score", "drop")])
+    assert np.divide(*widths) == pytest.approx(4, rel=0.35)
+
+
+@few
+@given(st.integers(0, 10_000), st.sampled_from(sorted(METRICS)))
+def test_a_curve_row_is_what_the_metrics_say(seed: int, metric: str) -> None:
+    """Score, saving and drop of each point are those of the whole split, and lie between their ends."""
+    grid = draw_grid(np.random.default_rng(seed), 50)
+    rows = sweep_like(grid, metric)
+    for row, plain in zip(band_rows("test", *grid, metric, seed=0), rows, strict=True):
+        assert (row["split"], row["threshold"], row["n"]) == ("test", plain["threshold"], 50)
+        assert row["score"] == pytest.approx(plain["score"])
+        assert row["layers_saved_frac"] == pytest.approx(plain["layers_saved_frac"])
+        assert row["drop_points"] == pytest.approx(100 * (rows[0]["score"] - plain["score"]), abs=1e-9)
+        values = (row["layers_saved_frac"], row["score"], row["drop_points"])
+        for value, low, high in zip(values, ENDS[::2], ENDS[1::2], strict=True):
+            assert row[low] - 1e-9 <= value <= row[high] + 1e-9
+
+
+def test_intervals_are_paired() -> None:
+    """Where exits answer as full depth does, the drop is 0 for certain though the score is not certain at all."""
+    curve, labels = draw_grid(np.random.default_rng(3), 200)
+    grid = dataclasses.replace(curve, predictions=np.repeat(curve.predictions[:1], 12, axis=0)), labels
+    for row in choice_rows("validation", *grid, "accuracy", [0], 0) + band_rows("validation", *grid, "accuracy", 0):
+        assert row["drop_low"] == row["drop_points"] == row["drop_high"] == 0
+        assert row["score_high"] - row["score_low"] > 0.02
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_few_samples_and_one_point_are_no_trouble(n: int, metric: str) -> None:
+    """Fewer samples than parts, one label only, only full depth: rows of plain numbers, nothing saved, nothing lost."""
+    answers = np.zeros((1, n), dtype=int)
+    grid = Curve("entropy", (0.0,), np.full((1, n), LAYERS), answers, LAYERS), np.zeros(n, dtype=int)
+    rows = choice_rows("validation", *grid, metric, TARGETS, 0) + band_rows("validation", *grid, metric, 0)
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    for row in rows:
+        assert (row["threshold"], row["layers_saved_frac"], row["drop_points"]) == (0.0, 0.0, 0.0)
+        assert row["score"] == METRICS[metric](grid[1], answers[0])
+
+
+def test_shares_stay_shares() -> None:
+    """A model that is hardly ever wrong, or leaves at once or never, has no interval that reaches beyond 0 or 1."""
+    curve, labels = draw_grid(np.random.default_rng(6), 100)
+    predictions = np.tile(np.where(np.arange(100) < 2, 1 - labels, labels), (12, 1))
+    grid = dataclasses.replace(curve, predictions=predictions), labels
+    for row in choice_rows("validation", *grid, "accuracy", TARGETS, 0) + band_rows("test", *grid, "accuracy", 0):
+        assert all(0 <= row[key] <= 1 for key in ENDS if not key.startswith("drop"))
+
+
+def test_the_seed_decides() -> None:
+    """Equal seeds give equal rows to the last bit, another seed another division."""
+    grid = draw_grid(np.random.default_rng(4), 150)
+
+    def rows(seed: int) -> Sequence[dict]:
+        return choice_rows("validation", *grid, "f1", TARGETS, seed) + band_rows("validation", *grid, "f1", seed)
+
+    assert rows(1) == rows(1) and rows(1) != rows(2)
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    """A metric that is no ratio of sums is an error, not a wrong interval."""
+    with pytest.raises(NotImplementedError, match="matthews"):
+        choice_rows("validation", *draw_grid(np.random.default_rng(0), 20), "matthews", TARGETS, 0)
+
+
+def test_over_seeds() -> None:
+    """Mean and sample standard deviation of each group, in order of appearance; one run has no spread."""
+    rows = [
+        {"split": "validation", "target_drop_points": target, "score": score, "threshold": 0.1}
+        for target, score in [(1, 0.8), (0, 0.9), (1, 0.9), (1, 0.7)]
+    ]
+    first, second = over_seeds(rows, ["split", "target_drop_points"], ["score"])
+    assert first == {
+        "split": "validation",
+        "target_drop_points": 1,
+        "score_mean": pytest.approx(0.8),
+        "score_std": pytest.approx(0.1),
+        "seeds": 3,
+    }
+    assert (second["target_drop_points"], second["score_mean"], second["score_std"], second["seeds"]) == (
+        0,
+        0.9,
+        None,
+        1,
+    )

@@ -1,0 +1,81 @@
+"""Trade-off curves, against plain loops over random logits."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deebert.analysis.curves import entropy_curve, other_curves
+from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits
+from deebert.analysis.layers import layer_rows
+from deebert.exits.criteria import ConfidentStreak, MaxProbability, Patience, threshold_grid
+from tests.heads import entropy_rows_of, heads, naive_accuracy, naive_exit, naive_f1
+
+N, LAYERS = 40, 4
+few = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(2, 4), st.floats(0, 1.5), st.sampled_from(["accuracy", "f1"]))
+def test_a_row_is_what_a_plain_loop_finds(seed: int, classes: int, threshold: float, metric: str) -> None:
+    """Score, accuracy, saving and mean exit layer of a threshold agree with going through the samples one by one."""
+    logits, labels = heads(seed, classes)
+    (row,) = entropy_curve(logits, [threshold]).rows("validation", labels, metric)
+    layers = [naive_exit(sample, threshold) for sample in logits]
+    predictions = [int(sample[layer - 1].argmax()) for sample, layer in zip(logits, layers, strict=True)]
+    score = {"f1": naive_f1, "accuracy": naive_accuracy}[metric](labels.tolist(), predictions)
+    assert row == {
+        "split": "validation",
+        "criterion": "entropy",
+        "threshold": threshold,
+        "score": pytest.approx(score),
+        "accuracy": pytest.approx(naive_accuracy(labels.tolist(), predictions)),
+        "layers_saved_frac": pytest.approx(1 - sum(layers) / (LAYERS * N)),
+        "mean_exit_layer": pytest.approx(sum(layers) / N),
+        "n": N,
+    }
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(2, 4))
+def test_the_curve_begins_at_full_depth_and_ends_at_layer_1(seed: int, classes: int) -> None:
+    """Threshold 0 has the last layer's score and saves nothing, the grid's last the first's; saving never falls."""
+    logits, labels = heads(seed, classes)
+    by_layer = [row["score"] for row in layer_rows("validation", logits, labels, ["accuracy"])]
+    curve = entropy_rows_of(logits, labels, [0.0, *threshold_grid(classes, 20)], "accuracy")
+    assert (curve[0]["score"], curve[0]["layers_saved_frac"]) == (by_layer[-1], 0.0)
+    assert (curve[-1]["score"], curve[-1]["layers_saved_frac"]) == (by_layer[0], 1 - 1 / LAYERS)
+    savings = [row["layers_saved_frac"] for row in curve]
+    assert savings == sorted(savings)
+
+
+@pytest.mark.parametrize(("classes", "metric"), [(2, "f1"), (3, "accuracy")])
+def test_curves_of_all_other_criteria(classes: int, metric: str) -> None:
+    """Every criterion but entropy has a curve over its own grid, whose exits and answers are that setting's."""
+    logits, labels = heads(5, classes)
+    thresholds = threshold_grid(classes, 20)
+    curves = {curve.criterion: curve for curve in other_curves(logits, labels, metric, thresholds, 20, seed=3)}
+    kinds = {
+        "max_probability": MaxProbability,
+        "patience": lambda setting: Patience(int(setting)),
+        "confident_streak_2": lambda setting: ConfidentStreak(2, setting),
+        "confident_streak_3": lambda setting: ConfidentStreak(3, setting),
+    }
+    assert list(curves) == [*kinds, "layer_thresholds"]
+    for name, kind in kinds.items():
+        for setting, layers, answers in zip(
+            curves[name].settings, curves[name].layers, curves[name].predictions, strict=True
+        ):
+            assert kind(setting).exit_layers(torch.from_numpy(logits)).tolist() == layers.tolist()
+            assert answers.tolist() == logits[np.arange(N), layers - 1].argmax(axis=1).tolist()
+    fitted = curves["layer_thresholds"]
+    assert fitted.settings == DROPS_POINTS
+    assert np.array_equal(fitted.layers, cross_fitted_exits(logits, labels, metric, thresholds, 3))
+
+
+def test_one_sample_cannot_be_fitted_and_judged() -> None:
+    """A single sample has curves of every criterion but the fitted one."""
+    logits, labels = heads(1, n=1)
+    names = {curve.criterion for curve in other_curves(logits, labels, "accuracy", [0.1], 5, seed=0)}
+    assert names == {"max_probability", "patience", "confident_streak_2", "confident_streak_3"}

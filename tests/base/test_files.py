@@ -1,0 +1,180 @@
+"""Outputs are whole or absent, and what was there before outlives a failure."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from deebert.base import files
+from deebert.base.errors import UserError
+from deebert.base.files import output_dir, read_json, write_json
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_output_dir_replaces_the_folder(tmp_path: Path) -> None:
+    """After the block the folder holds what the block wrote and nothing of before, and nothing else is left around."""
+    out = tmp_path / "made" / "out"
+    for content in ("old", "new"):
+        with output_dir(out) as folder:
+            assert list(folder.iterdir()) == []
+            (folder / content).write_text(content)
+    assert tree(tmp_path) == {"made/out/new": "new"}
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, UserError])
+def test_output_dir_keeps_the_old_folder_on_failure(tmp_path: Path, error: type[BaseException]) -> None:
+    """When the block raises, the old folder is as it was and no half-written one is left."""
+    out = tmp_path / "out"
+    with output_dir(out) as folder:
+        (folder / "file").write_text("old")
+    with pytest.raises(error), output_dir(out) as folder:
+        (folder / "file").write_text("half")
+        raise error
+    assert tree(tmp_path) == {"out/file": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/out"])
+def test_output_dir_where_a_file_is(tmp_path: Path, place: str) -> None:
+    """A file where the folder or its parent should be is one line naming the path, and the file stays."""
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(UserError, match=f"{place}: cannot be written: "), output_dir(tmp_path / place) as folder:
+        (folder / "file").write_text("new")
+    assert tree(tmp_path) == {"taken": "mine"}
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    """What a process killed in the middle left beside the output goes with the next one, which needs no old folder."""
+    code = f"""
+import os, sys; sys.path.insert(0, {str(Path(files.__file__).parents[2])!r})
+from pathlib import Path; from deebert.base.files import output_dir
+with output_dir(Path({str(tmp_path / "out")!r})) as folder:
+    (folder / "file").write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    (tmp_path / ".out.1.old.tmp").mkdir()
+    (tmp_path / ".it.json.1.tmp").write_text("half")
+    assert len(list(tmp_path.iterdir())) == 3
+    with output_dir(tmp_path / "out") as folder:
+        (folder / "file").write_text("new")
+    write_json(tmp_path / "it.json", {})
+    assert tree(tmp_path) == {"out/file": "new", "it.json": "{}\n"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["it.json", "out"]
+
+
+def test_a_folder_being_written_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second writer of the same folder leaves the first one's unfinished work alone; the last to end wins."""
+    out = tmp_path / "out"
+    with output_dir(out) as first:
+        (first / "file").write_text("first")
+        monkeypatch.setattr(os, "getpid", lambda: 123456789)
+        with output_dir(out) as second:
+            (second / "file").write_text("second")
+        assert tree(tmp_path)["out/file"] == "second"
+    assert tree(tmp_path) == {"out/file": "first"}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EIO, "Input/output error"), pytest.raises(UserError, match="out: cannot be written: Input/out")),
+        (KeyboardInterrupt(), pytest.raises(KeyboardInterrupt)),
+    ],
+)
+def test_a_failed_swap_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, told: AbstractContextManager
+) -> None:
+    """When the new folder does not get into its place, the old one is put back."""
+    out = tmp_path / "out"
+    with output_dir(out) as folder:
+        (folder / "file").write_text("old")
+    rename = Path.rename
+
+    def rename_unless_new(self: Path, target: Path) -> Path:
+        if (self / "new").exists():
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_unless_new)
+    with told, output_dir(out) as folder:
+        (folder / "new").write_text("new")
+    assert tree(tmp_path) == {"out/file": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("content", [{"a": [1, 2.5, "é"], "b": {"c": None}}, [{"row": 1}, {"row": 2}], [], {}])
+def test_json_comes_back(tmp_path: Path, content: object) -> None:
+    """What is written is read back, from UTF-8 text that ends in a newline, and no other file is left."""
+    path = tmp_path / "new" / "it.json"
+    write_json(path, content)
+    assert read_json(path) == content
+    assert path.read_text(encoding="utf-8").endswith("\n")
+    assert [file.name for file in path.parent.iterdir()] == ["it.json"]
+
+
+def test_rows_get_a_line_each(tmp_path: Path) -> None:
+    """A list of rows is one row per line, so that a diff shows the rows that changed."""
+    write_json(tmp_path / "rows.json", [{"a": 1}, {"a": 2}, {"a": 3}])
+    lines = (tmp_path / "rows.json").read_text().splitlines()
+    assert [json.loads(line.rstrip(",")) for line in lines[1:-1]] == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+
+@pytest.mark.parametrize("content", [{"a": float("nan")}, [{"a": float("inf")}], {"a": object()}])
+def test_what_json_cannot_hold_is_refused(tmp_path: Path, content: object) -> None:
+    """NaN, infinity and the like raise, and the file of before is as it was."""
+    path = tmp_path / "it.json"
+    write_json(path, {"old": True})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(path, content)
+    assert tree(tmp_path) == {"it.json": '{\n  "old": true\n}\n'}
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When writing breaks off in the middle, the line names the file, which is as it was, and nothing is left over."""
+    path = tmp_path / "it.json"
+    write_json(path, {"old": True})
+    before = tree(tmp_path)
+    write_text = Path.write_text
+
+    def write_half(self: Path, text: str, **options: str) -> int:
+        write_text(self, text[: len(text) // 2], **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(UserError, match=r"it\.json: cannot be written: No space left on device"):
+        write_json(path, {"new": True})
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["taken/it.json", "folder"])
+def test_json_that_cannot_be_written(tmp_path: Path, place: str) -> None:
+    """A file for a parent or a folder in the file's place is one line naming the path, with nothing left over."""
+    (tmp_path / "taken").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=f"{place}: cannot be written: "):
+        write_json(tmp_path / place, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "taken"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "no such file"), (b"{", "not readable as JSON"), (b"\xff", "not readable as JSON")]
+)
+def test_json_that_cannot_be_read(tmp_path: Path, content: bytes | None, told: str) -> None:
+    """A missing, cut or non-UTF-8 file is one line naming the path."""
+    path = tmp_path / "it.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_json(path)
+    assert str(caught.value).startswith(f"{path}: {told}") and "\n" not in str(caught.value)

@@ -1,0 +1,269 @@
+"""Exit criteria: live against offline against plain loops, their grids, and thresholds fitted ramp by ramp."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from deebert.base.errors import UserError
+from deebert.exits.criteria import (
+    ConfidentStreak,
+    Criterion,
+    Entropy,
+    LayerThresholds,
+    MaxProbability,
+    Patience,
+    probability_grid,
+    threshold_grid,
+    top_probability,
+)
+from deebert.exits.rule import entropy, exit_layers
+from tests.heads import heads
+
+KINDS = [MaxProbability, Patience, ConfidentStreak]
+MAX_LAYERS = 6
+few = settings(max_examples=60, deadline=None, derandomize=True)
+
+nats = st.just(0.0) | st.floats(0, 1.2)
+probabilities = st.just(1.0) | st.floats(0, 1)
+criteria = st.one_of(
+    st.builds(Entropy, nats),
+    st.builds(MaxProbability, probabilities),
+    st.builds(Patience, st.integers(1, MAX_LAYERS)),
+    st.builds(ConfidentStreak, st.integers(1, 4), probabilities),
+    st.builds(
+        LayerThresholds, st.lists(nats, min_size=MAX_LAYERS - 1, max_size=MAX_LAYERS - 1).map(tuple), st.just(1.0)
+    ),
+)
+
+
+@st.composite
+def logit_tables(draw: st.DrawFn) -> Tensor:
+    """Logits (N, L, C) of few different values, so that heads agree and tie often; some are NaN."""
+    n, layers, classes = draw(st.integers(1, 7)), draw(st.integers(1, MAX_LAYERS)), draw(st.integers(2, 4))
+    values = st.sampled_from([-3.0, -1.0, 0.0, 0.0, 0.5, 1.0, 2.0, 9.0, 1e4, math.nan])
+    flat = draw(st.lists(values, min_size=n * layers * classes, max_size=n * layers * classes))
+    return torch.tensor(flat).reshape(n, layers, classes)
+
+
+def at_depth(criterion: Criterion, num_layers: int) -> Criterion:
+    """`criterion`, with as many thresholds as the model has ramps."""
+    if not isinstance(criterion, LayerThresholds):
+        return criterion
+    return replace(criterion, thresholds_nats=criterion.thresholds_nats[: num_layers - 1])
+
+
+def live_exits(criterion: Criterion, logits: Tensor) -> list[int]:
+    """Exit layers by going layer by layer, past heads that do not matter, with only those who have not left."""
+    n, num_layers, _ = logits.shape
+    exits, alive, state = torch.full((n,), num_layers), torch.arange(n), criterion.start(n)
+    for layer in range(1, num_layers):
+        if not criterion.reads(layer):
+            continue
+        leaves, state = criterion.step(logits[alive, layer - 1], layer, state)
+        assert leaves.dtype == torch.bool and len(leaves) == len(state) == len(alive)
+        exits[alive[leaves]] = layer
+        alive, state = alive[~leaves], state[~leaves]
+    return exits.tolist()
+
+
+@few
+@given(logit_tables(), criteria)
+def test_live_is_offline(logits: Tensor, criterion: Criterion) -> None:
+    """Layer by layer over a shrinking batch, alone, and all layers at once: the same exit layers, of any batch."""
+    criterion = at_depth(criterion, logits.shape[1])
+    offline = criterion.exit_layers(logits)
+    assert offline.dtype == torch.int64
+    assert live_exits(criterion, logits) == offline.tolist()
+    assert [live_exits(criterion, sample[None])[0] for sample in logits] == offline.tolist()
+    assert criterion.exit_layers_of(criterion.read(logits)).tolist() == offline.tolist()
+
+
+def test_full_depth_reads_no_ramp() -> None:
+    """Settings by which nobody can leave need no head, all others do, each ramp by its own threshold."""
+    assert not any(c.reads(1) for c in (Entropy(0.0), MaxProbability(1.0), ConfidentStreak(2, 1.0)))
+    assert all(c.reads(1) for c in (Entropy(1e-4), MaxProbability(0.999), ConfidentStreak(2, 0.999), Patience(1)))
+    assert [LayerThresholds((0.0, 0.2, 0.0), 1.0).reads(layer) for layer in (1, 2, 3)] == [False, True, False]
+
+
+def plain_exit(criterion: Criterion, sample: np.ndarray) -> int:
+    """Exit layer of one sample's (L, C) logits by each criterion's definition; skips what rounding would decide."""
+    num_layers = len(sample)
+    top, nat, answer = [], [], []
+    for head in sample.astype(np.float64):
+        p = np.exp(head - head.max())
+        p /= p.sum()
+        top.append(p.max())
+        nat.append(-sum(x * math.log(x) for x in p if x > 0))
+        answer.append(int(p.argmax()))
+    for layer in range(1, num_layers):
+        if isinstance(criterion, Entropy | LayerThresholds):
+            bar = criterion.threshold_nats if isinstance(criterion, Entropy) else criterion.thresholds_nats[layer - 1]
+            assume(abs(nat[layer - 1] - bar) > 1e-5)
+            leaves = nat[layer - 1] < bar
+        elif isinstance(criterion, Patience):
+            window = answer[max(0, layer - criterion.patience - 1) : layer]  # patience comparisons need one head more
+            leaves = len(window) == criterion.patience + 1 and len(set(window)) == 1
+        else:
+            length = criterion.length if isinstance(criterion, ConfidentStreak) else 1
+            assume(abs(top[layer - 1] - criterion.threshold) > 1e-5)
+            leaves = layer >= length and all(p > criterion.threshold for p in top[layer - length : layer])
+        if leaves:
+            return layer
+    return num_layers
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(2, 4), criteria)
+def test_each_criterion_is_its_definition(seed: int, classes: int, criterion: Criterion) -> None:
+    """Every sample leaves where a plain float64 loop over its heads says."""
+    logits, _ = heads(seed, classes, n=10, layers=MAX_LAYERS)
+    assert criterion.exit_layers(torch.from_numpy(logits)).tolist() == [plain_exit(criterion, s) for s in logits]
+
+
+@few
+@given(logit_tables(), nats)
+def test_entropy_is_the_rule_of_exits(logits: Tensor, threshold: float) -> None:
+    """The entropy criterion, and equal thresholds for all ramps, are `exits.exit_layers`."""
+    expected = exit_layers(entropy(logits), threshold).tolist()
+    assert Entropy(threshold).exit_layers(logits).tolist() == expected
+    equal = LayerThresholds((threshold,) * (logits.shape[1] - 1), 0.0)
+    assert equal.exit_layers(logits).tolist() == expected
+
+
+@few
+@given(logit_tables(), probabilities)
+def test_a_streak_of_one_is_max_probability(logits: Tensor, threshold: float) -> None:
+    """One confident ramp in a row is one confident ramp."""
+    assert torch.equal(ConfidentStreak(1, threshold).exit_layers(logits), MaxProbability(threshold).exit_layers(logits))
+
+
+@pytest.mark.parametrize(
+    ("heads_say", "patience", "layer"),
+    [
+        ([0, 0, 1, 1, 1, 1], 1, 2),  # one agreement: at layer 2 with layer 1
+        ([0, 1, 1, 1, 1, 1], 1, 3),
+        ([0, 0, 1, 1, 1, 1], 2, 5),  # the count falls to 0 at layer 3, then 1, 2
+        ([1, 1, 1, 1, 1, 1], 3, 4),
+        ([1, 1, 1, 1, 1, 1], 4, 5),
+        ([1, 1, 1, 1, 1, 1], 5, 6),  # layer 6 is L: nobody left early
+        ([0, 1, 0, 1, 0, 1], 1, 6),
+    ],
+)
+def test_patience_counts_as_the_paper_does(heads_say: list[int], patience: int, layer: int) -> None:
+    """The count starts at 0 at layer 1, so the first possible exit is layer patience + 1."""
+    logits = torch.nn.functional.one_hot(torch.tensor([heads_say]), 3).float()
+    assert Patience(patience).exit_layers(logits).tolist() == [layer]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_grid_goes_from_nobody_to_everybody(kind: type[Criterion], classes: int) -> None:
+    """By the first setting all stay to L, by the last all leave as early as can be; between, the saving never falls."""
+    logits = torch.zeros(3, 5, classes)  # as unsure as can be, always of one mind
+    logits[1, :, 1] = 50.0  # as sure as can be
+    logits[2] = torch.from_numpy(heads(1, classes, n=1, layers=5)[0][0])
+    if kind is Patience:
+        logits[2] = logits[1]
+    by_name: dict[str, list[Criterion]] = {}
+    for criterion in kind.grid(5, classes, 200):
+        by_name.setdefault(criterion.name, []).append(criterion)
+    earliest = {"max_probability": 1, "patience": 2, "confident_streak_2": 2, "confident_streak_3": 3}
+    for name, grid in by_name.items():
+        assert grid[0].exit_layers(logits).tolist() == [5, 5, 5]
+        assert grid[-1].exit_layers(logits).tolist() == [earliest[name]] * 3
+        assert all((b.exit_layers(logits) <= a.exit_layers(logits)).all() for a, b in pairwise(grid))
+        assert len({criterion.setting for criterion in grid}) == len(grid) == (4 if kind is Patience else len(grid))
+
+
+def test_two_layers_leave_no_room_for_streaks() -> None:
+    """A grid holds only lengths that L-1 ramps can reach."""
+    assert ConfidentStreak.grid(2, 3, 10) == []
+    assert {criterion.length for criterion in ConfidentStreak.grid(3, 3, 10)} == {2}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("points", [0, 1, 2, 50, 200])
+def test_the_grid_of_probabilities(classes: int, points: int) -> None:
+    """At most `points` and 1, falling, of 6 digits, to just below 1/C."""
+    grid = probability_grid(classes, points)
+    assert grid[0] == 1.0 and grid == sorted(set(grid), reverse=True) and len(grid) <= points + 1
+    assert len(grid) >= 0.8 * points and all(value == round(value, 6) for value in grid)
+    if points > 1:
+        assert 1 / classes - 2e-6 < grid[-1] < 1 / classes and 1 - 1e-4 < grid[1] < 1
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [Entropy(9.0), MaxProbability(0.0), Patience(1), ConfidentStreak(1, 0.0), LayerThresholds((9.0, 9.0, 9.0), 0.0)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nan_never_leaves(criterion: Criterion, dtype: torch.dtype) -> None:
+    """Whatever the setting, a sample whose heads say NaN stays to L, also where only one class does."""
+    logits = torch.zeros(2, 4, 2, dtype=dtype)
+    logits[0] = math.nan
+    logits[1, :, 0] = math.nan
+    assert criterion.exit_layers(logits).tolist() == [4, 4]
+
+
+def test_equal_is_not_above() -> None:
+    """A top probability equal to the threshold stays."""
+    logits = torch.zeros(1, 3, 2)
+    assert top_probability(logits).tolist() == [[0.5, 0.5, 0.5]]
+    assert MaxProbability(0.5).exit_layers(logits).tolist() == [3]
+    assert ConfidentStreak(2, 0.5).exit_layers(logits).tolist() == [3]
+
+
+def test_probabilities_of_large_half_precision_logits() -> None:
+    """Top probabilities come in float32 and do not overflow."""
+    found = top_probability(torch.tensor([[3e4, -3e4], [3e4, 3e4]], dtype=torch.bfloat16))
+    assert found.dtype == torch.float32 and found.tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Entropy(-0.1),
+        lambda: Entropy(math.nan),
+        lambda: MaxProbability(1.1),
+        lambda: MaxProbability(math.nan),
+        lambda: Patience(0),
+        lambda: ConfidentStreak(0, 0.5),
+        lambda: ConfidentStreak(2, -0.5),
+        lambda: LayerThresholds((0.1, -0.2), 1.0),
+    ],
+)
+def test_a_setting_out_of_range_is_an_error(make: Callable[[], Criterion]) -> None:
+    """A setting that no criterion can have is refused in one line that says what is allowed."""
+    with pytest.raises(UserError, match="allowed") as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("points", [0, 1, 2, 50, 200, 999])
+def test_the_grid_of_thresholds(classes: int, points: int) -> None:
+    """About as many thresholds as asked for, of 4 digits, from just above 0 to just above ln C, always alike."""
+    grid = threshold_grid(classes, points)
+    assert 0.8 * min(points, 200) <= len(grid) <= points and grid == sorted(set(grid)) == threshold_grid(
+        classes, points
+    )
+    assert all(0 < threshold <= math.log(classes) + 1e-4 and threshold == round(threshold, 4) for threshold in grid)
+    if points > 1:
+        assert grid[-1] > math.log(classes) and grid[0] < 1e-3
+
+
+def test_thresholds_of_another_depth_are_refused() -> None:
+    """Thresholds ramp by ramp are for one depth: with any other number of layers they are an error of one line."""
+    thresholds = LayerThresholds((0.1, 0.2, 0.3), 1.0)
+    assert thresholds.exit_layers(torch.zeros(2, 4, 2)).tolist() == [4, 4]
+    for layers in (3, 5):
+        with pytest.raises(UserError, match=f"3 thresholds for a model of {layers} layers; allowed: .*, {layers - 1}$"):
+            thresholds.exit_layers(torch.zeros(2, layers, 2))

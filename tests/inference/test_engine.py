@@ -1,0 +1,266 @@
+"""Three ways, one answer: live exit one at a time, live in batches, and the rule on saved logits."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deebert.exits.criteria import (
+    ConfidentStreak,
+    Criterion,
+    Entropy,
+    LayerThresholds,
+    MaxProbability,
+    Patience,
+)
+from deebert.exits.rule import entropy
+from deebert.inference import engine as engine_module
+from deebert.inference.engine import FULL_DEPTH, Answers, Engine
+from deebert.model import DeeBert, Ramps
+from tests import tiny
+
+LAYERS, WIDTH, LABELS = 4, 16, 3
+TIE = 1e-4  # nats; an entropy so near a threshold may fall to either side of it by rounding
+few = settings(max_examples=25, deadline=None, derandomize=True)
+families = pytest.mark.parametrize("family", tiny.FAMILIES)
+
+_made: dict[tuple[str, int], tuple[DeeBert, Engine]] = {}
+
+
+def made(family: str, seed: int = 0) -> tuple[DeeBert, Engine]:
+    """A random model with outspoken ramps, and an engine on a copy of it."""
+    if (family, seed) not in _made:
+        models = []
+        for _ in range(2):
+            backbone = tiny.model(family, seed=seed, layers=LAYERS, width=WIDTH, labels=LABELS)
+            torch.manual_seed(seed)
+            ramps = Ramps(LAYERS - 1, WIDTH, LABELS)
+            with torch.no_grad():
+                ramps.out_weight.mul_(6)
+            models.append(DeeBert(backbone, ramps).eval())
+        _made[family, seed] = models[0], Engine(models[1])
+    return _made[family, seed]
+
+
+def sentences(family: str, lengths: list[int], seed: int = 0) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    encoded = [
+        {"input_ids": rng.integers(2, tiny.VOCAB_SIZE, length).tolist(), "attention_mask": [1] * length}
+        for length in lengths
+    ]
+    if family == "bert":
+        for sample in encoded:
+            sample["token_type_ids"] = rng.integers(0, 2, len(sample["input_ids"])).tolist()
+    return encoded
+
+
+def offline(model: DeeBert, encoded: list[dict[str, Any]]) -> torch.Tensor:
+    """Logits (N, L, C) of every head by the padded forward pass, one sentence at a time."""
+    with torch.inference_mode():
+        return torch.cat([model(**{k: torch.tensor([v]) for k, v in sample.items()}) for sample in encoded])
+
+
+def in_batches(engine: Engine, encoded: list[dict[str, Any]], criterion: Criterion, size: int) -> Answers:
+    parts = [engine.answer(encoded[i : i + size], criterion) for i in range(0, len(encoded), size)]
+    return Answers(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+def assert_same(answers: Answers, logits: torch.Tensor, layers: torch.Tensor, where: np.ndarray | None = None) -> None:
+    """The answers are those of the heads at `layers`, for the samples `where` true (all if None)."""
+    where = np.ones(len(layers), dtype=bool) if where is None else where
+    np.testing.assert_array_equal(answers.exit_layers[where], layers.numpy()[where])
+    expected = logits[torch.arange(len(layers)), layers - 1].numpy()
+    np.testing.assert_allclose(answers.logits[where], expected[where], atol=1e-4)
+    np.testing.assert_array_equal(answers.logits[where].argmax(axis=1), expected[where].argmax(axis=1))
+
+
+@families
+@pytest.mark.parametrize("first_tokens_first", [1, 10**9])
+@few
+@given(
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=12),
+    thresholds=st.one_of(
+        st.floats(0, 1.2), st.lists(st.floats(0, 1.2), min_size=LAYERS - 1, max_size=LAYERS - 1).map(tuple)
+    ),
+    size=st.integers(1, 12),
+    pack_tokens=st.integers(1, 60),
+    window_tokens=st.integers(1, 120),
+    seed=st.integers(0, 3),
+)
+def test_three_ways_one_answer(
+    family: str,
+    first_tokens_first: int,
+    lengths: list[int],
+    thresholds: float | tuple[float, ...],
+    size: int,
+    pack_tokens: int,
+    window_tokens: int,
+    seed: int,
+) -> None:
+    """One at a time, in batches and by the offline rule, samples leave at the same layer with the same answer."""
+    model, engine = made(family, seed)
+    encoded = sentences(family, lengths, seed)
+    logits = offline(model, encoded)
+    criterion = LayerThresholds(thresholds, 0.0) if isinstance(thresholds, tuple) else Entropy(thresholds)
+    limits = torch.tensor(thresholds if isinstance(thresholds, tuple) else [thresholds] * (LAYERS - 1))
+    clear = ~((entropy(logits)[:, :-1] - limits).abs() < TIE).any(dim=1).numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "FIRST_TOKENS_FIRST", first_tokens_first)
+        patch.setattr(engine_module, "PACK_TOKENS", pack_tokens)
+        patch.setattr(engine_module, "WINDOW_TOKENS", window_tokens)
+        layers = criterion.exit_layers(logits)
+        for answers in (engine.answer(encoded, criterion), in_batches(engine, encoded, criterion, size)):
+            assert_same(answers, logits, layers, clear)
+        assert_same(in_batches(engine, encoded, criterion, 1), logits, layers, clear)
+
+
+@families
+@pytest.mark.parametrize(
+    "criterion", [MaxProbability(0.6), Patience(1), Patience(2), ConfidentStreak(2, 0.5)], ids=lambda c: c.name
+)
+def test_every_criterion_live_as_offline(family: str, criterion: Criterion) -> None:
+    """Criteria that remember earlier heads give live what they give on saved logits, though the batch shrinks."""
+    model, engine = made(family)
+    encoded = sentences(family, [int(n) for n in np.random.default_rng(5).integers(2, 20, 80)])
+    logits = offline(model, encoded)
+    layers = criterion.exit_layers(logits)
+    assert len(set(layers.tolist())) > 1, "all leave at one layer, so memory would not matter"
+    assert_same(engine.answer(encoded, criterion), logits, layers)
+    assert_same(in_batches(engine, encoded, criterion, 7), logits, layers)
+
+
+@families
+@pytest.mark.parametrize("count", [1, 2, 70])
+@pytest.mark.parametrize("equal", [True, False])
+def test_both_ends(family: str, count: int, equal: bool) -> None:
+    """At threshold 0 all answer at layer L, above ln C all at layer 1; lengths equal or not, one sample or many."""
+    model, engine = made(family)
+    encoded = sentences(family, [9] * count if equal else [2 + i % 17 for i in range(count)])
+    logits = offline(model, encoded)
+    assert_same(engine.answer(encoded, Entropy(0.0)), logits, torch.full((count,), LAYERS))
+    assert_same(engine.answer(encoded, Entropy(1.2)), logits, torch.full((count,), 1))
+
+
+@families
+def test_one_survivor(family: str) -> None:
+    """One sample of many goes on alone and gets its own answer."""
+    model, engine = made(family)
+    encoded = sentences(family, [3 + i % 11 for i in range(80)], seed=8)
+    logits = offline(model, encoded)
+    first = entropy(logits)[:, 0].sort().values
+    threshold = float((first[-2] + first[-1]) / 2)
+    criterion = LayerThresholds((threshold, *[0.0] * (LAYERS - 2)), 0.0)
+    layers = criterion.exit_layers(logits)
+    assert layers.tolist().count(LAYERS) == 1
+    assert_same(engine.answer(encoded, criterion), logits, layers)
+
+
+def test_nothing_to_answer() -> None:
+    """No samples, no answers, no error."""
+    answers = made("bert")[1].answer([], Entropy(0.5))
+    assert answers.logits.shape == (0, LABELS) and answers.exit_layers.shape == (0,)
+
+
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_logits_of_any_size(size: float) -> None:
+    """Ramps whose logits are +-1e4 are sure, not NaN: all leave at layer 1 by any threshold above 0."""
+    backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=2)
+    ramps = Ramps(LAYERS - 1, WIDTH, 2)
+    with torch.no_grad():
+        ramps.out_weight.zero_()
+        ramps.out_bias.copy_(torch.tensor([size, -size]).expand(LAYERS - 1, 2))
+    engine = Engine(DeeBert(backbone, ramps))
+    answers = engine.answer(sentences("bert", [5, 7, 7]), Entropy(1e-6))
+    assert answers.exit_layers.tolist() == [1, 1, 1]
+    assert answers.logits.argmax(axis=1).tolist() == [0 if size > 0 else 1] * 3
+
+
+def test_ties_stay() -> None:
+    """A ramp whose logits are equal has entropy ln C, which is not below a threshold of ln C."""
+    backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=2)
+    ramps = Ramps(LAYERS - 1, WIDTH, 2)
+    with torch.no_grad():
+        ramps.out_weight.zero_()
+    engine = Engine(DeeBert(backbone, ramps))
+    tie = float(entropy(torch.zeros(2)))
+    encoded = sentences("bert", [5, 6])
+    assert engine.answer(encoded, Entropy(tie)).exit_layers.tolist() == [LAYERS] * 2
+    assert (
+        engine.answer(encoded, Entropy(float(np.nextafter(np.float32(tie), np.float32(1))))).exit_layers.tolist()
+        == [1] * 2
+    )
+
+
+@families
+def test_padding_token_inside_a_text(family: str) -> None:
+    """A text that holds the padding token gets the positions, and so the answer, that Hugging Face's forward gives."""
+    model, engine = made(family)
+    encoded = sentences(family, [12, 12, 9], seed=2)
+    for sample in encoded:
+        sample["input_ids"][4] = sample["input_ids"][7] = 1  # [PAD]
+    logits = offline(model, encoded)
+    assert_same(engine.answer(encoded, FULL_DEPTH), logits, torch.full((3,), LAYERS))
+
+
+def test_leavers_cost_nothing_more() -> None:
+    """After all samples have left no deeper layer runs, and the plain backbone runs no ramp."""
+    backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS)
+    model = DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS))
+    engine = Engine(model)
+    calls: list[str] = []
+    for number, layer in enumerate(backbone.bert.encoder.layer, start=1):
+        layer.attention.self.key.register_forward_hook(lambda *_, number=number: calls.append(f"layer {number}"))
+    ramp = model.ramps.ramp
+    model.ramps.ramp = lambda layer, first: (calls.append(f"ramp {layer}"), ramp(layer, first))[1]
+    encoded = sentences("bert", [5, 9])
+    engine.answer(encoded, Entropy(1.2))
+    assert calls == ["layer 1", "ramp 1"]
+    calls.clear()
+    engine.answer(encoded, FULL_DEPTH)
+    assert calls == [f"layer {number}" for number in range(1, LAYERS + 1)]
+
+
+@families
+def test_first_tokens_only_in_the_last_layer(family: str) -> None:
+    """The last layer's feed-forward sees one token of each sentence, ramps or not."""
+    backbone = tiny.model(family, layers=LAYERS, width=WIDTH, labels=LABELS)
+    engine = Engine(DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS)))
+    tokens: list[int] = []
+    engine._packed.layers[-1].parts.up.register_forward_hook(lambda _, inputs, __: tokens.append(len(inputs[0])))
+    engine.answer(sentences(family, [5, 9, 9]), FULL_DEPTH)
+    assert sum(tokens) == 3
+
+
+def test_memory_does_not_grow_with_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many samples there are, no more than a window's tokens are in work at a time."""
+    monkeypatch.setattr(engine_module, "WINDOW_TOKENS", 64)
+    monkeypatch.setattr(engine_module, "PACK_TOKENS", 32)
+    engine = made("bert")[1]
+    seen = []
+    run = Engine._run
+    monkeypatch.setattr(
+        Engine,
+        "_run",
+        lambda self, packs, *rest: (seen.append(sum(len(p.hidden) for p in packs)), run(self, packs, *rest)),
+    )
+    engine.answer(sentences("bert", [8] * 200), Entropy(0.5))
+    assert len(seen) == 25 and max(seen) <= 64
+
+
+def test_bf16_reads_ramps_from_float32_states() -> None:
+    """With bf16 layers a ramp still gets unrounded states: early states differ by less than bf16 resolves."""
+    backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS)
+    model = DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS))
+    engine = Engine(model, precision="bf16")
+    read: list[torch.Tensor] = []
+    ramp = model.ramps.ramp
+    model.ramps.ramp = lambda layer, first: (read.append(first), ramp(layer, first))[1]
+    answers = engine.answer(sentences("bert", [6] * 70, seed=1), Entropy(1e-9))
+    assert all(states.dtype == torch.float32 for states in read)
+    assert any((states.bfloat16().float() != states).any() for states in read)
+    assert answers.logits.dtype == np.float32
+    exact = offline(made("bert")[0], sentences("bert", [6] * 70, seed=1))[:, -1].numpy()
+    assert np.abs(answers.logits - exact).mean() < 0.1 * np.abs(exact).mean(), "bf16 is near, if not equal"

@@ -1,0 +1,279 @@
+"""params.yaml: read as DVC reads it, and every mistake told by key, value and what is allowed."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.utils.serialize import load_yaml, modify_yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deebert.base.errors import UserError
+from deebert.data.glue import GLUE_TASKS
+from deebert.encoders.backbones import KNOWN_MODELS
+from deebert.settings import params
+from deebert.settings.params import Params, read_params
+
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A copy of the shipped file, to be changed."""
+    path = tmp_path / "params.yaml"
+    path.write_bytes(SHIPPED.read_bytes())
+    return path
+
+
+def put(path: Path, key: str, value: Any) -> None:
+    """Set `key` (`section.key` or a top-level one) the way `dvc exp run -S` does."""
+    with modify_yaml(path) as content:
+        *sections, name = key.split(".")
+        for section in sections:
+            content = content[section]
+        content[name] = value
+
+
+def put_text(path: Path, key: str, text: str) -> None:
+    """Set `section.key` to `text` as it stands, the way a person with an editor does."""
+    section, name = key.split(".")
+    lines = path.read_text().splitlines()
+    place = next(i for i in range(lines.index(f"{section}:"), len(lines)) if lines[i].startswith(f"  {name}:"))
+    lines[place] = f"  {name}: {text}"
+    path.write_text("\n".join(lines))
+
+
+def error(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_params(path)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(f"{path}: ")
+    return message.removeprefix(f"{path}: ")
+
+
+def test_the_shipped_file_says_what_dvc_reads() -> None:
+    """Key by key and value by value, the shipped file means the same to DVC and to us; `default` is our None."""
+    ours = dataclasses.asdict(read_params(SHIPPED))
+    dvcs = load_yaml(str(SHIPPED))
+
+    def section(content: dict[str, Any]) -> dict[str, Any]:
+        return {key: section(value) if isinstance(value, dict) else as_ours(value) for key, value in content.items()}
+
+    def as_ours(value: Any) -> Any:
+        return None if value == "default" else tuple(value) if isinstance(value, list) else value
+
+    assert ours == {key: section(value) if isinstance(value, dict) else value for key, value in dvcs.items()}
+
+
+def test_tables_agree() -> None:
+    """The data sets and models that may be named are those the package has."""
+    assert set(params.DATASETS) == {"toy", *GLUE_TASKS}
+    assert set(params.MODELS) == set(KNOWN_MODELS)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.floats(1e-12, 1e12))
+def test_any_number_written_by_dvc_is_read_back(tmp_path_factory: pytest.TempPathFactory, number: float) -> None:
+    """Floats survive DVC's writing, which spells them 3e-05, 1e+16 and so on."""
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    path.write_bytes(SHIPPED.read_bytes())
+    put(path, "train_ramps.learning_rate", number)
+    assert read_params(path).train_ramps.learning_rate == number
+
+
+@pytest.mark.parametrize(
+    "text", ["3e-05", "1e-3", "1E-3", "2.5e-1", ".5", "5.", "+4", "1e+2", "010", "08", "0x1F", "0o17"]
+)
+def test_spellings_mean_what_they_mean_to_dvc(file: Path, text: str) -> None:
+    """However a number is spelled by hand, it is the same number to DVC and to us."""
+    put_text(file, "train_ramps.learning_rate", text)
+    found = read_params(file).train_ramps.learning_rate
+    assert isinstance(found, float)
+    assert found == load_yaml(str(file))["train_ramps"]["learning_rate"]
+
+
+@pytest.mark.parametrize("text", ["true", "True", "FALSE", "yes", "no", "on", "off", "1", "", "~", "null"])
+def test_only_yaml_1_2_truth_is_truth(file: Path, text: str) -> None:
+    """What DVC takes for true or false is taken, and nothing else."""
+    put_text(file, "eval_layers.hidden_test", text)
+    dvcs = load_yaml(str(file))["eval_layers"]["hidden_test"]
+    if isinstance(dvcs, bool):
+        assert read_params(file).eval_layers.hidden_test is dvcs
+    else:
+        assert error(file) == f"eval_layers.hidden_test: {dvcs!r} is not allowed; expected true or false"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "backbone"),
+    [
+        ("toy", "default", "toy-bert"),
+        ("RTE", "default", "bert-base"),
+        ("toy", "bert-base", "bert-base"),
+        ("MNLI", "roberta-large", "roberta-large"),
+        ("SST-2", "google/bert_uncased_L-2_H-128_A-2@30b0a37", "google/bert_uncased_L-2_H-128_A-2@30b0a37"),
+        ("SST-2", "/models/mini lm", "/models/mini lm"),
+        ("SST-2", "./mini", "./mini"),
+    ],
+)
+def test_which_backbone(file: Path, dataset: str, model: str, backbone: str) -> None:
+    """`default` is toy-bert for toy and bert-base for GLUE; known names, Hub ids and folders stand for themselves."""
+    put(file, "dataset", dataset)
+    put(file, "model", model)
+    assert read_params(file).backbone == backbone
+
+
+def test_lists_are_sorted(file: Path) -> None:
+    """Thresholds may stand in any order and as whole numbers."""
+    put(file, "entropy_sweep.thresholds", [0.3, 0, 0.1])
+    assert read_params(file).entropy_sweep.thresholds == (0.0, 0.1, 0.3)
+
+
+def test_params_are_frozen() -> None:
+    """Nothing can change the parameters of a run once they are read."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read_params(SHIPPED).seed = 1  # type: ignore[misc]
+
+
+WHOLE_0, WHOLE_1 = "a whole number, 0 or more", "a whole number, 1 or more"
+BATCH = "a whole number, 1 to 1000000"
+SEED = "a whole number, 0 to 4294967295"
+ABOVE_0 = "a number above 0"
+LIST = "a list of different numbers, each 0 or more"
+SHARES = "a list of different numbers, each above 0, 1 at most"
+DELTA = "a number above 0, 0.5 at most"
+PRECISION = "one of auto, fp32, bf16"
+MODEL_OWN = "; or default, the model's own"
+NOT_ALLOWED: list[tuple[str, Any, str]] = [
+    *(("dataset", value, f"one of {', '.join(params.DATASETS)}") for value in ("rte", "CoLA", None, 1, ["RTE"])),
+    *(("model", value, "a folder, or a Hub repository as owner/name@commit") for value in ("bert", "a/b/c", "a b/c")),
+    *(("model", value, "a word or a path") for value in (None, 7, " ", ["bert-base"])),
+    *(("seed", value, SEED) for value in (-1, 1.0, "1", True, None, 2**32, float("nan"))),
+    *(("download_glue.source", value, "a word or a path") for value in ("", 3, None)),
+    *(("download_glue.toy_seed", value, WHOLE_0) for value in (-1, 0.5)),
+    *(("model", value, "or the name of a user of this machine") for value in ("~nobody-here/model",)),
+    *(("download_glue.source", value, "or the name of a user of this machine") for value in ("~nobody-here",)),
+    *(
+        ("finetune_backbone.epochs", value, ABOVE_0 + ", 10000 at most" + MODEL_OWN)
+        for value in (0, -1, "three", True, float("inf"), 1e5, 10**400)
+    ),
+    *(("finetune_backbone.learning_rate", value, ABOVE_0 + MODEL_OWN) for value in (0, float("nan"), "2e-5 ", [1e-5])),
+    ("finetune_backbone.learning_rate", 10**400, ABOVE_0 + MODEL_OWN),
+    *(("finetune_backbone.batch_size", value, BATCH + MODEL_OWN) for value in (0, 8.0, "Default", 10**7)),
+    *(
+        ("finetune_backbone.layers", value, "a whole number, 2 or more" + MODEL_OWN)
+        for value in (1, 0, -2, 2.5, "all", True)
+    ),
+    *(("finetune_backbone.max_length", value, "a whole number, 8 or more") for value in (7, "default", 128.0)),
+    *(("finetune_backbone.precision", value, PRECISION) for value in ("fp16", 32, None)),
+    *(("train_ramps.epochs", value, "a whole number, 1 to 10000") for value in (0, 0.5, "default", 10**5)),
+    *(("train_ramps.learning_rate", value, ABOVE_0) for value in (0.0, -1e-3, "default")),
+    *(("train_ramps.batch_size", value, BATCH) for value in (0, False, 10**7)),
+    *(("train_ramps.weight_decay", value, "a number, 0 or more") for value in (-0.01, float("inf"))),
+    *(("train_ramps.precision", value, PRECISION) for value in ("bfloat16", True)),
+    *(("eval_layers.hidden_test", value, "true or false") for value in (0, "true", None)),
+    *(("eval_layers.batch_tokens", value, "a whole number, 512 or more") for value in (511, 1e4)),
+    *(("entropy_sweep.thresholds", value, LIST) for value in (0.1, [], [-0.1], [float("nan")], ["0.1"], [0.1, 0.1])),
+    *(("entropy_sweep.thresholds", value, LIST) for value in ([True], [0, 0.0], [None], [[0.1]], {"a": 0.1}, None)),
+    *(("entropy_sweep.grid_points", value, "a whole number, 0 to 10000") for value in (-1, 20.5, 10**5)),
+    *(("entropy_sweep.targets", value, LIST) for value in (1, [], [-1], [1.0, 1])),
+    *(("entropy_sweep.risk.epsilons", value, SHARES) for value in (0.01, [], [0.0], [1.1], [0.1, 0.1], ["0.1"])),
+    *(("entropy_sweep.risk.delta", value, DELTA) for value in (0, 0.6, -0.1, [0.1], "0.1", float("nan"))),
+    *(("benchmark.thresholds", value, LIST) for value in (0.1, [], [-0.1], [0.1, 0.1], [float("inf")])),
+    *(("benchmark.drop_points", value, "a number, 0 or more") for value in (-1, "1", None, [1.0])),
+    *(("benchmark.samples", value, WHOLE_1) for value in (0, 400.0, "all")),
+    *(("benchmark.rounds", value, "a whole number, 1 to 1000") for value in (0, 2.5, True, 10**4)),
+    *(("benchmark.seconds", value, ABOVE_0) for value in (0, -1, float("inf"), "default")),
+    *(("benchmark.threads", value, "a whole number, 1 to 1024" + MODEL_OWN) for value in (0, 1.5, "auto", None, 10**6)),
+    *(("benchmark.precision", value, PRECISION) for value in ("int8", None)),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), NOT_ALLOWED, ids=[f"{k}={v!r:.40}" for k, v, _ in NOT_ALLOWED])
+def test_a_value_that_is_not_allowed(file: Path, key: str, value: Any, allowed: str) -> None:
+    """The line names section and key, shows the value and says what is allowed."""
+    put(file, key, value)
+    message = error(file)
+    assert message.startswith(f"{key}: {value!r} is not allowed; expected ") and message.endswith(allowed)
+
+
+def test_every_key_is_checked() -> None:
+    """Each key of the file has at least one value above that it refuses."""
+    content = load_yaml(str(SHIPPED))
+
+    def keys(section: dict[str, Any], prefix: str = "") -> set[str]:
+        below = [keys(value, f"{prefix}{key}.") for key, value in section.items() if isinstance(value, dict)]
+        return {prefix + key for key, value in section.items() if not isinstance(value, dict)}.union(*below)
+
+    assert {key for key, _, _ in NOT_ALLOWED} == keys(content)
+
+
+def rename(old: str, new: str) -> Callable[[str], str]:
+    def renamed(text: str) -> str:
+        assert old in text
+        return text.replace(old, new, 1)
+
+    return renamed
+
+
+SECTIONS = ", ".join(field.name for field in dataclasses.fields(Params))
+BAD_FILES: dict[str, tuple[Callable[[str], str], list[str]]] = {
+    "unknown top-level key": (rename("seed:", "sead:"), ["unknown key sead", f"allowed: {SECTIONS}"]),
+    "unknown key in a section": (
+        rename("  weight_decay:", "  decay:"),
+        ["train_ramps: unknown key decay", "weight_decay"],
+    ),
+    "key that is no text": (lambda text: text + "1: 2\n", ["unknown key 1", "allowed: dataset"]),
+    "missing top-level key": (rename("seed: 42\n", ""), ["missing key seed"]),
+    "missing key in a section": (rename("  grid_points: 200\n", ""), ["entropy_sweep: missing key grid_points"]),
+    "missing section": (lambda text: text[: text.index("benchmark:")], ["missing key benchmark"]),
+    "empty section": (
+        lambda text: text[: text.index("benchmark:")] + "benchmark:\n",
+        ["benchmark: ", "None"],
+    ),
+    "section that is a value": (
+        lambda text: text[: text.index("benchmark:")] + "benchmark: 0.1\n",
+        ["benchmark: expected the keys thresholds, drop_points, samples, rounds, seconds, ", "precision, found 0.1"],
+    ),
+    "empty file": (lambda _: "", ["expected the keys dataset, model", "found None"]),
+    "a list": (lambda _: "- dataset\n", ["expected the keys dataset, model", "found ['dataset']"]),
+    "broken YAML": (rename("dataset: toy", "dataset: [toy"), ["not readable as YAML", "line"]),
+    "a tab": (rename("  epochs", "\tepochs"), ["not readable as YAML", "line"]),
+    "a Python object": (
+        rename("dataset: toy", "dataset: !!python/name:os.system"),
+        ["not readable as YAML", "python/name"],
+    ),
+    "a number that is none": (rename("seed: 42", "seed: !!int many"), ["not readable as YAML", "many"]),
+    "toy-bert on GLUE": (
+        lambda text: text.replace("dataset: toy", "dataset: RTE").replace("model: default", "model: toy-bert"),
+        ["model: toy-bert", "RTE", "toy"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "told"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file(file: Path, spoil: Callable[[str], str], told: list[str]) -> None:
+    """A file of the wrong make is one line that names the place."""
+    file.write_text(spoil(file.read_text()))
+    message = error(file)
+    assert [part for part in told if part not in message] == [], message
+
+
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    """A missing file, a folder in its place and bytes that are not UTF-8 are each one line."""
+    path = tmp_path / "params.yaml"
+    assert error(path) == "no such file; run from the top folder of the project"
+    path.write_bytes(b"dataset: \xff")
+    assert error(path).startswith("not readable as YAML: 'utf-8' codec")
+    path.unlink()
+    path.mkdir()
+    assert error(path).startswith("not readable as YAML: [Errno 21] Is a directory")
+
+
+def test_other_users_of_yaml_are_left_alone() -> None:
+    """Reading YAML 1.2 changes nothing for PyYAML's own loaders."""
+    read_params(SHIPPED)
+    assert yaml.safe_load("yes") is True
+    assert yaml.safe_load("010") == 8

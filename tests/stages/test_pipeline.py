@@ -1,0 +1,247 @@
+"""`dvc.yaml` tells the truth: what it says of a stage is what the stage's code reads, imports and writes."""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+import yaml
+
+from deebert.settings.params import Params, read_params
+
+ROOT = Path(__file__).parents[2]
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
+CODE_FOLDERS = ("src/", "stages/")
+GIVEN = {"baselines/smaller_models.json"}  # data that no stage makes: scores of other runs, kept in git
+MAX_SCRIPT_LINES = 60
+
+each_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+def script(stage: str) -> Path:
+    return ROOT / "stages" / f"{stage}.py"
+
+
+def parse(source: Path) -> ast.Module:
+    return ast.parse(source.read_text(encoding="utf-8"))
+
+
+def outputs(stage: str, *kinds: str) -> dict[str, dict[str, Any]]:
+    """Path -> options of what `stage` writes; `kinds` are the headings `outs` and `metrics`."""
+    entries = [entry for kind in kinds for entry in STAGES[stage].get(kind, [])]
+    return {
+        path: options
+        for entry in entries
+        for path, options in (entry if isinstance(entry, dict) else {entry: {}}).items()
+    }
+
+
+def split_deps(stage: str) -> tuple[list[str], list[str]]:
+    """The stage's deps in two lists, in order: source files, and data that another stage makes."""
+    code = [dep for dep in STAGES[stage]["deps"] if dep.startswith(CODE_FOLDERS)]
+    return code, [dep for dep in STAGES[stage]["deps"] if dep not in code]
+
+
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below `node`, functions' bodies included, but nothing that is there for type checkers only."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield child
+            yield from executed(child)
+
+
+def imported_files(source: Path) -> set[Path]:
+    """The files of this project that `source` itself imports; of a package only its modules, see `__init__`'s test."""
+    names = []
+    for node in executed(parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}: line {node.lineno}: a relative import, which this test cannot follow"
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    files = {ROOT / "src" / f"{name.replace('.', '/')}.py" for name in names}
+    return {file for file in files if file.is_file()}
+
+
+def closure(source: Path) -> set[Path]:
+    """`source` and every file of this project that runs with it."""
+    found, waiting = set(), {source}
+    while waiting:
+        file = waiting.pop()
+        found.add(file)
+        waiting |= imported_files(file) - found
+    return found
+
+
+def attributes_of(tree: ast.AST, *, of: str) -> set[str]:
+    """Names of the attributes that `tree` takes from the variable `of`, which it may put to no other use."""
+    taken = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_name(node.value, of)]
+    uses = [node for node in ast.walk(tree) if is_name(node, of) and isinstance(node.ctx, ast.Load)]
+    assert len(uses) == len(taken), f"{of} is handed on whole, so that what is read of it cannot be told"
+    return {node.attr for node in taken}
+
+
+def is_name(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def params_read(stage: str) -> set[str]:
+    """Top-level keys of params.yaml that the stage's script uses, be it through a property of `Params`."""
+    tree = parse(script(stage))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and is_name(node.func, "read_params")]
+    names = {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and node.value in calls
+        for target in node.targets
+    }
+    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.value in calls}
+    for name in names:
+        read |= attributes_of(tree, of=name)
+    return set().union(*map(keys_behind, read))
+
+
+def keys_behind(attribute: str) -> set[str]:
+    """The keys of params.yaml that an attribute of `Params` is made of."""
+    if attribute in {field.name for field in dataclasses.fields(Params)}:
+        return {attribute}
+    source = textwrap.dedent(inspect.getsource(getattr(Params, attribute).fget))
+    return set().union(*map(keys_behind, attributes_of(ast.parse(source), of="self")))
+
+
+@each_stage
+def test_code_deps_are_exactly_what_the_script_imports(stage: str) -> None:
+    """A change of any line that a stage runs runs the stage again, and a change of any other line does not."""
+    code, _ = split_deps(stage)
+    assert sorted(code) == sorted(file.relative_to(ROOT).as_posix() for file in closure(script(stage)))
+
+
+@pytest.mark.parametrize("init", sorted((ROOT / "src").rglob("__init__.py")), ids=lambda init: init.parent.name)
+def test_package_init_runs_nothing(init: Path) -> None:
+    """The `__init__` of the package or of a room runs with whatever is in there and is no dep: a docstring only."""
+    (statement,) = parse(init).body
+    assert isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+@each_stage
+def test_params_are_exactly_what_the_script_reads(stage: str) -> None:
+    """A change of a parameter runs again those stages that read it, and no other."""
+    declared = STAGES[stage].get("params", [])
+    assert sorted(declared) == sorted(params_read(stage))
+
+
+def test_only_scripts_read_params() -> None:
+    """No module below reads params.yaml behind its caller's back."""
+    for module in (ROOT / "src").rglob("*.py"):
+        if module.name != "params.py":
+            assert not any(is_name(node, "read_params") for node in ast.walk(parse(module))), module
+
+
+def test_each_section_belongs_to_the_stage_of_its_name() -> None:
+    """A section of params.yaml has a stage's name, and only that stage reads it, and `plot`, to tell what it draws."""
+    sections = {field.name for field in dataclasses.fields(Params) if dataclasses.is_dataclass(field.type)}
+    readers = {
+        section: [stage for stage in STAGES if section in STAGES[stage].get("params", []) and stage != "plot"]
+        for section in sections
+    }
+    assert readers == {section: [section] for section in sections}
+
+
+@each_stage
+def test_each_key_of_a_section_is_used(stage: str) -> None:
+    """No parameter is without effect: some module of its stage names each key of the section."""
+    section = getattr(read_params(ROOT / "params.yaml"), stage, None)
+    nodes = [node for file in closure(script(stage)) if file.name != "params.py" for node in ast.walk(parse(file))]
+    named = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    named |= {node.value for node in nodes if isinstance(node, ast.Constant)}
+    keys = {field.name for field in dataclasses.fields(section)} if section else set()
+    assert keys <= named
+
+
+def test_every_parameter_has_a_comment() -> None:
+    """Whoever opens params.yaml reads above or beside each key what it means; a section is told by its stage."""
+    above = ""
+    for line in (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines():
+        is_key = line.strip() and not line.strip().startswith(("#", "-"))
+        is_section = line.rstrip(":") in STAGES
+        assert not is_key or is_section or above.startswith("#") or " # " in line, line
+        above = line.strip()
+
+
+def test_every_out_has_one_writer_and_every_data_dep_is_an_out() -> None:
+    """Data flows from stage to stage: nothing is read that no stage makes or git has, and nothing is made twice."""
+    writers = Counter(path for stage in STAGES for path in outputs(stage, "outs", "metrics"))
+    assert set(writers.values()) == {1}
+    for stage in STAGES:
+        assert set(split_deps(stage)[1]) <= set(writers) | GIVEN
+    assert not GIVEN & set(writers)
+    assert all((ROOT / path).is_file() for path in GIVEN)
+
+
+@each_stage
+def test_command_line_is_deps_then_outs(stage: str) -> None:
+    """A script gets its data deps and then its outs, in dvc.yaml's order; files kept in git by their folder."""
+    outs = outputs(stage, "outs")
+    cached = [path for path, options in outs.items() if options.get("cache", True)]
+    folders = dict.fromkeys(str(PurePosixPath(path).parent) for path in outs if path not in cached)
+    paths = [*split_deps(stage)[1], *cached, *folders, *outputs(stage, "metrics")]
+    assert STAGES[stage]["cmd"].split() == ["PYTHONPATH=src", "python", f"stages/{stage}.py", *paths]
+
+
+@each_stage
+def test_run_cache_is_kept(stage: str) -> None:
+    """DVC restores an earlier run only if all outs but metrics are cached and none is persistent; a leaf is cheap."""
+    outs = outputs(stage, "outs")
+    is_leaf = not any(set(outs) & set(split_deps(other)[1]) for other in STAGES)
+    assert is_leaf or all(options.get("cache", True) for options in outs.values())
+    assert not any("persist" in options for options in outs.values())
+    assert not {"always_changed", "frozen"} & set(STAGES[stage])
+
+
+def test_metrics_and_plots_are_kept_in_git_under_their_names() -> None:
+    """What people and tools look for is there, and a clone has it without `dvc pull`."""
+    kept = {
+        path
+        for stage in STAGES
+        for path, options in outputs(stage, "outs", "metrics").items()
+        if options.get("cache") is False
+    }
+    promised = {
+        "metrics/layers.json",
+        "metrics/sweep.json",
+        "metrics/choice.json",
+        "metrics/benchmark.json",
+        "plots/layers.json",
+        "plots/sweep.json",
+        "plots/exits.json",
+        "plots/choice.json",
+        "plots/certificates.json",
+        "plots/calibration.json",
+        "plots/finetune.json",
+        "plots/ramps.json",
+        "plots/benchmark.json",
+    }
+    assert promised <= kept
+    assert {path for stage in STAGES for path in outputs(stage, "metrics")} <= kept
+
+
+def test_plots_draw_what_the_pipeline_writes() -> None:
+    """Each entry under `plots` names a file in git that a stage writes, and a template that is there."""
+    written = {path for stage in STAGES for path in outputs(stage, "outs")}
+    for entry in PIPELINE["plots"]:
+        name, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {"y": {entry: None}})
+        assert set(options["y"]) <= written, name
+        assert "template" not in options or (ROOT / f".dvc/plots/{options['template']}.json").is_file(), name
+
+
+@each_stage
+def test_stage_is_described_and_its_script_thin(stage: str) -> None:
+    """`dvc stage list` says what each stage does; its script only reads, calls the package and writes."""
+    assert STAGES[stage]["desc"].strip()
+    assert len(script(stage).read_text(encoding="utf-8").splitlines()) <= MAX_SCRIPT_LINES

@@ -1,0 +1,294 @@
+"""DVC's users' habits, tried for real in a temporary clone: repro, clone and pull, experiments, a queue, a mistake.
+
+The runs are made short; DEEBERT_LONG=1 has two clones run the committed parameters as well.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+# All that git holds and a run needs; tests, documents and the lock file of the long default run stay behind.
+SOURCES = (
+    ".dvc/.gitignore",
+    ".dvc/config",
+    ".dvc/plots",
+    ".dvcignore",
+    ".gitattributes",
+    ".gitignore",
+    "baselines",
+    "dvc.yaml",
+    "params.yaml",
+    "src",
+    "stages",
+)
+STAGES = ["download_glue", "finetune_backbone", "train_ramps", "eval_layers", "entropy_sweep", "plot", "benchmark"]
+TIMED = {"metrics/benchmark.json", "plots/benchmark.json", "plots/benchmark.svg"}  # a clock's, so never the same again
+UP_TO_DATE = "Data and pipelines are up to date."
+LONG = bool(os.environ.get("DEEBERT_LONG"))
+TIMEOUT_S = 3600 if LONG else 300
+
+
+def call(folder: Path, *command: str, expect_failure: bool = False, **variables: str) -> str:
+    """Run `command` in `folder` as a user would whose shell has the virtual environment; return all it prints."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(folder.parent / "site_cache"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",  # experiments side by side would otherwise wait for each other
+        **{f"GIT_{who}_{what}": f"tests@{who}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        **variables,
+    }
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    printed = done.stdout + done.stderr
+    assert (done.returncode != 0) == expect_failure, f"{' '.join(command)}: exit {done.returncode}\n{printed}"
+    return printed
+
+
+def dvc(folder: Path, *arguments: str, **how: bool) -> str:
+    return call(folder, sys.executable, "-m", "dvc", *arguments, **how)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return call(folder, "git", *arguments)
+
+
+def commit(folder: Path, message: str) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", message)
+
+
+def stages_run(printed: str) -> list[str]:
+    return re.findall(r"^Running stage '(\w+)'", printed, flags=re.MULTILINE)
+
+
+def table(markdown: str) -> list[list[str]]:
+    """The rows, heading left out, of a Markdown table."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.strip().splitlines()[2:]]
+
+
+def untimed(files: dict[str, bytes]) -> dict[str, bytes]:
+    """All but what the benchmark writes, which must be there."""
+    assert files.keys() >= TIMED
+    return {path: content for path, content in files.items() if path not in TIMED}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file that the pipeline made, with its content."""
+    outs = [path for name in ("data", "models", "metrics", "plots") for path in (folder / name).rglob("*")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in outs if path.is_file()}
+
+
+def make_project(folder: Path) -> None:
+    """A project that has not run yet, in a git repository of its own."""
+    for name in SOURCES:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, target)
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    commit(folder, "Sources")
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A project whose default run, made short, is committed, and what `dvc repro` printed."""
+    folder = tmp_path_factory.mktemp("repro") / "project"
+    make_project(folder)
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    params["finetune_backbone"]["epochs"] = 0.02
+    params["train_ramps"]["epochs"] = 1
+    params["entropy_sweep"]["grid_points"] = 10
+    params["benchmark"] |= {"samples": 8, "rounds": 1}
+    yaml.dump(params, folder / "params.yaml")
+    commit(folder, "Short")
+    printed = dvc(folder, "repro")
+    commit(folder, "First run")
+    return folder, printed
+
+
+@pytest.fixture
+def project(first_run: tuple[Path, str]) -> Iterator[Path]:
+    """The folder of the first run, put back afterwards into the state of its last commit."""
+    folder, _ = first_run
+    yield folder
+    git(folder, "reset", "--quiet", "--hard")
+    git(folder, "clean", "--quiet", "--force", "-d")
+    dvc(folder, "checkout", "--quiet")
+
+
+def test_repro_runs_each_stage_once(first_run: tuple[Path, str]) -> None:
+    """One `dvc repro` runs all stages in order; a second runs none and changes no file that git knows."""
+    folder, printed = first_run
+    assert stages_run(printed) == STAGES
+    assert UP_TO_DATE in dvc(folder, "repro")
+    assert git(folder, "status", "--porcelain") == ""
+
+
+def run_in_clone(origin: Path, revision: str, clone: Path) -> dict[str, bytes]:
+    """What the stages without a clock make in a new clone of `origin`, with nothing to take an earlier run from."""
+    git(origin, "clone", "--quiet", str(origin), str(clone))
+    git(clone, "checkout", "--quiet", revision)
+    assert stages_run(dvc(clone, "repro", "plot")) == STAGES[:-1]
+    return files(clone)
+
+
+def test_two_clones_make_the_same_bytes(first_run: tuple[Path, str], tmp_path: Path) -> None:
+    """Run once more from nothing and in another folder, all that is not a clock's is the same to the byte."""
+    folder, _ = first_run
+    assert run_in_clone(folder, "main~", tmp_path / "another") == untimed(files(folder))
+
+
+@pytest.mark.skipif(not LONG, reason="takes minutes; DEEBERT_LONG=1 runs it")
+def test_two_clones_make_the_same_bytes_of_the_committed_parameters(tmp_path: Path) -> None:
+    """So it is with the parameters as they are committed, which make the figures of the README."""
+    make_project(tmp_path / "project")
+    first, second = (run_in_clone(tmp_path / "project", "main", tmp_path / name / "clone") for name in ("one", "two"))
+    assert first == second
+
+
+def test_clone_runs_nothing(project: Path, tmp_path: Path) -> None:
+    """A clone is known to be up to date without any data, and with `dvc pull` has the same files without a run."""
+    dvc(project, "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
+    dvc(project, "push", "--quiet")
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(project), str(clone))
+    assert UP_TO_DATE in dvc(clone, "repro", "--allow-missing", "--dry")
+
+    dvc(clone, "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
+    dvc(clone, "pull", "--quiet")
+    assert UP_TO_DATE in dvc(clone, "repro")
+    assert git(clone, "status", "--porcelain") == ""
+    assert files(clone) == files(project)
+
+
+def test_thresholds_rerun_the_sweep_only(project: Path) -> None:
+    """New thresholds run the sweep and what reads it, and keep every comment; the old come out of the run-cache."""
+    before, params = files(project), project / "params.yaml"
+    comments = re.findall("#.*", params.read_text(encoding="utf-8"))
+    changed = dvc(project, "exp", "run", "--set-param", "entropy_sweep.thresholds=[0.1,0.3]")
+    assert stages_run(changed) == ["entropy_sweep", "plot", "benchmark"]
+    assert re.findall("#.*", params.read_text(encoding="utf-8")) == comments
+    assert {row["threshold"] for row in json.loads((project / "plots/exits.json").read_bytes())} == {0.1, 0.3}
+
+    git(project, "checkout", "params.yaml")
+    back = dvc(project, "repro")
+    assert "Stage 'entropy_sweep' is cached - skipping run" in back
+    assert stages_run(back) == ["plot", "benchmark"]
+    assert untimed(files(project)) == untimed(before)
+
+
+def test_settings_of_the_clock_rerun_the_benchmark_only(project: Path) -> None:
+    """Nothing but the benchmark reads the section, and it changes nothing but its own files."""
+    before = files(project)
+    changed = dvc(project, "exp", "run", "--set-param", "benchmark.samples=5", "--set-param", "benchmark.rounds=2")
+    assert stages_run(changed) == ["benchmark"]
+    after = files(project)
+    assert {path for path in before | after if before.get(path) != after.get(path)} == TIMED
+    assert {row["n"] for row in json.loads(after["plots/benchmark.json"])} == {5}
+
+
+def test_experiment_on_a_folder_of_glue(project: Path, tmp_path: Path) -> None:
+    """Another task and model by `-S` run all stages, are told apart by both diffs, and are undone by two commands."""
+    before = files(project)
+    (tmp_path / "RTE").mkdir()
+    for name, size in (("train", 32), ("dev", 16), ("test", 8)):
+        frame = tiny.samples(size, seed=size)
+        labels = [] if name == "test" else [frame["label"].map(["entailment", "not_entailment"].__getitem__)]
+        header = ["index", "sentence1", "sentence2", "label"][: 3 + len(labels)]
+        rows = zip(frame["idx"].astype(str), frame["sentence"], frame["sentence"], *labels, strict=True)
+        lines = ["\t".join(row) for row in (header, *rows)]
+        (tmp_path / "RTE" / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    model = tiny.write_model(tmp_path / "model")
+    settings = {
+        "dataset": "RTE",
+        "download_glue.source": tmp_path,
+        "model": model,
+        "finetune_backbone.epochs": 1,
+        "finetune_backbone.max_length": 24,
+    }
+    overrides = [word for key, value in settings.items() for word in ("--set-param", f"{key}={value}")]
+    assert stages_run(dvc(project, "exp", "run", *overrides)) == STAGES
+
+    metrics = table(dvc(project, "metrics", "diff", "--md"))
+    assert ["metrics/layers.json", "task", "toy", "RTE", "-"] in metrics
+    assert ["metrics/sweep.json", "task", "toy", "RTE", "-"] in metrics
+    assert ["metrics/sweep.json", "n", "1600", "16", "-1584"] in metrics
+    for _, name, *values in metrics:
+        assert re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)?", name)
+        if name.endswith("_per_layers_saved"):
+            continue  # there only where layers were saved, and after one epoch none may be
+        assert name in ("task", "weights") or all(re.fullmatch(r"-?\d+(\.\d+)?", value) for value in values), name
+    params = {name: values for _, name, *values in table(dvc(project, "params", "diff", "--md"))}
+    assert params.keys() == settings.keys()
+    assert params["dataset"] == ["toy", "RTE"]
+
+    git(project, "checkout", ".")
+    dvc(project, "checkout")
+    assert UP_TO_DATE in dvc(project, "status")
+    assert files(project) == before
+
+
+def test_experiments_are_held_against_the_paper(project: Path, tmp_path: Path) -> None:
+    """The page is made from what DVC knows, and a project that has run nothing of the paper says so in every row."""
+    command = [sys.executable, ROOT / "tools/compare_with_paper.py", "--table", ROOT / "paper/table1.yaml"]
+    printed = call(project, *map(str, command), "--out", str(tmp_path), PYTHONPATH=str(ROOT / "src"))
+    assert printed.count("| not run |") == len(table(printed.split("\n\n")[0]))
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == printed
+    assert not list(tmp_path.glob("*.svg"))
+    assert git(project, "status", "--porcelain") == ""
+
+
+def test_wrong_parameter_is_one_line_and_undone(project: Path) -> None:
+    """A value that is not allowed ends the run with one line that names it; the last good outputs can be had again."""
+    before = files(project)
+    printed = dvc(project, "exp", "run", "--set-param", "entropy_sweep.thresholds=[-1]", expect_failure=True)
+    (line,) = [line for line in printed.splitlines() if line.startswith("error:")]
+    assert line.startswith("error: params.yaml: entropy_sweep.thresholds: [-1] is not allowed; expected ")
+    assert "Traceback" not in printed
+
+    git(project, "checkout", ".")
+    dvc(project, "checkout")
+    assert git(project, "status", "--porcelain") == ""
+    assert files(project) == before
+
+
+def test_queued_experiments_run_their_own_code(project: Path) -> None:
+    """Each run of a queued grid has the code and the parameters of the moment it was queued; the workspace stays."""
+    code = project / "src/deebert/figures/drawing.py"
+    marked = "\n\ndef save(figure, path):\n    path.write_text('queued')\n"
+    code.write_text(code.read_text(encoding="utf-8") + marked, encoding="utf-8")
+    dvc(project, "exp", "run", "--queue", "--set-param", "entropy_sweep.thresholds=[0.1],[0.2]")
+    git(project, "checkout", "src")
+    dvc(project, "exp", "run", "--run-all", "--jobs", "2")
+
+    refs = git(project, "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    queued = [ref for ref in refs if git(project, "show", f"{ref}:plots/exits.svg") == "queued"]
+    thresholds = [
+        {row["threshold"] for row in json.loads(git(project, "show", f"{ref}:plots/exits.json"))} for ref in queued
+    ]
+    assert sorted(thresholds, key=min) == [{0.1}, {0.2}]
+    assert git(project, "status", "--porcelain") == ""

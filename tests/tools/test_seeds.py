@@ -1,0 +1,101 @@
+"""Runs over several seeds: which belong together, and what their mean and spread are."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from deebert.settings.params import read_params
+from tests.heads import entropy_rows_of, heads
+from tools.seeds import draw_seeds, losses_on_test, runs_like_this, table
+
+ROOT = Path(__file__).parents[2]
+CONFIDENCE = {"certified_confidence": 0.9}
+
+
+def revision(name: str, seed: int, score: float | None, epochs: int = 3) -> dict[str, Any]:
+    """A commit or experiment as `dvc exp show --json` tells of it; without a score it has not finished."""
+    metrics = {
+        "metrics/layers.json": {"data": {"task": "toy", "full_score": score}},
+        "metrics/sweep.json": {"data": {"task": "toy", "layers_saved_at": {"drop_1_0": score / 2}}} if score else {},
+        "metrics/choice.json": {"data": {"task": "toy", **CONFIDENCE}},
+    }
+    params = {"params.yaml": {"data": {"seed": seed, "finetune_backbone": {"epochs": epochs}}}}
+    return {"rev": name, "data": {"params": params, "metrics": metrics if score else None}, "experiments": None}
+
+
+def shown(*experiments: dict[str, Any]) -> list[dict[str, Any]]:
+    commit = revision("commit", 42, 0.9) | {"experiments": [{"revs": [experiment]} for experiment in experiments]}
+    return [revision("workspace", 42, 0.1), commit]
+
+
+def runs_of(*experiments: dict[str, Any], ran: dict[str, int] | None = None) -> dict[int, Any]:
+    """What is made of `experiments` beside a commit, each run with its own seed but those named in `ran`."""
+    entries = {entry["rev"]: entry for entry in (revision("commit", 42, 0.9), *experiments)}
+
+    def read_file(name: str, path: str) -> str:
+        assert path == "dvc.lock"
+        params = entries[name]["data"]["params"]["params.yaml"]["data"]
+        params = params | {"seed": (ran or {}).get(name, params["seed"])}
+        return yaml.safe_dump({"stages": {"plot": {"params": {"params.yaml": params}}}})
+
+    return runs_like_this(shown(*experiments), read_file)
+
+
+def test_runs_differ_in_the_seed_alone() -> None:
+    """Of commits and experiments, one finished run per seed with the workspace's parameters; not that itself."""
+    runs = runs_of(
+        revision("b", 2, 0.8),
+        revision("a", 1, 0.7),
+        revision("again", 1, 0.2),
+        revision("other", 3, 0.6, epochs=4),
+        revision("running", 4, None),
+        revision("edited", 5, 0.5),
+        {"rev": "broken", "data": None},
+        ran={"edited": 42},
+    )
+    assert runs == {
+        1: ("a", {"full_score": 0.7, "layers_saved_at.drop_1_0": 0.35, **CONFIDENCE}),
+        2: ("b", {"full_score": 0.8, "layers_saved_at.drop_1_0": 0.4, **CONFIDENCE}),
+        42: ("commit", {"full_score": 0.9, "layers_saved_at.drop_1_0": 0.45, **CONFIDENCE}),
+    }
+
+
+def test_the_table_has_mean_spread_and_each_seed() -> None:
+    """A line per figure: mean and sample standard deviation of the seeds' values, which stand beside them."""
+    lines = table(runs_of(revision("a", 1, 0.7), revision("b", 2, 0.8))).splitlines()
+    assert lines[0] == "| figure | mean | spread | seed 1 | seed 2 | seed 42 |"
+    spread = f"{statistics.stdev([0.7, 0.8, 0.9]):.4f}".rstrip("0").rstrip(".")
+    assert lines[2] == f"| full_score | 0.8 | {spread} | 0.7 | 0.8 | 0.9 |"
+    assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
+
+
+def test_losses_on_test_are_of_the_recommended_thresholds() -> None:
+    """Full depth's score on the test split less that at each threshold, in points; none without a test split."""
+    sweep = [
+        {"split": split, "criterion": criterion, "threshold": threshold, "score": score}
+        for split, criterion, threshold, score in (
+            ("validation", "entropy", 0.0, 0.5),
+            ("test", "entropy", 0.0, 0.9),
+            ("test", "entropy", 0.3, 0.88),
+            ("test", "patience", 0.3, 0.1),
+        )
+    ]
+    figures = {"full_score": 0.5, "threshold_at.drop_1_0": 0.3, "threshold_at.drop_0_0": 0.0}
+    losses = losses_on_test(figures, sweep)
+    assert losses == pytest.approx({"test_loss_points_at.drop_1_0": 2.0, "test_loss_points_at.drop_0_0": 0.0})
+    assert losses_on_test(figures, sweep[:1]) == {}
+
+
+def test_the_figure_has_every_seed_and_their_mean() -> None:
+    """A thin line per seed, and at each threshold the mean of score and saving."""
+    thresholds = [0.0, 0.2, 0.4, 0.7]
+    sweeps = {seed: entropy_rows_of(*heads(seed), thresholds, "accuracy") for seed in (1, 2, 3)}
+    *seeds, mean = draw_seeds(read_params(ROOT / "params.yaml"), sweeps).axes[0].get_lines()
+    points = [[(100 * r["layers_saved_frac"], 100 * r["score"]) for r in rows] for rows in sweeps.values()]
+    for line, expected in zip(seeds, points, strict=True):
+        np.testing.assert_allclose(line.get_xydata(), expected)
+    assert mean.get_xydata() == pytest.approx(np.mean(points, axis=0))

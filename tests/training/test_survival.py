@@ -1,0 +1,384 @@
+"""Training survives what can happen to it: afterwards the next run ends with the bytes of an undisturbed one.
+
+Each run is a process of its own that executes the stage's script in a folder like the project's. The kills come at
+seeded random moments, a few of them here; DEEBERT_LONG=1 tries more.
+"""
+
+import multiprocessing
+import os
+import random
+import re
+import resource
+import runpy
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from deebert.base.errors import UserError
+from deebert.data import glue
+from deebert.training.checkpoints import FOLDER_VARIABLE, KEPT_RUNS, KEPT_STATES, PAUSE_VARIABLE, Checkpoints
+from deebert.training.processes import VARIABLE
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = {
+    "finetune_backbone": ["data/glue", "models/backbone", "data/finetune.json"],
+    "train_ramps": ["data/glue", "models/backbone", "models/deebert", "data/ramps.json"],
+}
+KILLS = 20 if os.environ.get("DEEBERT_LONG") else 3
+TIMEOUT_S = 120
+# A server that has imported everything forks a process in no time, where a new Python would import torch for seconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+
+
+def execute(name: str, folder: Path, stderr: Path, environment: dict[str, str], max_file_bytes: int) -> None:
+    """Run a stage's script as `python stages/<name>.py ...` does in `folder`; the target of a process."""
+    os.chdir(folder)
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    if max_file_bytes:  # to whoever writes more it looks like a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+    sys.argv = [str(ROOT / "stages" / f"{name}.py"), *ARGUMENTS[name]]
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+@dataclass
+class Project:
+    """A folder with parameters, data, a model to start from, and what the stages write."""
+
+    folder: Path
+
+    def start(self, name: str = "finetune_backbone", *, every_s: float = 0, max_file_bytes: int = 0) -> BaseProcess:
+        self.stderr.unlink(missing_ok=True)
+        environment = {PAUSE_VARIABLE: str(every_s)}
+        arguments = (name, self.folder, self.stderr, environment, max_file_bytes)
+        process = PROCESSES.Process(target=execute, args=arguments)
+        process.start()
+        return process
+
+    def run(self, name: str = "finetune_backbone", **how: Any) -> int:
+        return ended(self.start(name, **how))
+
+    @property
+    def stderr(self) -> Path:
+        return self.folder.with_suffix(".stderr")
+
+    def told(self) -> list[str]:
+        """What the last run to start has printed."""
+        return self.stderr.read_text().splitlines()
+
+    def error(self) -> str:
+        """The one line at the end of what a run has printed that failed, of which nothing but log lines came before."""
+        assert "Traceback" not in self.stderr.read_text()
+        (line,) = [line for line in self.told() if line.startswith("error: ")]
+        assert line == self.told()[-1]
+        return line
+
+    def went_on(self) -> bool:
+        """Whether the last run to start has found a state and gone on from it."""
+        return self.stderr.exists() and any(line.startswith("going on after step") for line in self.told())
+
+    def checkpoints(self) -> list[Path]:
+        """Files of states, newest last."""
+        return sorted((self.folder / ".cache").rglob("*.safetensors"))
+
+    def outputs(self) -> dict[str, bytes]:
+        """Every file in data and models, those included that a killed run left in between."""
+        files = [path for top in ("data", "models") for path in (self.folder / top).rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
+
+    def put(self, **changed: Any) -> None:
+        path = self.folder / "params.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changed))
+
+
+def ended(process: BaseProcess) -> int:
+    """Wait for a process; its exit code, minus the signal's number if it was killed."""
+    process.join(TIMEOUT_S)
+    assert process.exitcode is not None, "it hangs"
+    return process.exitcode
+
+
+def wait_for(condition: Callable[[], object], process: BaseProcess) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert process.is_alive() and time.monotonic() < end, "it never happened"
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT}")
+        for variable in (FOLDER_VARIABLE, PAUSE_VARIABLE, VARIABLE, "DVC_ROOT", "DVC_STAGE", "RANK"):
+            monkeypatch.delenv(variable, raising=False)
+        PROCESSES.set_forkserver_preload([__name__, "transformers.models.bert.modeling_bert"])
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose trainings ran without trouble, and without a checkpoint on the way; no test changes it."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "project"
+    (folder / "data" / "glue").mkdir(parents=True)
+    glue.save(tiny.data(sizes=(120, 16, 16)), folder / "data" / "glue")
+    tiny.write_model(folder / "start")
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["model"] = "./start"
+    content["finetune_backbone"] |= {"epochs": 9.5, "max_length": 24, "batch_size": 16, "precision": "fp32"}
+    content["train_ramps"] |= {"epochs": 60, "batch_size": 8, "precision": "fp32"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(content))
+    project = Project(folder)
+    for name in ARGUMENTS:
+        assert project.run(name, every_s=1000) == 0, project.told()
+    assert not (folder / ".cache").exists()
+    return project
+
+
+@pytest.fixture
+def project(undisturbed: Project, tmp_path: Path) -> Project:
+    """The same project before the fine-tuning."""
+    folder = tmp_path / "project"
+    shutil.copytree(undisturbed.folder, folder, ignore=shutil.ignore_patterns("models"))
+    for name in ("finetune", "ramps"):
+        (folder / f"data/{name}.json").unlink()
+    return Project(folder)
+
+
+def outputs_of(undisturbed: Project, *tops: str) -> dict[str, bytes]:
+    return {path: content for path, content in undisturbed.outputs().items() if path.startswith(tops)}
+
+
+FINETUNED = ("data/glue/", "data/finetune.json", "models/backbone/")
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_kill_9_at_any_moment(project: Project, undisturbed: Project, name: str) -> None:
+    """However often a stage is killed, and wherever, the next run ends with the same bytes and clears up behind it."""
+    if name == "train_ramps":
+        assert project.run() == 0
+    expected = undisturbed.outputs() if name == "train_ramps" else outputs_of(undisturbed, *FINETUNED)
+    start = time.monotonic()
+    before = project.outputs()
+    assert project.run(name) == 0
+    duration_s = time.monotonic() - start
+    assert project.outputs() == expected
+
+    moments = random.Random(name)
+    resumed = kills = 0
+    while kills < KILLS:
+        process = project.start(name)
+        process.join(moments.uniform(0, duration_s))
+        process.kill()
+        code = ended(process)
+        resumed += project.went_on()
+        kills += code == -signal.SIGKILL
+        if code == 0:  # it was faster: start all over, over what is there
+            assert project.outputs() == expected
+    assert project.run(name) == 0
+    resumed += project.went_on()
+    assert project.outputs() == expected
+    assert not (project.folder / ".cache").exists()
+    assert resumed or name == "train_ramps" or not kills
+    assert before.items() <= expected.items()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1), (signal.SIGINT, 130)])
+def test_told_to_stop(project: Project, undisturbed: Project, number: int, code: int) -> None:
+    """SIGTERM and Ctrl-C end a fine-tuning after its step, which is saved; one line says so; the next run goes on."""
+    process = project.start()
+    wait_for(project.checkpoints, process)
+    os.kill(process.pid, number)
+    assert ended(process) == code
+    told = "finetune_backbone: stopped by (SIGTERM|Ctrl-C); step [0-9]+ of 76 is saved, and the next run goes on"
+    assert [line for line in project.told() if re.search(told, line)], project.told()
+    assert not any("Traceback" in line for line in project.told())
+    assert project.outputs() == outputs_of(undisturbed, "data/glue/")
+    assert project.run() == 0 and project.went_on()
+    assert project.outputs() == outputs_of(undisturbed, *FINETUNED)
+
+
+def broken_off(project: Project) -> None:
+    """Have a fine-tuning killed that has saved some states."""
+    process = project.start()
+    wait_for(lambda: len(project.checkpoints()) == KEPT_STATES, process)
+    process.kill()
+    ended(process)
+
+
+def test_two_at_once(project: Project, undisturbed: Project) -> None:
+    """The second run of the same training says so in a line and ends with status 1; the first does not notice."""
+    first = project.start()
+    wait_for(project.checkpoints, first)
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        assert project.run() == 1
+        assert f"process {first.pid} is at work on this very training" in project.error()
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    assert ended(first) == 0
+    assert project.outputs() == outputs_of(undisturbed, *FINETUNED)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_checkpoints(project: Project, undisturbed: Project) -> None:
+    """A damaged state is named in a line; the run goes on from the one before it or, without one, from the start."""
+    for damaged in (1, KEPT_STATES):
+        broken_off(project)
+        paths = project.checkpoints()[-damaged:]
+        for path in paths:
+            cut(path)
+        assert project.run() == 0
+        told = [line for line in project.told() if "damaged" in line]
+        assert [path.name in line for path, line in zip(reversed(paths), told, strict=True)] == [True] * damaged
+        assert project.went_on() == (damaged < KEPT_STATES)
+        assert project.outputs() == outputs_of(undisturbed, *FINETUNED)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, flip_a_bit])
+def test_a_damaged_state_is_not_loaded(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """Whatever has happened to the bytes of the newest state, the one before it comes back."""
+    with Checkpoints(tmp_path / "cache" / "home") as checkpoints:
+        checkpoints.open("key")
+        for step in (1, 2):
+            checkpoints.save(step, {"weight": torch.full((100,), float(step))}, {})
+        damage(sorted(checkpoints.folder.glob("*.safetensors"))[-1])
+        step, tensors, _ = checkpoints.load()
+        assert step == 1 and torch.equal(tensors["weight"], torch.ones(100))
+        damage(sorted(checkpoints.folder.glob("*.safetensors"))[-1])
+        assert checkpoints.load() is None
+
+
+def test_full_disk(project: Project, undisturbed: Project) -> None:
+    """No room for a checkpoint, or for the model, is one line that names the place; nothing half-written is left."""
+    assert project.run(max_file_bytes=30_000) == 1
+    assert re.match("error: .cache/finetune_backbone/.*no checkpoint can be written", project.error())
+    assert project.outputs() == outputs_of(undisturbed, "data/glue/")
+    assert not (project.folder / ".cache").exists()
+
+    assert project.run() == 0
+    before = project.outputs()
+    assert project.run("train_ramps", max_file_bytes=3_000) == 1
+    assert re.search("no room|cannot be written", project.error())
+    assert project.outputs() == before
+    assert project.run("train_ramps") == 0
+    assert project.outputs() == undisturbed.outputs()
+
+
+def test_folder_that_cannot_be_written(project: Project, undisturbed: Project) -> None:
+    """What stands in the way of the checkpoints is told in a line before any step is made."""
+    (project.folder / ".cache").write_text("mine")
+    assert project.run() == 1
+    assert re.match("error: .cache/finetune_backbone/.*cannot be written", project.error())
+    assert project.outputs() == outputs_of(undisturbed, "data/glue/")
+
+
+def test_only_its_own_checkpoints(project: Project) -> None:
+    """With another seed a run begins anew, as if the states of the broken-off one were not there, and leaves them."""
+    broken_off(project)
+    kept = [path.read_bytes() for path in project.checkpoints()]
+    project.put(seed=7)
+    assert project.run() == 0 and not project.went_on()
+    assert [path.read_bytes() for path in project.checkpoints()] == kept
+
+
+def test_the_newest_of_other_runs_are_kept(tmp_path: Path) -> None:
+    """States of a few broken-off runs stay, oldest forgotten first, but never one that a process is at work on."""
+    home = tmp_path / "cache" / "home"
+    at_work = Checkpoints(home)
+    at_work.open("at work")
+    os.utime(at_work.folder, (0, 0))
+    for i in range(6):
+        with pytest.raises(UserError), Checkpoints(home) as checkpoints:
+            checkpoints.open(f"run {i}")
+            checkpoints.save(i, {"weight": torch.ones(2)}, {})
+            os.utime(checkpoints.folder, (i + 1, i + 1))
+            raise UserError("broken off")
+    with pytest.raises(UserError, match=f"process {os.getpid()} is at work"), Checkpoints(home) as checkpoints:
+        checkpoints.open("at work")
+    with Checkpoints(home) as checkpoints:
+        checkpoints.open("another")
+        left = {folder.name for folder in home.iterdir()}
+        assert left == {"at work", "another"} | {f"run {i}" for i in range(6)[-KEPT_RUNS:]}
+    with at_work:
+        pass
+    assert {folder.name for folder in home.iterdir()} == left - {"at work", "another"}
+
+
+def test_states_come_back(tmp_path: Path) -> None:
+    """What is saved is loaded, newest first, by the next run of the same key alone; success removes it all."""
+    state = {"weight": torch.arange(6.0).view(2, 3), "step": torch.tensor(3.0)}
+    with pytest.raises(UserError), Checkpoints(tmp_path / "cache" / "home") as checkpoints:
+        checkpoints.open("key")
+        assert checkpoints.load() is None
+        for step in (9, 10, 11):
+            checkpoints.save(step, {**state, "step": torch.tensor(float(step))}, {"rows": [{"value": 0.1}]})
+        raise UserError("broken off")
+    with Checkpoints(tmp_path / "cache" / "home") as checkpoints:
+        checkpoints.open("other")
+        assert checkpoints.load() is None
+    with Checkpoints(tmp_path / "cache" / "home") as checkpoints:
+        checkpoints.open("key")
+        step, tensors, notes = checkpoints.load()
+        assert (step, notes) == (11, {"rows": [{"value": 0.1}]})
+        assert torch.equal(tensors["weight"], state["weight"]) and tensors["step"] == 11.0
+        assert len(list(checkpoints.folder.glob("*.safetensors"))) == KEPT_STATES
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_take_little_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute passes between two states; where writing one takes long, 50 times as long; or what the user wants."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def due(at_s: float) -> bool:
+        clock[0] = at_s
+        return checkpoints.due()
+
+    def slow_rename(self: Path, target: Path) -> Path:
+        clock[0] += 10
+        return self.replace(target)
+
+    monkeypatch.setattr(Path, "rename", slow_rename)
+    with Checkpoints(tmp_path / "cache" / "home") as checkpoints:
+        checkpoints.open("key")
+        assert [due(59), due(61)] == [False, True]
+        checkpoints.save(1, {"weight": torch.ones(2)}, {})
+        assert [due(61 + 10 + 499), due(61 + 10 + 501)] == [False, True]
+    monkeypatch.setenv(PAUSE_VARIABLE, "7.5")
+    with Checkpoints(tmp_path / "cache" / "home") as checkpoints:
+        checkpoints.open("key")
+        start = clock[0]
+        assert [due(start + 7), due(start + 8)] == [False, True]
+
+
+def test_wrong_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause that is no number is one line that names the variable."""
+    monkeypatch.setenv(PAUSE_VARIABLE, "often")
+    with pytest.raises(UserError, match=f"^{PAUSE_VARIABLE}: 'often' is not allowed; expected a number of seconds$"):
+        Checkpoints(tmp_path)
