@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from deebert.analysis.curves import Row, entropy_curve
+from deebert.analysis.curves import entropy_curve
+from deebert.base.rows import Row
 
 
 def heads(seed: int, labels: int = 2, n: int = 40, layers: int = 4, best: float = 1.5) -> tuple[np.ndarray, np.ndarray]:

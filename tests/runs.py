@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from deebert.reports.experiments import Experiment, Row, read_experiments
+from deebert.base.rows import Row
+from deebert.reports.experiments import Experiment, read_experiments
 
 RECIPE = {"epochs": "default", "learning_rate": "default", "batch_size": "default", "max_length": 128}
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)

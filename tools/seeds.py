@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 
 from deebert.analysis.choice import over_seeds
 from deebert.base.errors import UserError
+from deebert.base.rows import Row
 from deebert.figures.drawing import BLUE, GREY, new_figure, percents, save, set_score_axis, styled
 from deebert.reports import experiments
 from deebert.settings.params import Params, read_params
 
-Row = dict[str, Any]
 METRICS = ("metrics/layers.json", "metrics/sweep.json", "metrics/choice.json")
 
 

@@ -19,9 +19,10 @@ from typing import Any
 
 from deebert.base.errors import UserError
 from deebert.base.files import write_json
+from deebert.base.rows import Row
 from deebert.reports import experiments
 from deebert.reports.experiments import Experiment
-from deebert.reports.smaller import STANDS_FOR, Row, read_smaller
+from deebert.reports.smaller import STANDS_FOR, read_smaller
 
 NAMING = ("task", "whole", "model", "layers", "seed", "recipe", "split")  # equal in two rows: the same thing twice
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deebert.analysis.baselines import PERMUTATIONS, fixed_layer_curve, oracle_curves, random_exit_rows
-from deebert.analysis.curves import Row, entropy_curve, other_curves
+from deebert.analysis.curves import entropy_curve, other_curves
 from deebert.analysis.layers import layer_rows
+from deebert.base.rows import Row
 from deebert.data.scores import METRICS
 from deebert.exits.criteria import threshold_grid
 from deebert.exits.rule import entropy, exit_layers

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from deebert.base.errors import UserError
-from deebert.reports.smaller import Row, read_smaller, smaller_rows
+from deebert.base.rows import Row
+from deebert.reports.smaller import read_smaller, smaller_rows
 from deebert.settings.params import DownloadGlue, FinetuneBackbone
 from tests.runs import run
 from tools.smaller_models import collect, merge

@@ -5,7 +5,8 @@ Shapes: K thresholds, N samples, L layers. `predictions` are each head's answers
 
 import numpy as np
 
-from deebert.analysis.curves import Curve, Row, curve_at
+from deebert.analysis.curves import Curve, curve_at
+from deebert.base.rows import Row
 from deebert.data.scores import score_of, score_terms
 
 PERMUTATIONS = 50

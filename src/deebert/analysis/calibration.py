@@ -4,14 +4,11 @@ Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Shape
 Everything here is float64: at a high temperature float32 would make ties of close logits.
 """
 
-from typing import Any
-
 import numpy as np
 
 from deebert.analysis.folds import stratified_halves
 from deebert.base.errors import UserError
-
-Row = dict[str, Any]
+from deebert.base.rows import Row
 
 BINS = 15
 TEMPERATURE_BOUNDS = (0.01, 100.0)

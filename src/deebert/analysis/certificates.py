@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from deebert.analysis.curves import Curve, Row
+from deebert.analysis.curves import Curve
+from deebert.base.rows import Row
 
 HELPED_SHARE = 0.1  # of delta, spent on the bound of the helped; more of it certifies less where few are helped
 TAIL_WIDTHS = 4.5  # in sqrt(n): a binomial's terms that far below one under its mode are below 1e-17 of that one

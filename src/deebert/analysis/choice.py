@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from deebert.analysis.curves import Curve, Row
+from deebert.analysis.curves import Curve
 from deebert.analysis.folds import stratified_parts
+from deebert.base.rows import Row
 from deebert.data.scores import score_of, score_terms
 
 # Cross-fitted figures are right, in the mean, for a choice made on all parts but one: the more parts, the closer to the

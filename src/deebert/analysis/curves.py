@@ -5,16 +5,14 @@ Pure functions of arrays; nothing here runs a model. Shapes: K settings of a cri
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits
+from deebert.base.rows import Row
 from deebert.data.scores import METRICS
 from deebert.exits.criteria import ConfidentStreak, Criterion, Entropy, MaxProbability, Patience
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from deebert.base.rows import Row
 from deebert.data.scores import METRICS
-
-Row = dict[str, Any]
 
 
 def layer_rows(split: str, logits: np.ndarray, labels: np.ndarray, metrics: Sequence[str]) -> list[Row]:

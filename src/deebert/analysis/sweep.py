@@ -13,8 +13,9 @@ from deebert.analysis.baselines import fixed_layer_curve, oracle_curves, random_
 from deebert.analysis.calibration import calibration_rows
 from deebert.analysis.certificates import certificate_rows
 from deebert.analysis.choice import band_rows, choice_rows
-from deebert.analysis.curves import Curve, Row, entropy_curve, other_curves
+from deebert.analysis.curves import Curve, entropy_curve, other_curves
 from deebert.analysis.logits import SplitLogits
+from deebert.base.rows import Row
 from deebert.exits.criteria import threshold_grid
 from deebert.exits.rule import entropy
 from deebert.settings.params import EntropySweep

@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from deebert.base.errors import UserError
+from deebert.base.rows import Row
 
-Row = dict[str, Any]
 Header = dict[str, Any]
 
 # Okabe and Ito's palette, told apart with every common kind of colour blindness.

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deebert.base.rows import Row
 from deebert.figures.drawing import (
     BLUE,
     DASHED,
@@ -13,7 +14,6 @@ from deebert.figures.drawing import (
     INK,
     ORANGE,
     Header,
-    Row,
     grade_colors,
     layer_ticks,
     looks,

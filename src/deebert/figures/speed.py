@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from deebert.figures.drawing import BLUE, DASHED, GREY, ORANGE, Header, Row, name_points, new_figure, styled
+from deebert.base.rows import Row
+from deebert.figures.drawing import BLUE, DASHED, GREY, ORANGE, Header, name_points, new_figure, styled
 
 MODES = {"batch_1": ("one at a time", BLUE, "o"), "batched": ("batched", ORANGE, "s")}
 

@@ -15,8 +15,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from deebert.base.errors import UserError
+from deebert.base.rows import Row
 
-Row = dict[str, Any]
 ReadFile = Callable[[str, str], str | None]  # revision, path -> text, None where it has no such file
 
 # What is read of plots/, and the stage that writes it.

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deebert.reports.experiments import Experiment, Row
+from deebert.base.rows import Row
+from deebert.reports.experiments import Experiment
 from deebert.reports.smaller import STANDS_FOR
 
 NOT_RUN, NO_NUMBER, OK, OKISH, FAIL = "not run", "no number in the paper", "OK", "OKish", "FAIL"

@@ -13,9 +13,8 @@ from typing import Any
 
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
+from deebert.base.rows import Row
 from deebert.settings.params import DownloadGlue, FinetuneBackbone
-
-Row = dict[str, Any]
 
 STANDS_FOR = {"distilbert-base": "bert-base"}  # a small model of its own -> the whole one
 

@@ -26,13 +26,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deebert.base.devices import autocast, pick_device, resolve_precision
 from deebert.base.errors import UserError
+from deebert.base.rows import Row
 from deebert.data.inputs import ShuffledByLength, batches_by_length, collate, token_counts
 from deebert.data.scores import METRICS
 from deebert.encoders.backbones import Recipe, family_of
 from deebert.training import processes
 from deebert.training.checkpoints import Checkpoints, stop_requests, stopped
 from deebert.training.cpu_step import ATTENTION, WordGradient, lean_dropout
-from deebert.training.records import Row, curve_points, environment
+from deebert.training.records import curve_points, environment
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from deebert.base.devices import autocast, pick_device, resolve_precision
 from deebert.base.errors import UserError
+from deebert.base.rows import Row
 from deebert.data.inputs import token_counts
 from deebert.data.scores import METRICS
 from deebert.inference.packs import PACK_TOKENS, PackedBackbone, cut_by_tokens
@@ -27,7 +28,7 @@ from deebert.model import Ramps
 from deebert.settings.params import TrainRamps
 from deebert.training.checkpoints import stop_requests, stopped
 from deebert.training.cpu_step import lean_dropout
-from deebert.training.records import Row, curve_points
+from deebert.training.records import curve_points
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,6 @@ from deebert.training import processes
 
 CURVE_POINTS = 50  # of the training loss, each the mean over the steps since the one before
 
-Row = dict[str, Any]
-
 
 def curve_points(steps: int) -> dict[int, int]:
     """CURVE_POINTS numbers of steps, as even as can be, each with the one before it; the last is `steps`."""
