@@ -2,7 +2,7 @@
 
 Three things make the layers saved become time saved.
 
-- No padding: batches are packed (see `packed.py`), so a sample costs its own tokens, whatever its neighbours' lengths.
+- No padding: batches are packed (see `packs.py`), so a sample costs its own tokens, whatever its neighbours' lengths.
 - Breadth first: a window of samples goes through a layer before any of them enters the next, and after each layer the
   packs that exits have thinned are merged. Deep layers keep working on full batches.
 - First tokens first: a head reads the first token only, and in a layer that needs no more than all tokens' keys and
@@ -10,19 +10,17 @@ Three things make the layers saved become time saved.
   stay. The last layer needs no other tokens at all, with or without ramps.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from deebert.base.devices import pick_device
-from deebert.data.inputs import token_counts
-from deebert.encoders.backbones import family_of
+from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy
-from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, merged
+from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, merged, take
 from deebert.model import DeeBert
 
 WINDOW_TOKENS = 16384  # bounds the memory: states, keys and values of this many tokens at a time
@@ -59,7 +57,6 @@ class Engine:
         self.precision = precision
         self.config = model.backbone.config
         self._model = model.to(self.device).eval()
-        self._family = family_of(model.backbone)
         self._packed = PackedBackbone(model.backbone, precision)
 
     @property
@@ -67,8 +64,8 @@ class Engine:
         return len(self._packed.layers)
 
     @torch.inference_mode()
-    def answer(self, encoded: Sequence[dict[str, Any]], criterion: Criterion = FULL_DEPTH) -> Answers:
-        """Answer the encoded samples (see `inputs.encode`), each at the layer where `criterion` lets it leave.
+    def answer(self, encoded: Encoded, criterion: Criterion = FULL_DEPTH) -> Answers:
+        """Answer the encoded samples (see `encode`), each at the layer where `criterion` lets it leave.
 
         With `FULL_DEPTH` this is the plain backbone: no ramp is run. Memory beyond inputs and answers does not grow
         with the number of samples.
@@ -78,14 +75,36 @@ class Engine:
             np.empty((len(encoded), self.config.num_labels), dtype=np.float32),
             np.empty(len(encoded), dtype=np.int64),
         )
-        lengths = token_counts(encoded)
+        lengths = encoded.lengths
         for window in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, WINDOW_TOKENS):
             packs = [self._packed.embed(encoded, rows) for rows in cut_by_tokens(window, lengths, PACK_TOKENS)]
-            self._run(packs, criterion, answers)
+            for left, layer, logits in self._run(packs, criterion):
+                answers.logits[left] = logits.cpu().numpy()
+                answers.exit_layers[left] = layer
         return answers
 
-    def _run(self, packs: list[Pack], criterion: Criterion, answers: Answers) -> None:
-        """Take one window's packs through the layers until all its samples have been answered."""
+    @torch.inference_mode()
+    def all_logits(self, encoded: Encoded) -> np.ndarray:
+        """Logits (N, L, C) float32 of every head for the encoded samples, in their order."""
+        logits = np.empty((len(encoded), self.num_layers, self.config.num_labels), dtype=np.float32)
+        lengths = encoded.lengths
+        with tqdm(total=len(encoded), desc="all layers", unit="sample", disable=None) as bar:
+            # Longest first, so that a pack too large for the memory fails at once and not at the end.
+            for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, PACK_TOKENS):
+                states = self._packed.first_token_states(self._packed.embed(encoded, rows), self.num_layers)
+                heads = [self._model.head(layer, first) for layer, first in enumerate(states, start=1)]
+                logits[rows] = torch.stack(heads, dim=1).float().cpu().numpy()
+                bar.update(len(rows))
+        return logits
+
+    def _run(self, packs: list[Pack], criterion: Criterion) -> list[tuple[np.ndarray, int, Tensor]]:
+        """Take one window's packs through the layers until all its samples have been answered.
+
+        Returns:
+            For each layer where samples left: their rows, the layer, and the logits (B, C) of its head. These are not
+            fetched yet, since on a GPU each fetch is a wait.
+        """
+        answered = []
         state = criterion.start(sum(map(len, packs)), self.device)
         for number, layer in enumerate(self._packed.layers, start=1):
             is_last = number == self.num_layers
@@ -100,18 +119,18 @@ class Engine:
             else:
                 packs = [layer(pack) for pack in packs]
                 first = torch.cat([pack.first_tokens() for pack in packs])
-            logits = self._head(number, first)
+            logits = self._model.head(number, first).float()
             if is_last:
                 live = np.zeros(len(first), dtype=bool)
             else:
                 leaves, state = criterion.step(logits, number, state)
                 live = ~leaves.cpu().numpy()  # on a GPU the one wait for it per layer
             if not live.all():
-                rows = np.concatenate([pack.layout.rows for pack in packs])
-                answers.logits[rows[~live]] = logits.cpu().numpy()[~live]
-                answers.exit_layers[rows[~live]] = number
+                left = np.flatnonzero(~live)
+                rows = np.concatenate([pack.layout.rows for pack in packs])[left]
+                answered.append((rows, number, take(logits, left)))
                 if not live.any():
-                    return
+                    return answered
                 state = state[torch.from_numpy(live).to(state.device)]
             bounds = np.cumsum([len(pack) for pack in packs])[:-1]
             lives = np.split(live, bounds)
@@ -121,9 +140,4 @@ class Engine:
                 packs = [layer.other_tokens(*each) for each in staying if each[-1].any()]
             elif not live.all():
                 packs = [pack.keep(alive) for pack, alive in zip(packs, lives, strict=True) if alive.any()]
-
-    def _head(self, layer: int, first: Tensor) -> Tensor:
-        """Logits (B, C) of the head after `layer`, from first-token states (B, H), in float32."""
-        if layer < self.num_layers:
-            return self._model.ramps.ramp(layer, first)
-        return self._family.head(self._model.backbone, first)
+        raise AssertionError("layer L lets everybody go")

@@ -9,17 +9,19 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
-from deebert.encoders.backbones import LayerParts, family_of
+from deebert.data.encoded import Encoded
+from deebert.encoders.interface import Layer, positions_in
+from deebert.encoders.registry import family_of
+from deebert.inference.precisions import PRECISIONS
 
 PACK_TOKENS = 2048  # a layer's working set at bert-base's width is then some 40 MB in float32
+_ALL, _FIRST, _OTHERS = slice(None), slice(0, 1), slice(1, None)  # tokens of a sentence
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Layout:
     def starts(self) -> np.ndarray:
         """Number of each sentence's first token; (B,) int64."""
         return np.cumsum(self.lengths) - self.lengths
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Position of every token in its own sentence, from 0; (T,) int64."""
+        return positions_in(self.lengths)
 
     @cached_property
     def others(self) -> np.ndarray:
@@ -118,39 +125,35 @@ def _joined(packs: Sequence[Pack]) -> Pack:
 
 
 class PackedLayer:
-    """One transformer layer of the supported families, in eval mode, on packs.
+    """A transformer layer on packs.
 
-    It uses the modules of the loaded model in place, their matrices converted to `dtype`. Hidden states and norms stay
-    in float32 whatever that is: between sentences a first token's state varies less, in early layers, than bfloat16
-    resolves, and ramps that read it rounded guess (49 % instead of 75 % right at layer 1 where this was tried).
+    Hidden states and norms stay in float32 whatever the products are in. Between sentences a first token's state varies
+    less, in early layers, than bfloat16 resolves. Ramps that read it rounded guess: 49 % instead of 75 % right at
+    layer 1 where this was tried.
     """
 
-    def __init__(self, parts: LayerParts, num_heads: int, dtype: torch.dtype) -> None:
-        self.parts = parts
-        self.num_heads = num_heads
-        self.dtype = dtype
-        for linear in (parts.query, parts.key, parts.value, parts.attention_out, parts.up, parts.down):
-            linear.to(dtype)
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
 
     def __call__(self, pack: Pack) -> Pack:
         """All tokens through the layer."""
-        lengths = pack.layout.lengths
-        context = self._attend(self._queries(pack.hidden), lengths, *self.keys_values(pack), pack.layout)
-        return Pack(self._after_attention(context, pack.hidden), pack.layout)
+        layout = pack.layout
+        queries = self.layer.queries(pack.hidden, layout.positions)
+        context = self._attend(queries, _ALL, *self.keys_values(pack), layout)
+        return Pack(self.layer.output(context, pack.hidden), layout)
 
     def keys_values(self, pack: Pack) -> tuple[Tensor, Tensor]:
-        """Keys and values of all tokens, each (T, H)."""
-        hidden = pack.hidden.to(self.dtype)
-        return self.parts.key(hidden), self.parts.value(hidden)
+        """Keys and values of all tokens."""
+        return self.layer.keys_values(pack.hidden, pack.layout.positions)
 
     def first_tokens(self, packs: Sequence[Pack], keyed: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """The layer's output (B, H) for the first tokens alone of all the packs' sentences; `keyed` per pack."""
         before = [pack.first_tokens() for pack in packs]
         contexts = [
-            self._attend(self._queries(first), np.ones_like(pack.layout.lengths), keys, values, pack.layout)
-            for pack, (keys, values), first in zip(packs, keyed, before, strict=True)
+            self._attend(self.layer.queries(first, np.zeros(len(first), dtype=np.int64)), _FIRST, *keys, pack.layout)
+            for pack, keys, first in zip(packs, keyed, before, strict=True)
         ]
-        return self._after_attention(torch.cat(contexts), torch.cat(before))
+        return self.layer.output(torch.cat(contexts), torch.cat(before))
 
     def other_tokens(self, pack: Pack, keyed: tuple[Tensor, Tensor], first_output: Tensor, live: np.ndarray) -> Pack:
         """The layer's output for the sentences where `live` (B,), given that of the first tokens, (B, H)."""
@@ -161,85 +164,69 @@ class PackedLayer:
             first_output = take(first_output, np.flatnonzero(live))
             layout = layout.keep(live)
         before = take(hidden, layout.others)
-        context = self._attend(self._queries(before), layout.lengths - 1, keys, values, layout)
+        queries = self.layer.queries(before, layout.positions[layout.others])
+        context = self._attend(queries, _OTHERS, keys, values, layout)
         output = torch.empty_like(hidden)
-        put(output, layout.others, self._after_attention(context, before))
+        put(output, layout.others, self.layer.output(context, before))
         put(output, layout.starts, first_output)
         return Pack(output, layout)
 
-    def _queries(self, hidden: Tensor) -> Tensor:
-        return self.parts.query(hidden.to(self.dtype))
-
-    def _attend(
-        self, queries: Tensor, query_counts: np.ndarray, keys: Tensor, values: Tensor, layout: Layout
-    ) -> Tensor:
-        """Attention of each sentence's queries to its own keys: (Q, H).
+    def _attend(self, queries: Tensor, which: slice, keys: Tensor, values: Tensor, layout: Layout) -> Tensor:
+        """Attention of each sentence's queries to its own keys: (Q, heads * D).
 
         Args:
-            queries: (Q, H), sentence after sentence; `query_counts` (B,) of each, the same for equal lengths.
-            keys, values: (T, H), of all tokens.
+            queries: (Q, heads * D), sentence after sentence, of the tokens `which` of each.
+            keys, values: (T, heads * D), of all tokens.
         """
-        head_size = keys.shape[1] // self.num_heads
         contexts = []
         start = 0
         for sentences, tokens in layout.runs:
             count = sentences.stop - sentences.start
-            stop = start + count * int(query_counts[sentences.start])
+            positions = range((tokens.stop - tokens.start) // count)[which]
+            stop = start + count * len(positions)
             query, key, value = (
-                states.view(count, len(states) // count, self.num_heads, head_size).transpose(1, 2)
+                states.view(count, len(states) // count, self.layer.num_heads, -1).transpose(1, 2)
                 for states in (queries[start:stop], keys[tokens], values[tokens])
             )
-            contexts.append(_attention(query, key, value).transpose(1, 2).reshape(stop - start, keys.shape[1]))
+            context = self.layer.attention(query, key, value, positions)
+            contexts.append(context.transpose(1, 2).reshape(stop - start, -1))
             start = stop
         return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
 
-    def _after_attention(self, context: Tensor, before: Tensor) -> Tensor:
-        """Output (Q, H) of tokens whose states were `before` and whose attention gave `context`."""
-        parts = self.parts
-        attended = parts.attention_norm(parts.attention_out(context) + before)
-        return parts.output_norm(parts.down(parts.activation(parts.up(attended.to(self.dtype)))) + attended)
-
 
 class PackedBackbone:
-    """Embeddings and layers of a loaded model, in eval mode, on packs; takes the model over, as `PackedLayer` does.
+    """Embeddings and layers of a loaded model, in eval mode, on packs. It takes the model over.
 
     Args:
-        precision: `fp32` or `bf16`, of the layers' matrix products.
+        precision: of the layers' linear maps, a key of `PRECISIONS`.
     """
 
     def __init__(self, backbone: PreTrainedModel, precision: str) -> None:
-        backbone.eval()
-        self._backbone = backbone
+        self._backbone = backbone.eval()
         self._family = family_of(backbone)
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        num_heads = backbone.config.num_attention_heads
         layers = self._family.layers(backbone)
-        self.layers = [PackedLayer(self._family.parts(layer), num_heads, dtype) for layer in layers]
+        for layer in layers:
+            layer.convert(PRECISIONS[precision])
+        self.layers = [PackedLayer(layer) for layer in layers]
 
-    def embed(self, encoded: Sequence[dict[str, Any]], rows: np.ndarray) -> Pack:
+    def embed(self, encoded: Encoded, rows: np.ndarray) -> Pack:
         """What the first layer reads of the samples `rows`."""
-        lengths = np.array([len(encoded[row]["input_ids"]) for row in rows], dtype=np.int64)
+        chosen = encoded.take(rows)
+        ids, types = chosen.input_ids.astype(np.int64), chosen.token_type_ids
+        types = None if types is None else types.astype(np.int64)
+        hidden = self._family.embed(self._backbone, ids, types, chosen.lengths)
+        return Pack(hidden, Layout(chosen.lengths, rows))
 
-        def joined(name: str) -> np.ndarray:
-            return np.concatenate([encoded[row][name] for row in rows])
+    def first_token_states(self, pack: Pack, depth: int) -> Iterator[Tensor]:
+        """Yield the first tokens' states (B, H) after layer 1, 2, ..., `depth`; deeper layers are not run.
 
-        ids = joined("input_ids")
-        inputs = {"input_ids": ids, "position_ids": self._positions(ids, lengths)}
-        if self._family.token_types and "token_type_ids" in encoded[rows[0]]:
-            inputs["token_type_ids"] = joined("token_type_ids")
-        device = self._backbone.device
-        tensors = {name: torch.from_numpy(array)[None].to(device) for name, array in inputs.items()}
-        return Pack(self._backbone.base_model.embeddings(**tensors)[0], Layout(lengths, rows))
-
-    def _positions(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Position number of every token, as the family counts them."""
-        starts = np.cumsum(lengths) - lengths
-        if not self._family.positions_after_padding_id:
-            return np.arange(len(ids)) - np.repeat(starts, lengths)
-        padding_id = self._backbone.config.pad_token_id
-        counted = ids != padding_id  # a text may hold the padding token, which has no position of its own
-        count = np.cumsum(counted)
-        return padding_id + counted * (count - np.repeat(count[starts] - counted[starts], lengths))
+        Of the last one nothing but the first tokens is computed.
+        """
+        for layer in self.layers[: depth - 1]:
+            pack = layer(pack)
+            yield pack.first_tokens()
+        last = self.layers[depth - 1]
+        yield last.first_tokens([pack], [last.keys_values(pack)])
 
 
 def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
@@ -251,16 +238,3 @@ def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Ite
         stop = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
         yield rows[start:stop]
         start = stop
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention without a mask: (n, heads, Q, D) to (n, heads, K, D) twice gives (n, heads, Q, D)."""
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
-        # PyTorch's fused kernel took 1.7 times as long at 60 tokens, and several times for a single query; that in turn
-        # is too thin for matrix products.
-        query = query * query.shape[-1] ** -0.5
-        if query.shape[2] == 1:
-            weights = (key * query).sum(dim=-1).softmax(dim=-1)
-            return (value * weights[..., None]).sum(dim=2, keepdim=True)
-        return (query @ key.transpose(-1, -2)).softmax(dim=-1) @ value
-    return scaled_dot_product_attention(query, key, value)

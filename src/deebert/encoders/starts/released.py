@@ -8,7 +8,7 @@ the encoder's pooler with one linear classifier, for RoBERTa too.
 import logging
 import pickle
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from deebert.base.errors import UserError, one_line
-from deebert.base.files import read_json, write_json
-from deebert.data.glue import trained_on
-from deebert.encoders.backbones import check_length, load_errors, load_tokenizer
-from deebert.model import WEIGHTS, Ramps, save_ramps
-from deebert.settings.params import is_folder, model_name
+from deebert.base.files import read_json
+from deebert.encoders.loading import load_errors, load_tokenizer
+from deebert.encoders.start import Beginning, Start, Wanted
+from deebert.settings.model_names import model_name
 
 log = logging.getLogger(__name__)
 
-PICKLED_WEIGHTS = "pytorch_model.bin"
+WEIGHTS, PICKLED_WEIGHTS = "model.safetensors", "pytorch_model.bin"
 # Where the reference keeps what Hugging Face has moved since; all other names are the same.
 _OLD_NAMES = {
     "bert": {},
     "roberta": {"classifier.dense": "roberta.pooler.dense", "classifier.out_proj": "classifier"},
 }
-_RAMP_NAMES = {  # of `Ramps` -> in a highway
+_RAMP_NAMES = {  # of a tensor in `ramps.safetensors`, which stacks all ramps -> in a highway
     "dense_weight": "pooler.dense.weight",
     "dense_bias": "pooler.dense.bias",
     "out_weight": "classifier.weight",
@@ -75,12 +73,12 @@ class Released:
 
 
 def find(model: str) -> Released | None:
-    """The checkpoint that the `model` parameter names, or None if that is not a folder in the reference's format.
+    """The checkpoint in the folder `model`, or None if that is not in the reference's format.
 
     Pickled weights are read by a loader that knows tensors and nothing else, so that they cannot run code.
     """
     folder = Path(model).expanduser()
-    if not is_folder(model) or not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file():
         return None
     if (folder / WEIGHTS).is_file():
         try:
@@ -119,52 +117,51 @@ def _unpickled(model: str, path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def take_over(
-    released: Released, task: str, label_names: Sequence[str], max_length: int, layers: int | None = None
-) -> tuple[PreTrainedModel, Ramps, Tokenizer, dict[str, Any]]:
-    """The checkpoint as our own: classifier, ramps and tokenizer, labels in the order of `label_names`, and its origin.
+def begin(start: Start, wanted: Wanted) -> Beginning:
+    """The checkpoint as our own: classifier, ramps and tokenizer, with labels in the order of `wanted.label_names`.
 
     Every logit is the reference's own. Its highway after the last layer is left out, because it was never trained.
 
     Raises:
         UserError: weights are missing, unknown, of a wrong shape or not finite; the checkpoint is for another task.
     """
+    released = find(start.place)
+    if released is None:
+        raise UserError(f"model {start.model}: is no checkpoint of the paper's code any more; run `dvc repro -f plan`")
     folder, family = released.folder, released.family
     name = str(folder)
-    if layers is not None:
+    if wanted.truncate_to is not None:
         raise UserError(
-            f"params.yaml: finetune_backbone.layers: {layers} is not allowed; model {name} comes with trained ramps"
-            " and is taken whole: expected default"
+            f"params.yaml: finetune_backbone.truncate_to: {wanted.truncate_to} is not allowed; model {name} comes with"
+            " trained ramps and is taken whole: expected default"
         )
-    settings = _settings(released, task)
+    settings = _settings(released, wanted.task)
     with load_errors(name):
         config = AutoConfig.for_model(
             family,
             **{key: settings[key] for key in _SETTINGS if key in settings},
-            id2label=dict(enumerate(label_names)),
-            label2id={label: i for i, label in enumerate(label_names)},
+            **wanted.labels,
             problem_type="single_label_classification",
         )
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
     tokenizer = load_tokenizer(name, folder, config)
-    check_length(name, config, max_length)
-    tokenizer.model_max_length = max_length
-    tokenizer.padding_side = "right"  # every head reads the first token, which must not be padding
-    ramps = Ramps(config.num_hidden_layers - 1, config.hidden_size, len(label_names)).eval()
-    theirs = _label_order(released, task, label_names, settings)
-    _fill(released, model, ramps, [theirs.index(label) for label in label_names])
+    ramps = _empty_ramps(config.num_hidden_layers - 1, config.hidden_size, len(wanted.label_names))
+    theirs = _label_order(released, wanted.task, wanted.label_names, settings)
+    _fill(released, model, ramps, [theirs.index(label) for label in wanted.label_names])
     log.info("model %s: trained by DeeBERT's own code; taken over with its ramps, nothing is trained", name)
-    origin = {"model": model_name(name), "source": "folder", "revision": "", "labels_in_source": theirs}
-    return model, ramps, tokenizer, origin
+    origin = {"model": model_name(start.model), "source": "folder", "revision": "", "labels_in_source": theirs}
+    return Beginning(model, tokenizer, origin, ramps)
 
 
-def install(released: Released, task: dict[str, Any], max_length: int, layers: int | None, folder: Path) -> None:
-    """Write what `take_over` gives for a data set's `task` (see `glue.describe`) into `folder`, which exists."""
-    model, ramps, tokenizer, origin = take_over(released, task["task"], task["label_names"], max_length, layers)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    save_ramps(ramps, folder)
-    write_json(folder / "training.json", {**origin, **trained_on(task)})
+def _empty_ramps(count: int, width: int, labels: int) -> dict[str, Tensor]:
+    """Room for the tensors of `ramps.safetensors`."""
+    shapes = {
+        "dense_weight": (count, width, width),
+        "dense_bias": (count, width),
+        "out_weight": (count, labels, width),
+        "out_bias": (count, labels),
+    }
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}
 
 
 def _settings(released: Released, task: str) -> dict[str, Any]:
@@ -194,11 +191,11 @@ def _label_order(released: Released, task: str, label_names: Sequence[str], sett
     return list(_MNLI_LABELS[released.family] if task == "MNLI" else label_names)
 
 
-def _fill(released: Released, model: PreTrainedModel, ramps: Ramps, order: Sequence[int]) -> None:
+def _fill(released: Released, model: PreTrainedModel, ramps: Mapping[str, Tensor], order: Sequence[int]) -> None:
     """Copy every weight of `released` to its place; rows of classifiers go by `order`, ours -> theirs."""
     where = f"model {released.folder}: damaged checkpoint"
     places = dict(_places(released.family, model, ramps))
-    last = f"{released.family}.encoder.highway.{len(ramps)}."
+    last = f"{released.family}.encoder.highway.{len(ramps['out_bias'])}."
     given = {
         key: weight
         for key, weight in released.weights.items()
@@ -218,11 +215,11 @@ def _fill(released: Released, model: PreTrainedModel, ramps: Ramps, order: Seque
             place.copy_(weight[list(order)] if "classifier" in key.split(".") else weight)
 
 
-def _places(family: str, model: PreTrainedModel, ramps: Ramps) -> Iterator[tuple[str, Tensor]]:
+def _places(family: str, model: PreTrainedModel, ramps: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield (the reference's name, the tensor of ours to fill), for all weights of `model` and `ramps`."""
     for ours, place in model.state_dict().items():
         module, _, kind = ours.rpartition(".")
         yield f"{_OLD_NAMES[family].get(module, module)}.{kind}", place
     for ours, theirs in _RAMP_NAMES.items():
-        for i, place in enumerate(getattr(ramps, ours).detach()):
+        for i, place in enumerate(ramps[ours]):
             yield f"{family}.encoder.highway.{i}.{theirs}", place

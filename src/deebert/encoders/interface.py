@@ -1,0 +1,115 @@
+"""What early exit asks of an encoder: one `Family` per architecture, one `Layer` per transformer layer.
+
+Samples run in packs: the tokens of B sentences stand one after the other, with no padding. So a layer sees (T, H)
+matrices, and attention is computed once per run of n sentences of equal length. The engine may run a layer in another
+order than its own forward does: keys and values of all tokens first, then the first tokens alone, then the others of
+those sentences that stay. A layer is therefore given in parts.
+
+Shapes: B sentences, T tokens of all of them together, Q of these as queries, H width, D width of a head, C classes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedModel
+
+Linear = Callable[[Tensor], Tensor]
+
+
+class Layer(ABC):
+    """One transformer layer in eval mode; it uses the loaded model's modules in place.
+
+    Hidden states are float32, whatever the linear maps multiply in.
+
+    Attributes:
+        linear_names: attributes that hold the layer's linear maps; a precision replaces them (see `convert`).
+        num_heads: of the attention.
+    """
+
+    linear_names: ClassVar[tuple[str, ...]]
+    num_heads: int
+
+    @abstractmethod
+    def queries(self, hidden: Tensor, positions: np.ndarray) -> Tensor:
+        """Queries (Q, heads * D) of tokens with states `hidden` (Q, H) at `positions` (Q,), from 0 in each sentence."""
+
+    @abstractmethod
+    def keys_values(self, hidden: Tensor, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Keys and values, (T, heads * D) each, of tokens with states `hidden` (T, H) at `positions` (T,)."""
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, positions: range) -> Tensor:
+        """What n sentences of one length read: (n, heads, Q, D) from (n, heads, Q, D) and twice (n, heads, T, D).
+
+        Args:
+            positions: of the Q queries in each sentence; the T keys are at 0..T-1. A layer with relative positions or
+                local attention needs them.
+        """
+        return plain_attention(query, key, value)
+
+    @abstractmethod
+    def output(self, context: Tensor, before: Tensor) -> Tensor:
+        """The layer's output (Q, H) for tokens whose states were `before` and which read `context` (Q, heads * D)."""
+
+    def convert(self, linear: Callable[[nn.Linear], Linear]) -> None:
+        """Replace each linear map by what `linear` makes of it."""
+        for name in self.linear_names:
+            setattr(self, name, linear(getattr(self, name)))
+
+
+class Family(ABC):
+    """An architecture, by transformers' `model_type`. It has no state, and it can be pickled.
+
+    Attributes:
+        token_types: whether the embeddings take `token_type_ids`.
+    """
+
+    token_types: ClassVar[bool] = True
+
+    @abstractmethod
+    def layers(self, model: Any) -> Sequence[Layer]:
+        """The L layers of a classifier, in order."""
+
+    @abstractmethod
+    def head(self, model: Any, first_token: Tensor) -> Tensor:
+        """Logits (B, C) of the classifier's own head, from first-token states (B, H) after layer L."""
+
+    def embed(self, model: PreTrainedModel, ids: np.ndarray, types: np.ndarray | None, lengths: np.ndarray) -> Tensor:
+        """What the first layer reads, (T, H), of sentences with `lengths` (B,) tokens, ids (T,) and types (T,)."""
+        inputs = {"input_ids": ids, "position_ids": self.position_ids(model, ids, lengths)}
+        if types is not None and self.token_types:
+            inputs["token_type_ids"] = types
+        tensors = {name: torch.from_numpy(array)[None].to(model.device) for name, array in inputs.items()}
+        return model.base_model.embeddings(**tensors)[0]
+
+    def position_ids(self, model: PreTrainedModel, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The number (T,) by which the embeddings look up each token's position: here from 0 in each sentence."""
+        return positions_in(lengths)
+
+
+def positions_in(lengths: np.ndarray) -> np.ndarray:
+    """Position (T,) of every token in its own sentence, from 0, for sentences of `lengths` (B,) tokens."""
+    starts = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) - np.repeat(starts, lengths)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention: (n, heads, Q, D) and twice (n, heads, T, D) give (n, heads, Q, D).
+
+    Args:
+        bias: added to the scaled scores, of a shape that broadcasts to (n, heads, Q, T); -inf hides a key.
+    """
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        # PyTorch's fused kernel took 1.7 times as long at 60 tokens, and several times as long for a single query. A
+        # single query is too thin for matrix products, too.
+        query = query * query.shape[-1] ** -0.5
+        if query.shape[2] == 1 and bias is None:
+            weights = (key * query).sum(dim=-1).softmax(dim=-1)
+            return (value * weights[..., None]).sum(dim=2, keepdim=True)
+        scores = query @ key.transpose(-1, -2)
+        return (scores if bias is None else scores + bias.to(scores.dtype)).softmax(dim=-1) @ value
+    return scaled_dot_product_attention(query, key, value, attn_mask=None if bias is None else bias.to(query.dtype))

@@ -1,0 +1,108 @@
+"""What the `model` parameter means: where the model is, how fine-tuning begins with it, which family's code runs it."""
+
+import ast
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from deebert.base.errors import UserError
+from deebert.encoders.known import KNOWN_MODELS, PAPER_BERT, KnownModel
+from deebert.encoders.registry import FAMILIES
+from deebert.encoders.start import Start
+from deebert.settings.model_names import HUB_ID, is_folder
+
+log = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def resolve(model: str) -> tuple[Start, str]:
+    """How fine-tuning begins with `model` (a value of the parameter other than `default`), and its family.
+
+    Raises:
+        UserError: there is no such name or folder, or early exit does not work on what is there.
+    """
+    if model in KNOWN_MODELS:
+        known, kind = KNOWN_MODELS[model], "pretrained" if KNOWN_MODELS[model].hub_id else "toy_bert"
+    elif is_folder(model):
+        known, kind = _folder(model)
+    elif HUB_ID.fullmatch(model):
+        known, kind = _repository(model), "pretrained"
+    else:
+        raise UserError(
+            f"params.yaml: model: {model!r} is not allowed; expected default, {', '.join(KNOWN_MODELS)}, a folder,"
+            " or a Hub repository as owner/name@commit"
+        )
+    code = fingerprint(f"deebert.encoders.starts.{kind}")
+    return Start(model, kind, known.hub_id, known.revision, dataclasses.asdict(known.recipe), code), known.family
+
+
+def _folder(model: str) -> tuple[KnownModel, str]:
+    # Imported here, because torch and transformers take seconds that a known model needs not wait for.
+    from deebert.encoders.loading import load_errors, model_type_of, supported_type
+    from deebert.encoders.starts import released
+
+    folder = Path(model).expanduser()
+    if checkpoint := released.find(model):
+        return KnownModel(checkpoint.family, str(folder), None, PAPER_BERT), "released"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"params.yaml: model: {model!r}: no config.json there; expected a Hugging Face model folder")
+    if not any(folder.glob("model*.safetensors")):
+        raise UserError(
+            f"params.yaml: model: {model!r}: no model.safetensors there;"
+            " pickled weights are not read, for they may run code"
+        )
+    with load_errors(model):
+        return KnownModel(supported_type(model, model_type_of(folder)), str(folder), None, PAPER_BERT), "pretrained"
+
+
+def _repository(model: str) -> KnownModel:
+    from deebert.encoders.loading import load_errors, model_type_of, supported_type
+
+    place, _, revision = model.partition("@")
+    if not revision:
+        log.warning("model %s has no @commit: a later run may get other weights", model)
+    with load_errors(model):
+        family = supported_type(model, model_type_of(place, revision or None))
+    return KnownModel(family, place, revision or None, PAPER_BERT)
+
+
+def family_fingerprint(family: str) -> str:
+    """Fingerprint of the code that runs models of `family` (a `model_type`)."""
+    return fingerprint(FAMILIES[family])
+
+
+def fingerprint(module: str) -> str:
+    """12 hexadecimal digits that change with any line of `module`, or of what it imports of this package.
+
+    A module that is imported by name is no dependency of a stage in `dvc.yaml`: there one would have to list them all,
+    and each new one would run the stage again for every model. The stage depends on this fingerprint instead.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(_closure(_file_of(module))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _closure(file: Path) -> set[Path]:
+    """`file` and every module of this package that runs with it."""
+    found, waiting = set(), {file}
+    while waiting:
+        found.add(one := waiting.pop())
+        waiting |= set(_imported(one)) - found
+    return found
+
+
+def _imported(file: Path) -> Iterator[Path]:
+    """The modules of this package that `file` imports; a package's own file holds no code."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom):
+            names = (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+            yield from filter(Path.is_file, map(_file_of, names))
+
+
+def _file_of(module: str) -> Path:
+    """Where a module of this package is, or would be."""
+    return PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")

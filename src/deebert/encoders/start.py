@@ -1,0 +1,127 @@
+"""What a fine-tuning starts from. The stage `plan` writes it down, and the stage `finetune_backbone` begins with it."""
+
+import dataclasses
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deebert.base.errors import UserError
+from deebert.base.files import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Start:
+    """The `model` parameter, resolved.
+
+    Attributes:
+        model: the parameter; what `default` stands for is known.
+        kind: a module of `encoders/starts`.
+        place: a folder, or a repository of the Hub; None where the model is made from nothing.
+        revision: of that repository; None = whatever it holds now.
+        recipe: the model's own settings of fine-tuning (see `Recipe`).
+        code: fingerprint of the code that `kind` runs, so that a change of it trains anew and no other change does.
+    """
+
+    model: str
+    kind: str
+    place: str | None
+    revision: str | None
+    recipe: dict[str, Any]
+    code: str
+
+    @classmethod
+    def read(cls, path: Path) -> "Start":
+        """What `plan` wrote to `path`."""
+        content = read_json(path)
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(content, dict) or sorted(content) != sorted(names):
+            raise UserError(f"{path}: expected the keys {', '.join(names)}; `dvc repro plan` makes it")
+        return cls(**content)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the classifier is to be.
+
+    Attributes:
+        task: the data set's name.
+        label_names: of the C classes in the order of their ids.
+        max_length: longest input in tokens; the tokenizer cuts there, so every later stage cuts alike.
+        truncate_to: keep so many layers from the first on; None = all.
+    """
+
+    task: str
+    label_names: Sequence[str]
+    max_length: int
+    truncate_to: int | None = None
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """The labels as a model's configuration has them."""
+        names = list(self.label_names)
+        return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A classifier to fine-tune, its tokenizer, and where it comes from.
+
+    Attributes:
+        origin: goes into `training.json`.
+        ramps: tensors by name of a checkpoint that is trained already, ramps included; None = there is all to train.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    origin: dict[str, Any]
+    ramps: "dict[str, Tensor] | None" = None
+
+
+def begin(start: Start, wanted: Wanted) -> Beginning:
+    """Make or load the classifier. Weights that are made here come from torch's global generator: seed it first.
+
+    Raises:
+        UserError: not found, no network, unsupported architecture, damaged weights, `max_length` beyond the model's
+            positions, or `truncate_to` beyond its depth.
+    """
+    module = importlib.import_module(f"deebert.encoders.starts.{start.kind}")
+    beginning: Beginning = module.begin(start, wanted)
+    tokenizer = beginning.tokenizer
+    check_length(start.model, beginning.model, wanted.max_length)
+    tokenizer.model_max_length = wanted.max_length
+    tokenizer.padding_side = "right"  # every head reads the first token, which must not be padding
+    beginning.model.config.problem_type = "single_label_classification"
+    return beginning
+
+
+def truncate(name: str, config: Any, truncate_to: int | None) -> dict[str, int]:
+    """Make `config` that of the model's first layers; returns what there is to tell of it."""
+    depth = config.num_hidden_layers
+    if truncate_to is None:
+        return {}
+    if truncate_to > depth:
+        raise UserError(
+            f"params.yaml: finetune_backbone.truncate_to: {truncate_to} is not allowed;"
+            f" model {name} has {depth} layers: expected 2 to {depth}, or default"
+        )
+    config.num_hidden_layers = truncate_to
+    return {"truncate_to": truncate_to, "layers_in_source": depth}
+
+
+def check_length(name: str, model: "PreTrainedModel", max_length: int) -> None:
+    """UserError where `model` has no position for each of `max_length` tokens."""
+    usable = model.config.max_position_embeddings
+    table = getattr(model.base_model.embeddings, "position_embeddings", None)
+    if table is not None and table.padding_idx is not None:
+        usable -= table.padding_idx + 1  # such models count their positions from there
+    if max_length > usable:
+        raise UserError(
+            f"params.yaml: finetune_backbone.max_length: {max_length} is not allowed;"
+            f" model {name} reads at most {usable} tokens"
+        )

@@ -1,0 +1,15 @@
+"""The embedded example's model, made from nothing."""
+
+from transformers import AutoModelForSequenceClassification
+
+from deebert.encoders import toy_bert
+from deebert.encoders.start import Beginning, Start, Wanted, truncate
+
+
+def begin(start: Start, wanted: Wanted) -> Beginning:
+    """A model with random weights, and the tokenizer of the toy's words."""
+    config = toy_bert.config(num_labels=len(wanted.label_names))
+    cut = truncate(start.model, config, wanted.truncate_to)
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.config.update(wanted.labels)
+    return Beginning(model, toy_bert.tokenizer(), {"model": start.model} | cut)

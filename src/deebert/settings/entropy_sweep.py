@@ -1,0 +1,22 @@
+"""What the stage `entropy_sweep` is told."""
+
+from dataclasses import dataclass
+
+from deebert.settings.checks import SEED, checked, number, numbers, whole
+
+MAX_GRID = 10_000
+
+
+@dataclass(frozen=True)
+class Risk:
+    epsilons: tuple[float, ...] = checked(numbers(0, 1, above=True))
+    delta: float = checked(number(0, 0.5, above=True))
+
+
+@dataclass(frozen=True)
+class EntropySweep:
+    resampling_seed: int = checked(SEED)
+    thresholds: tuple[float, ...] = checked(numbers(0))
+    grid_points: int = checked(whole(0, MAX_GRID))
+    targets: tuple[float, ...] = checked(numbers(0))
+    risk: Risk

@@ -1,0 +1,16 @@
+"""What the stage `finetune_backbone` is told; None stands for `default`, the value that comes with the model."""
+
+from dataclasses import dataclass
+
+from deebert.settings.checks import MAX_BATCH, MAX_EPOCHS, PRECISIONS, checked, number, one_of, or_default, text, whole
+
+
+@dataclass(frozen=True)
+class FinetuneBackbone:
+    objective: str = checked(text)
+    truncate_to: int | None = checked(or_default(whole(2)))
+    epochs: float | None = checked(or_default(number(0, MAX_EPOCHS, above=True)))
+    learning_rate: float | None = checked(or_default(number(0, above=True)))
+    batch_size: int | None = checked(or_default(whole(1, MAX_BATCH)))
+    max_length: int = checked(whole(8))
+    precision: str = checked(one_of(PRECISIONS))

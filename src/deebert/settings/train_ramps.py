@@ -1,0 +1,14 @@
+"""What the stage `train_ramps` is told."""
+
+from dataclasses import dataclass
+
+from deebert.settings.checks import MAX_BATCH, MAX_EPOCHS, PRECISIONS, checked, number, one_of, whole
+
+
+@dataclass(frozen=True)
+class TrainRamps:
+    epochs: int = checked(whole(1, MAX_EPOCHS))
+    learning_rate: float = checked(number(0, above=True))
+    batch_size: int = checked(whole(1, MAX_BATCH))
+    weight_decay: float = checked(number(0))
+    precision: str = checked(one_of(PRECISIONS))

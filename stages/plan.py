@@ -1,0 +1,24 @@
+"""Check all of params.yaml before anything else runs, and resolve what its model is: data/start.json, data/family.json.
+
+A stage reads its own settings alone, and so a mistake in another's would be told after hours of training. Here it is
+told at once. `start.json` is what fine-tuning starts from; `family.json` tells which family's code runs the model.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from deebert.base.files import write_json
+from deebert.base.stage import run
+from deebert.encoders.resolve import family_fingerprint, resolve
+from deebert.settings.params import read_params
+
+
+def main(start_file: Path, family_file: Path) -> None:
+    params = read_params(Path("params.yaml"))
+    start, family = resolve(params.backbone)
+    write_json(start_file, dataclasses.asdict(start))
+    write_json(family_file, {"family": family, "code": family_fingerprint(family)})
+
+
+if __name__ == "__main__":
+    run(main)
