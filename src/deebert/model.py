@@ -5,9 +5,8 @@ Shapes: B samples, T tokens, H width, L layers, C classes. Ramps 1..L-1 and the 
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,8 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from deebert.base.devices import pick_device
 from deebert.base.errors import UserError, one_line
-from deebert.data.inputs import batches_by_length, collate, token_counts
+from deebert.data.batches import batches_by_length
+from deebert.data.encoded import Encoded
 from deebert.encoders.backbones import family_of, load_classifier
 
 WEIGHTS = "model.safetensors"
@@ -150,10 +150,10 @@ def has_ramps(folder: Path) -> bool:
     return (folder / RAMPS).is_file()
 
 
-def all_logits(
-    model: DeeBert, tokenizer: PreTrainedTokenizerBase, encoded: Sequence[dict[str, Any]], batch_tokens: int
-) -> np.ndarray:
+def all_logits(model: DeeBert, encoded: Encoded, pad_token_id: int, batch_tokens: int) -> np.ndarray:
     """Logits (N, L, C) of every head for the encoded samples, in their order, computed in float32.
+
+    A batch has at most `batch_tokens` tokens, once padded with `pad_token_id`.
 
     float32 even where bf16 is faster: these are the figures that everything else is compared with.
     """
@@ -162,7 +162,7 @@ def all_logits(
     config = model.backbone.config
     logits = np.empty((len(encoded), config.num_hidden_layers, config.num_labels), dtype=np.float32)
     with torch.inference_mode(), tqdm(total=len(encoded), desc="all layers", unit="sample", disable=None) as bar:
-        for rows in batches_by_length(token_counts(encoded), batch_tokens):
-            logits[rows] = model(**collate(tokenizer, encoded, rows, device)).cpu().numpy()
+        for rows in batches_by_length(encoded.lengths, batch_tokens):
+            logits[rows] = model(**encoded.padded(rows, pad_token_id, device)).cpu().numpy()
             bar.update(len(rows))
     return logits

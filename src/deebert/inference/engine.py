@@ -10,16 +10,14 @@ Three things make the layers saved become time saved.
   stay. The last layer needs no other tokens at all, with or without ramps.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deebert.base.devices import pick_device
-from deebert.data.inputs import token_counts
+from deebert.data.encoded import Encoded
 from deebert.encoders.backbones import family_of
 from deebert.exits.criteria import Criterion, Entropy
 from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, merged
@@ -67,8 +65,8 @@ class Engine:
         return len(self._packed.layers)
 
     @torch.inference_mode()
-    def answer(self, encoded: Sequence[dict[str, Any]], criterion: Criterion = FULL_DEPTH) -> Answers:
-        """Answer the encoded samples (see `inputs.encode`), each at the layer where `criterion` lets it leave.
+    def answer(self, encoded: Encoded, criterion: Criterion = FULL_DEPTH) -> Answers:
+        """Answer the encoded samples, each at the layer where `criterion` lets it leave.
 
         With `FULL_DEPTH` this is the plain backbone: no ramp is run. Memory beyond inputs and answers does not grow
         with the number of samples.
@@ -78,7 +76,7 @@ class Engine:
             np.empty((len(encoded), self.config.num_labels), dtype=np.float32),
             np.empty(len(encoded), dtype=np.int64),
         )
-        lengths = token_counts(encoded)
+        lengths = encoded.lengths
         for window in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, WINDOW_TOKENS):
             packs = [self._packed.embed(encoded, rows) for rows in cut_by_tokens(window, lengths, PACK_TOKENS)]
             self._run(packs, criterion, answers)

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
+from deebert.data.encoded import Encoded
 from deebert.encoders.backbones import LayerParts, family_of
 
 PACK_TOKENS = 2048  # a layer's working set at bert-base's width is then some 40 MB in float32
@@ -216,19 +216,15 @@ class PackedBackbone:
         layers = self._family.layers(backbone)
         self.layers = [PackedLayer(self._family.parts(layer), num_heads, dtype) for layer in layers]
 
-    def embed(self, encoded: Sequence[dict[str, Any]], rows: np.ndarray) -> Pack:
+    def embed(self, encoded: Encoded, rows: np.ndarray) -> Pack:
         """What the first layer reads of the samples `rows`."""
-        lengths = np.array([len(encoded[row]["input_ids"]) for row in rows], dtype=np.int64)
-
-        def joined(name: str) -> np.ndarray:
-            return np.concatenate([encoded[row][name] for row in rows])
-
-        ids = joined("input_ids")
+        chosen = encoded.take(rows)
+        ids, lengths = chosen.input_ids, chosen.lengths
         inputs = {"input_ids": ids, "position_ids": self._positions(ids, lengths)}
-        if self._family.token_types and "token_type_ids" in encoded[rows[0]]:
-            inputs["token_type_ids"] = joined("token_type_ids")
+        if self._family.token_types and chosen.token_type_ids is not None:
+            inputs["token_type_ids"] = chosen.token_type_ids
         device = self._backbone.device
-        tensors = {name: torch.from_numpy(array)[None].to(device) for name, array in inputs.items()}
+        tensors = {name: torch.from_numpy(array)[None].to(device).long() for name, array in inputs.items()}
         return Pack(self._backbone.base_model.embeddings(**tensors)[0], Layout(lengths, rows))
 
     def _positions(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
