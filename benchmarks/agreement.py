@@ -17,7 +17,7 @@ import torch
 
 from deebert.base.devices import pick_device
 from deebert.data import glue
-from deebert.data.inputs import encode
+from deebert.data.encoded import encode
 from deebert.data.scores import METRICS
 from deebert.exits.criteria import Entropy
 from deebert.inference.clock import processor_name

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
 
+from deebert.data.batches import batches_by_length
+from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.exits.rule import entropy
 from deebert.inference.clock import processor_name, race
@@ -37,6 +39,7 @@ SIZES = {  # layers, width, attention heads
     "large": (24, 1024, 16),
     "tiny": (6, 128, 2),
 }
+CPU = torch.device("cpu")
 PADDED_LENGTH = 128  # what the paper's code pads every sentence to
 NOBODY = 1e-30  # nats; all ramps are run and no entropy is below
 
@@ -55,17 +58,10 @@ def random_model(size: str, max_tokens: int) -> DeeBert:
     return DeeBert(backbone, Ramps(layers - 1, width, 2)).eval()
 
 
-def random_sentences(task: str, count: int, vocabulary: int) -> list[dict[str, Any]]:
+def random_sentences(task: str, count: int, vocabulary: int) -> Encoded:
     rng = np.random.default_rng(0)
     lengths = np.interp(rng.random(count), QUANTILES, LENGTHS[task]).round().astype(int)
-    return [
-        {
-            "input_ids": rng.integers(1000, vocabulary, n).tolist(),
-            "token_type_ids": [0] * n,
-            "attention_mask": [1] * n,
-        }
-        for n in lengths
-    ]
+    return Encoded.of([rng.integers(1000, vocabulary, n) for n in lengths], [[0] * n for n in lengths])
 
 
 def exit_shares(num_layers: int, saved: float) -> np.ndarray:
@@ -91,7 +87,7 @@ def thresholds_for(entropies: np.ndarray, shares: np.ndarray) -> tuple[float, ..
     return tuple(thresholds)
 
 
-def all_entropies(engine: Engine, sentences: list[dict[str, Any]]) -> np.ndarray:
+def all_entropies(engine: Engine, sentences: Encoded) -> np.ndarray:
     """Entropy (N, L) at every head, as the engine itself computes it."""
 
     class Listener(Entropy):
@@ -102,13 +98,13 @@ def all_entropies(engine: Engine, sentences: list[dict[str, Any]]) -> np.ndarray
     rows = []
     for sentence in sentences:
         heard: list[torch.Tensor] = []
-        answers = engine.answer([sentence], Listener(NOBODY))
+        answers = engine.answer(sentence, Listener(NOBODY))
         rows.append(torch.cat([*heard, entropy(torch.from_numpy(answers.logits))]))
     return torch.stack(rows).numpy()
 
 
 def compare(
-    engine: Engine, sentences: list[dict[str, Any]], size: int, criteria: dict[str, Criterion], rounds: int
+    engine: Engine, sentences: Encoded, size: int, criteria: dict[str, Criterion], rounds: int
 ) -> dict[str, Any]:
     """Time of each criterion against the plain backbone, `size` sentences to a call."""
     batches = [sentences[start : start + size] for start in range(0, len(sentences), size)]
@@ -126,46 +122,37 @@ def compare(
     return {"plain_samples_per_s": round(len(sentences) / float(np.median(plain_s)), 2), **result}
 
 
-def one_padded(model: DeeBert, sentence: dict[str, Any], thresholds: tuple[float, ...]) -> int:
+def one_padded(model: DeeBert, sentence: Encoded, thresholds: tuple[float, ...]) -> int:
     """The exit layer of one sentence padded to 128 tokens, on Hugging Face's layers: the way of the paper's code."""
-    length = len(sentence["input_ids"])
-    padded = torch.zeros(2, 1, PADDED_LENGTH, dtype=torch.int64)
-    padded[0, 0, :length] = torch.tensor(sentence["input_ids"])
-    padded[1, 0, :length] = 1
+    padded = sentence.padded(np.array([0]), model.backbone.config.pad_token_id, CPU, PADDED_LENGTH)
     with torch.inference_mode():
-        for layer, hidden in enumerate(walk(model.backbone, dict(input_ids=padded[0], attention_mask=padded[1])), 1):
+        for layer, hidden in enumerate(walk(model.backbone, padded), 1):
             if layer < model.num_layers and entropy(model.ramps.ramp(layer, hidden[:, 0])) < thresholds[layer - 1]:
                 break
     return layer
 
 
-def hugging_face(backbone: Any, sentences: list[dict[str, Any]]) -> None:
+def hugging_face(backbone: Any, sentences: Encoded) -> None:
     """The whole data set through Hugging Face's own forward: sorted by length, padded, as many tokens to a batch."""
-    order = sorted(range(len(sentences)), key=lambda row: -len(sentences[row]["input_ids"]))
-    while order:
-        longest = len(sentences[order[0]]["input_ids"])
-        batch, order = order[: max(1, PACK_TOKENS // longest)], order[max(1, PACK_TOKENS // longest) :]
-        ids = torch.zeros(2, len(batch), longest, dtype=torch.int64)
-        for i, row in enumerate(batch):
-            length = len(sentences[row]["input_ids"])
-            ids[0, i, :length], ids[1, i, :length] = torch.tensor(sentences[row]["input_ids"]), 1
+    for rows in batches_by_length(sentences.lengths, PACK_TOKENS):
         with torch.inference_mode():
-            backbone(input_ids=ids[0], attention_mask=ids[1])
+            backbone(**sentences.padded(rows, backbone.config.pad_token_id, CPU))
 
 
 def rivals(
     engine: Engine,
     untouched: DeeBert,
-    sentences: list[dict[str, Any]],
+    sentences: Encoded,
     single: int,
     criterion: LayerThresholds,
     rounds: int,
 ) -> dict[str, Any]:
     """The engine against what people have: one padded sentence at a time, and Hugging Face's own forward."""
     own = copy.deepcopy(untouched.backbone).to(torch.bfloat16 if engine.precision == "bf16" else torch.float32)
-    padded = [one_padded(untouched, sentence, criterion.thresholds_nats) for sentence in sentences[:single]]
+    alone = list(sentences[:single])
+    padded = [one_padded(untouched, sentence, criterion.thresholds_nats) for sentence in alone]
     against_padded = race(
-        lambda _: [one_padded(untouched, sentence, criterion.thresholds_nats) for sentence in sentences[:single]],
+        lambda _: [one_padded(untouched, sentence, criterion.thresholds_nats) for sentence in alone],
         lambda _: engine.answer(sentences, criterion),
         [None],
         rounds,
@@ -222,7 +209,7 @@ def main() -> None:
     if "memory" in parts:
         peaks = []
         for times_as_many in (1, 4):
-            engine.answer(sentences * times_as_many, half_saved)
+            engine.answer(sentences.take(np.tile(np.arange(len(sentences)), times_as_many)), half_saved)
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         result["peak_memory_mib"] = {"once": round(peaks[0]), "four times the samples": round(peaks[1])}
     print(json.dumps(result))

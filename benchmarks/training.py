@@ -42,7 +42,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 
 from deebert.base.devices import pick_device, resolve_precision
 from deebert.data import glue
-from deebert.data.inputs import collate, encode, token_counts
+from deebert.data.encoded import encode
 from deebert.data.scores import METRICS
 from deebert.encoders.backbones import Recipe, start_model
 from deebert.inference.clock import processor_name, race
@@ -93,9 +93,9 @@ def padding_tokenizer() -> PreTrainedTokenizerFast:
 
 def padded(plan: Plan, rows: np.ndarray, padding: str) -> tuple[dict[str, Tensor], Tensor]:
     """Samples padded to PADDED_LENGTH (`max_length`, the paper's way) or to the `longest` of them, and their labels."""
-    chosen = [plan.train.encoded[row] for row in rows]
-    inputs = plan.tokenizer.pad(chosen, padding=padding, max_length=PADDED_LENGTH, return_tensors="pt")
-    return dict(inputs), torch.from_numpy(plan.train.labels[rows])
+    width = PADDED_LENGTH if padding == "max_length" else None
+    inputs = plan.train.encoded.padded(rows, plan.tokenizer.pad_token_id, torch.device("cpu"), width)
+    return inputs, torch.from_numpy(plan.train.labels[rows])
 
 
 def paper_optimizer(
@@ -177,7 +177,7 @@ def where_it_goes(step: Callable[[np.ndarray], None], batches: list[np.ndarray],
     """Shares of a step's time by kind of work; data is making the batch, of which no kind above is part."""
     start = time.perf_counter()
     for rows in batches:
-        collate(plan.tokenizer, plan.train.encoded, rows, torch.device("cpu"))
+        plan.train.encoded.padded(rows, plan.tokenizer.pad_token_id, torch.device("cpu"))
     data_s = time.perf_counter() - start
     start = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU]) as seen:
@@ -205,7 +205,7 @@ def compare_finetuning(model: PreTrainedModel, plan: Plan, batches: list[np.ndar
     times = race(paper_finetuning(copy.deepcopy(model), plan), ours, batches, args.rounds)
     paper_s, our_s = times.plain.sum(axis=1), times.early_exit.sum(axis=1)  # (rounds,)
     rows = np.concatenate(batches)
-    tokens = int(token_counts(plan.train.encoded)[rows].sum())
+    tokens = int(plan.train.encoded.lengths[rows].sum())
     layers, width = model.config.num_hidden_layers, model.config.hidden_size
     dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
     whole_layers = layers - 2 / 3  # behind its attention, the last one is computed for the first token alone
@@ -222,7 +222,7 @@ def compare_finetuning(model: PreTrainedModel, plan: Plan, batches: list[np.ndar
 def compare_ramps(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray], args: Any) -> dict[str, Any]:
     layers, width = model.config.num_hidden_layers, model.config.hidden_size
     encoded = plan.train.encoded[: args.samples]
-    tokens = int(token_counts(encoded).sum())
+    tokens = int(encoded.lengths.sum())
 
     def frozen_pass(_: object) -> None:
         with first_token_states(model, encoded, plan.precision):
@@ -450,7 +450,7 @@ def main() -> None:
     result["precision"] = precision
     if "finetuning" in parts or "ramps" in parts:
         model = task.start(0)
-        batches = _epoch_batches(token_counts(plan.train.encoded), BATCH_SIZE, plan.seed, 0)[: args.steps]
+        batches = _epoch_batches(plan.train.encoded.lengths, BATCH_SIZE, plan.seed, 0)[: args.steps]
         if "finetuning" in parts:
             result["finetuning"] = compare_finetuning(model, plan, batches, args)
         if "ramps" in parts:

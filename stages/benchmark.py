@@ -12,7 +12,7 @@ from deebert.base.devices import pick_device, resolve_precision
 from deebert.base.files import read_json, write_json
 from deebert.base.stage import run
 from deebert.data import glue
-from deebert.data.inputs import encode
+from deebert.data.encoded import encode
 from deebert.figures.drawing import save
 from deebert.figures.speed import draw_time
 from deebert.inference.clock import benchmark_metrics, benchmark_rows

@@ -7,7 +7,7 @@ from deebert.analysis.logits import SplitLogits
 from deebert.base.files import output_dir, write_json
 from deebert.base.stage import run
 from deebert.data import glue
-from deebert.data.inputs import encode, token_counts
+from deebert.data.encoded import encode
 from deebert.data.scores import is_labelled
 from deebert.model import DeeBert, all_logits, fingerprint
 from deebert.settings.params import model_name, read_params
@@ -26,9 +26,9 @@ def main(data: Path, model_folder: Path, out: Path, metrics_file: Path) -> None:
             if not is_labelled(labels) and not params.eval_layers.hidden_test:
                 continue
             encoded = encode(tokenizer, frame, task["text_columns"])
-            logits = all_logits(model, tokenizer, encoded, params.eval_layers.batch_tokens)
+            logits = all_logits(model, encoded, tokenizer.pad_token_id, params.eval_layers.batch_tokens)
             difficulty = frame["difficulty"].to_numpy() if "difficulty" in frame else None
-            answers = SplitLogits(logits, labels, frame["idx"].to_numpy(), token_counts(encoded), difficulty)
+            answers = SplitLogits(logits, labels, frame["idx"].to_numpy(), encoded.lengths, difficulty)
             answers.save(folder / f"{split}.safetensors")
             if is_labelled(labels):
                 scored.append(split)

@@ -8,7 +8,7 @@ from transformers import set_seed
 from deebert.base.files import output_dir, write_json
 from deebert.base.stage import run
 from deebert.data import glue
-from deebert.data.inputs import encode
+from deebert.data.encoded import encode
 from deebert.encoders import released
 from deebert.encoders.backbones import recipe_for, start_model
 from deebert.settings.params import read_params

@@ -8,7 +8,7 @@ from deebert.base.devices import pick_device, resolve_precision
 from deebert.base.files import output_dir, write_json
 from deebert.base.stage import run
 from deebert.data import glue
-from deebert.data.inputs import encode
+from deebert.data.encoded import encode
 from deebert.encoders.backbones import load_classifier
 from deebert.model import DeeBert, has_ramps, save
 from deebert.settings.params import read_params

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from deebert.data.inputs import encode
+from deebert.data.encoded import encode
 from deebert.encoders.backbones import family_of
 from deebert.model import RAMPS, WEIGHTS, DeeBert, Ramps, all_logits, fingerprint, save, walk
 from tests import tiny
@@ -166,11 +166,11 @@ def test_all_logits_keep_the_order(batch_tokens: int) -> None:
     """Row n of `all_logits` belongs to sample n whatever the batches, and is what the model gives it alone."""
     model, tokenizer = deebert("bert"), tiny.tokenizer()
     encoded = encode(tokenizer, tiny.samples(12, labels=3), ["sentence"])
-    logits = all_logits(model, tokenizer, encoded, batch_tokens)
+    logits = all_logits(model, encoded, tokenizer.pad_token_id, batch_tokens)
     assert logits.shape == (12, LAYERS, LABELS) and logits.dtype == np.float32
     with torch.inference_mode():
-        for row, sample in enumerate(encoded):
-            alone = model(**{name: torch.tensor([values]) for name, values in sample.items()})
+        for row in range(len(encoded)):
+            alone = model(**encoded.padded(np.array([row]), tokenizer.pad_token_id, torch.device("cpu")))
             np.testing.assert_allclose(logits[row], alone[0].numpy(), atol=1e-5)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,8 +18,8 @@ from torch import Tensor
 from deebert.analysis.logits import SplitLogits
 from deebert.base.errors import UserError
 from deebert.data import glue
+from deebert.data.encoded import encode
 from deebert.data.glue import GlueData, Task, describe
-from deebert.data.inputs import collate, encode
 from deebert.encoders import released
 from deebert.model import DeeBert
 from tests import tiny
@@ -199,8 +200,8 @@ def test_stages_give_the_references_logits(
     model, tokenizer = DeeBert.load(Path("deebert"))
     assert tokenizer.model_max_length == 16 and model.backbone.config.id2label[1] == "not_entailment"
     encoded = encode(tokenizer, data.splits["validation"], ["sentence"])
-    assert all(tokenizer.unk_token_id not in sample["input_ids"] for sample in encoded)
-    inputs = collate(tokenizer, encoded, range(len(encoded)), torch.device("cpu"))
+    assert tokenizer.unk_token_id not in encoded.input_ids
+    inputs = encoded.padded(np.arange(len(encoded)), tokenizer.pad_token_id, torch.device("cpu"))
     expected = reference_logits(family, random_weights(family, 2), inputs)
     saved = torch.from_numpy(SplitLogits.load(Path("logits/validation.safetensors")).logits)
     assert saved.shape == expected.shape and expected.std() > 0.3

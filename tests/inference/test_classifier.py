@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from deebert.base.errors import UserError
 from deebert.base.files import write_json
-from deebert.data.inputs import encode
+from deebert.data.encoded import encode
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds, MaxProbability, Patience
 from deebert.exits.rule import entropy
 from deebert.inference.classifier import EarlyExitClassifier, Predictions
@@ -79,7 +79,7 @@ def logits_of_all_heads(folder: Path, texts: list[Any]) -> torch.Tensor:
     """(N, L, C) the way of the pipeline: one padded forward, every head."""
     model, tokenizer = DeeBert.load(folder)
     frame = pd.DataFrame([(text,) if isinstance(text, str) else text for text in texts])
-    return torch.from_numpy(all_logits(model, tokenizer, encode(tokenizer, frame, list(frame)), 512))
+    return torch.from_numpy(all_logits(model, encode(tokenizer, frame, list(frame)), tokenizer.pad_token_id, 512))
 
 
 def check_offline(answers: Predictions, logits: torch.Tensor, criterion: Criterion) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deebert.data.inputs import encode
+from deebert.data.encoded import Encoded, encode
 from deebert.exits.criteria import Criterion, Entropy
 from deebert.inference import clock as clock_module
 from deebert.inference.clock import Race, benchmark_metrics, benchmark_rows, processor_name, race
@@ -96,12 +96,12 @@ def engine() -> Engine:
 
 
 @pytest.fixture(scope="module")
-def encoded() -> list[dict[str, Any]]:
+def encoded() -> Encoded:
     return encode(tiny.tokenizer(), tiny.samples(COUNT), ["sentence"])
 
 
 @pytest.fixture(scope="module")
-def rows(engine: Engine, encoded: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def rows(engine: Engine, encoded: Encoded) -> list[dict[str, Any]]:
     return benchmark_rows(engine, encoded, THRESHOLDS, rounds=1, budget_s=0.001)
 
 
@@ -118,9 +118,7 @@ def test_rows_of_both_modes(rows: list[dict[str, Any]]) -> None:
         assert row["time_saved_frac_min"] <= row["time_saved_frac"] <= row["time_saved_frac_max"]
 
 
-def test_layers_saved_are_those_of_the_answers(
-    engine: Engine, encoded: list[dict[str, Any]], rows: list[dict[str, Any]]
-) -> None:
+def test_layers_saved_are_those_of_the_answers(engine: Engine, encoded: Encoded, rows: list[dict[str, Any]]) -> None:
     """Equation 2 of the paper, of the engine's own exits: from 0 to all but the first layer, the same in both modes."""
     for row in rows:
         layers = engine.answer(encoded, Entropy(row["threshold"] or 0.0)).exit_layers
@@ -130,13 +128,13 @@ def test_layers_saved_are_those_of_the_answers(
         assert {plain[key] for key in ROW if "saved" in key} == {0.0}
 
 
-def test_what_is_timed(clock: Clock, encoded: list[dict[str, Any]]) -> None:
+def test_what_is_timed(clock: Clock, encoded: Encoded) -> None:
     """`batch_1` times calls of one sample, `batched` one of all; latency is a call's, throughput counts samples."""
 
     class Stub:
         num_layers = 4
 
-        def answer(self, batch: list[dict[str, Any]], criterion: Criterion = FULL_DEPTH) -> Any:
+        def answer(self, batch: Encoded, criterion: Criterion = FULL_DEPTH) -> Any:
             clock.calls.append((criterion, len(batch)))
             clock.now += len(batch) * (1.0 if criterion == FULL_DEPTH else 0.25)
             return type("Answers", (), {"exit_layers": np.ones(len(batch), dtype=np.int64)})
@@ -151,27 +149,27 @@ def test_what_is_timed(clock: Clock, encoded: list[dict[str, Any]]) -> None:
         assert row["rounds"] == 2
 
 
-def test_layers_are_counted_in_the_calls_that_are_timed(encoded: list[dict[str, Any]]) -> None:
+def test_layers_are_counted_in_the_calls_that_are_timed(encoded: Encoded) -> None:
     """Where samples leave elsewhere alone than together, each mode's row says what its own calls did."""
 
     class Stub:
         num_layers = 4
 
-        def answer(self, batch: list[dict[str, Any]], criterion: Criterion = FULL_DEPTH) -> Any:
+        def answer(self, batch: Encoded, criterion: Criterion = FULL_DEPTH) -> Any:
             return type("Answers", (), {"exit_layers": np.full(len(batch), 1 if len(batch) == 1 else 2)})
 
     _, one, _, every = benchmark_rows(Stub(), encoded, [0.5], rounds=2, budget_s=1e9)
     assert (one["layers_saved_frac"], every["layers_saved_frac"]) == (0.75, 0.5)
 
 
-def test_a_slow_minute_does_not_make_figures_contradict(clock: Clock, encoded: list[dict[str, Any]]) -> None:
+def test_a_slow_minute_does_not_make_figures_contradict(clock: Clock, encoded: Encoded) -> None:
     """What is said of the plain backbone beside early exit at a threshold is of the same race, not of all."""
 
     class Stub:
         num_layers = 4
         factor = 1.0
 
-        def answer(self, batch: list[dict[str, Any]], criterion: Criterion = FULL_DEPTH) -> Any:
+        def answer(self, batch: Encoded, criterion: Criterion = FULL_DEPTH) -> Any:
             if criterion != FULL_DEPTH:
                 self.factor = 8.0 if criterion == Entropy(0.6) else 1.0
             clock.now += self.factor * (1.0 if criterion == FULL_DEPTH else 0.5)

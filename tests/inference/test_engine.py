@@ -1,13 +1,12 @@
 """Three ways, one answer: live exit one at a time, live in batches, and the rule on saved logits."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deebert.data.encoded import Encoded
 from deebert.exits.criteria import (
     ConfidentStreak,
     Criterion,
@@ -45,25 +44,21 @@ def made(family: str, seed: int = 0) -> tuple[DeeBert, Engine]:
     return _made[family, seed]
 
 
-def sentences(family: str, lengths: list[int], seed: int = 0) -> list[dict[str, Any]]:
+def sentences(family: str, lengths: list[int], seed: int = 0) -> Encoded:
     rng = np.random.default_rng(seed)
-    encoded = [
-        {"input_ids": rng.integers(2, tiny.VOCAB_SIZE, length).tolist(), "attention_mask": [1] * length}
-        for length in lengths
-    ]
-    if family == "bert":
-        for sample in encoded:
-            sample["token_type_ids"] = rng.integers(0, 2, len(sample["input_ids"])).tolist()
-    return encoded
+    ids = [rng.integers(2, tiny.VOCAB_SIZE, length).tolist() for length in lengths]
+    types = [rng.integers(0, 2, length).tolist() for length in lengths] if family == "bert" else None
+    return Encoded.of(ids, types)
 
 
-def offline(model: DeeBert, encoded: list[dict[str, Any]]) -> torch.Tensor:
+def offline(model: DeeBert, encoded: Encoded) -> torch.Tensor:
     """Logits (N, L, C) of every head by the padded forward pass, one sentence at a time."""
     with torch.inference_mode():
-        return torch.cat([model(**{k: torch.tensor([v]) for k, v in sample.items()}) for sample in encoded])
+        rows = range(len(encoded))
+        return torch.cat([model(**encoded.padded(np.array([row]), 1, torch.device("cpu"))) for row in rows])
 
 
-def in_batches(engine: Engine, encoded: list[dict[str, Any]], criterion: Criterion, size: int) -> Answers:
+def in_batches(engine: Engine, encoded: Encoded, criterion: Criterion, size: int) -> Answers:
     parts = [engine.answer(encoded[i : i + size], criterion) for i in range(0, len(encoded), size)]
     return Answers(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))
 
@@ -160,7 +155,7 @@ def test_one_survivor(family: str) -> None:
 
 def test_nothing_to_answer() -> None:
     """No samples, no answers, no error."""
-    answers = made("bert")[1].answer([], Entropy(0.5))
+    answers = made("bert")[1].answer(Encoded.of([]), Entropy(0.5))
     assert answers.logits.shape == (0, LABELS) and answers.exit_layers.shape == (0,)
 
 
@@ -199,8 +194,8 @@ def test_padding_token_inside_a_text(family: str) -> None:
     """A text that holds the padding token gets the positions, and so the answer, that Hugging Face's forward gives."""
     model, engine = made(family)
     encoded = sentences(family, [12, 12, 9], seed=2)
-    for sample in encoded:
-        sample["input_ids"][4] = sample["input_ids"][7] = 1  # [PAD]
+    for start in encoded.offsets[:-1]:
+        encoded.input_ids[[start + 4, start + 7]] = 1  # [PAD]
     logits = offline(model, encoded)
     assert_same(engine.answer(encoded, FULL_DEPTH), logits, torch.full((3,), LAYERS))
 

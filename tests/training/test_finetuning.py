@@ -22,7 +22,7 @@ from deebert.base.devices import autocast, resolve_precision
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.data import glue
-from deebert.data.inputs import encode
+from deebert.data.encoded import encode
 from deebert.encoders.backbones import Recipe, family_of
 from deebert.model import DeeBert, Ramps, all_logits
 from deebert.settings.params import TrainRamps
@@ -72,7 +72,7 @@ def bert() -> Tuned:
 def accuracy(model: PreTrainedModel) -> float:
     """Of the model's own head, on samples not seen in training."""
     with_ramps = DeeBert(model, Ramps(model.config.num_hidden_layers - 1, 16, 2))
-    logits = all_logits(with_ramps, TOKENIZER, PLAN.validation.encoded, 1000)
+    logits = all_logits(with_ramps, PLAN.validation.encoded, TOKENIZER.pad_token_id, 1000)
     return float((logits[:, -1].argmax(axis=1) == PLAN.validation.labels).mean())
 
 
@@ -221,7 +221,7 @@ def test_key_of_the_checkpoints() -> None:
             change(model)
         return _key({"seed": record}, model, dataclasses.replace(PLAN, **changed))
 
-    swapped = [*ENCODED[1::-1], *ENCODED[2:]]
+    swapped = ENCODED.take(np.array([1, 0, *range(2, len(ENCODED))]))
     keys = [
         key(),
         key(record=2),
@@ -324,8 +324,9 @@ def test_states_are_hugging_faces_in_the_samples_order(family: str, scratch: Pat
     for hook in hooks:
         hook.remove()
     model.eval()
-    for n, sample in enumerate(ENCODED[:10]):
-        inputs = {name: torch.tensor([values]) for name, values in sample.items() if name != "token_type_ids"}
+    for n in range(10):
+        inputs = ENCODED.padded(np.array([n]), TOKENIZER.pad_token_id, torch.device("cpu"))
+        del inputs["token_type_ids"]
         with torch.inference_mode():
             theirs = model(**inputs, output_hidden_states=True).hidden_states
         expected = np.stack([hidden[0, 0].numpy() for hidden in theirs[1:-1]])

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from deebert.base.devices import pick_device, resolve_precision
 from deebert.base.errors import UserError, one_line
 from deebert.base.files import output_dir, read_json
-from deebert.data.inputs import encode
+from deebert.data.encoded import encode
 from deebert.encoders.backbones import load_errors
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.inference import card

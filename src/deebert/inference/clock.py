@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Entropy
 from deebert.inference.engine import Engine
 
@@ -72,7 +73,7 @@ def _seconds(call: Callable[[Batch], Any], batch: Batch) -> float:
 
 
 def benchmark_rows(
-    engine: Engine, encoded: Sequence[dict[str, Any]], thresholds: Sequence[float], rounds: int, budget_s: float
+    engine: Engine, encoded: Encoded, thresholds: Sequence[float], rounds: int, budget_s: float
 ) -> list[dict[str, Any]]:
     """Early exit at each of `thresholds` (nats) against the plain backbone, one sample at a time and all in one call.
 
@@ -83,7 +84,7 @@ def benchmark_rows(
     """
     rows = []
     share_s = budget_s / (2 * len(thresholds))
-    for mode, batches in (("batch_1", [[sample] for sample in encoded]), ("batched", [encoded])):
+    for mode, batches in (("batch_1", list(encoded)), ("batched", [encoded])):
         raced, plain = [], []
         for threshold in thresholds:
             layers_saved_frac, times = _early_exit_race(engine, Entropy(threshold), batches, rounds, share_s)
@@ -95,12 +96,12 @@ def benchmark_rows(
 
 
 def _early_exit_race(
-    engine: Engine, criterion: Entropy, batches: Sequence[Sequence[dict[str, Any]]], rounds: int, budget_s: float
+    engine: Engine, criterion: Entropy, batches: Sequence[Encoded], rounds: int, budget_s: float
 ) -> tuple[float, Race]:
     """The share of layers saved in the calls that were timed, and their times."""
     layers = []  # of those very calls: in bf16 a sample may leave elsewhere in other company
 
-    def early_exit(batch: Sequence[dict[str, Any]]) -> None:
+    def early_exit(batch: Encoded) -> None:
         layers.append(engine.answer(batch, criterion).exit_layers)
 
     times = race(engine.answer, early_exit, batches, rounds, budget_s)

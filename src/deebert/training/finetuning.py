@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from deebert.base.devices import autocast, pick_device, resolve_precision
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
-from deebert.data.inputs import ShuffledByLength, batches_by_length, collate, token_counts
+from deebert.data.batches import batches_by_length, shuffled_batches
+from deebert.data.encoded import Encoded
 from deebert.data.scores import METRICS
 from deebert.encoders.backbones import Recipe, family_of
 from deebert.training import processes
@@ -46,7 +47,7 @@ ORDER, STEP = 0, 1  # what a seed is for
 class Samples:
     """One split as a model reads it: N encoded samples and their labels, (N,) in 0..C-1."""
 
-    encoded: Sequence[dict[str, Any]]
+    encoded: Encoded
     labels: np.ndarray
 
 
@@ -116,7 +117,7 @@ def _first_token_only(model: PreTrainedModel) -> RemovableHandle:
 def _train(model: PreTrainedModel, plan: Plan, checkpoints: Checkpoints) -> list[Row]:
     """The loop of `finetune`, from the last checkpoint on; returns the curve."""
     recipe, device, is_first = plan.recipe, model.device, processes.rank() == 0
-    counts = token_counts(plan.train.encoded)
+    counts = plan.train.encoded.lengths
     steps_per_epoch = math.ceil(len(counts) / recipe.batch_size)
     steps = math.ceil(recipe.epochs * steps_per_epoch)
     warmup_steps = math.ceil(recipe.warmup_frac * steps)
@@ -214,8 +215,7 @@ def _from_first(done: int, changing: Mapping[str, Tensor]) -> int:
 def _epoch_batches(counts: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Rows of each batch of an epoch (from 0), in order."""
     _seed(torch.device("cpu"), seed, ORDER, epoch)
-    order = np.fromiter(ShuffledByLength(counts, batch_size), dtype=np.int64)
-    return np.split(order, range(batch_size, len(order), batch_size))
+    return shuffled_batches(counts, batch_size)
 
 
 def _seed(device: torch.device, *words: int) -> None:
@@ -247,7 +247,7 @@ def _step(
     mine, weight = rows[rank::size], 1.0 / len(rows)
     if not len(mine):  # more processes than samples in the last batch: DDP still waits for everyone
         mine, weight = rows[:1], 0.0
-    inputs = collate(plan.tokenizer, plan.train.encoded, mine, device)
+    inputs = plan.train.encoded.padded(mine, plan.tokenizer.pad_token_id, device)
     labels = torch.from_numpy(plan.train.labels[mine]).to(device)
     with autocast(plan.precision, device), lean_dropout(device):
         logits = model(**inputs).logits
@@ -288,8 +288,8 @@ def _score(model: PreTrainedModel, plan: Plan) -> float:
     encoded, labels = plan.validation.encoded, plan.validation.labels
     predictions = np.empty(len(labels), dtype=np.int64)
     with torch.inference_mode(), autocast(plan.precision, model.device):
-        for rows in batches_by_length(token_counts(encoded), EVALUATION_TOKENS):
-            logits = model(**collate(plan.tokenizer, encoded, rows, model.device)).logits
+        for rows in batches_by_length(encoded.lengths, EVALUATION_TOKENS):
+            logits = model(**encoded.padded(rows, plan.tokenizer.pad_token_id, model.device)).logits
             predictions[rows] = logits.argmax(dim=1).cpu().numpy()
     return METRICS[plan.metric](labels, predictions)
 
@@ -301,9 +301,10 @@ def _key(record: dict[str, Any], model: PreTrainedModel, plan: Plan) -> str:
         told.update(f"{name} {tuple(weight.shape)}".encode())
         told.update(weight.detach().cpu().contiguous().numpy())
     for split in (plan.train, plan.validation):
-        told.update(np.concatenate([token_counts(split.encoded), split.labels]))
-        for name in split.encoded[0]:
-            told.update(np.concatenate([sample[name] for sample in split.encoded], dtype=np.int64))
+        encoded = split.encoded
+        for array in (encoded.offsets, encoded.input_ids, encoded.token_type_ids, split.labels):
+            if array is not None:
+                told.update(np.ascontiguousarray(array))
     for name, module in sorted(sys.modules.items()):
         if name.startswith("deebert."):
             told.update(Path(module.__file__).read_bytes())

@@ -9,7 +9,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel
 from deebert.base.devices import autocast, pick_device, resolve_precision
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
-from deebert.data.inputs import token_counts
+from deebert.data.encoded import Encoded
 from deebert.data.scores import METRICS
 from deebert.inference.packs import PACK_TOKENS, PackedBackbone, cut_by_tokens
 from deebert.model import Ramps
@@ -38,7 +37,7 @@ DROPOUT = 0.1  # of a ramp, while it trains; BERT's own figure
 @contextlib.contextmanager
 def first_token_states(
     backbone: PreTrainedModel,
-    encoded: Sequence[dict[str, Any]],
+    encoded: Encoded,
     precision: str,
     pack_tokens: int = PACK_TOKENS,
 ) -> Iterator[np.ndarray]:
@@ -53,7 +52,7 @@ def first_token_states(
     device = pick_device()
     packed = PackedBackbone(copy.deepcopy(backbone).to(device), resolve_precision(precision, device))
     *before, last = packed.layers[:-1]  # layer L is never run
-    lengths = token_counts(encoded)
+    lengths = encoded.lengths
     states = _disk_array((len(encoded), len(before) + 1, backbone.config.hidden_size))
     bar = tqdm(total=len(encoded), desc="frozen pass", unit="sample", disable=None)
     with torch.inference_mode(), bar, stop_requests() as asked_to_stop:
