@@ -12,6 +12,7 @@ import argparse
 import copy
 import json
 import resource
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers.masking_utils import create_bidirectional_mask
 
 from deebert.data.batches import batches_by_length
 from deebert.data.encoded import Encoded
@@ -26,7 +28,8 @@ from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.exits.rule import entropy
 from deebert.inference.clock import processor_name, race
 from deebert.inference.engine import PACK_TOKENS, Engine
-from deebert.model import DeeBert, Ramps, walk
+from deebert.model import DeeBert
+from deebert.ramps import Ramps
 
 # Tokens, special ones included, at these quantiles of the validation split under bert-base-uncased's vocabulary.
 QUANTILES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
@@ -120,6 +123,17 @@ def compare(
         if layers_saved > 0:
             result[name]["time_saved_per_layers_saved"] = round(saved["time_saved_frac"] / layers_saved, 3)
     return {"plain_samples_per_s": round(len(sentences) / float(np.median(plain_s)), 2), **result}
+
+
+def walk(backbone: Any, inputs: dict[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield the hidden states (B, T, H) after layer 1, 2, ... of a BERT; who stops asking runs no deeper layer."""
+    hidden = backbone.bert.embeddings(input_ids=inputs["input_ids"])
+    mask = create_bidirectional_mask(
+        config=backbone.config, inputs_embeds=hidden, attention_mask=inputs["attention_mask"]
+    )
+    for layer in backbone.bert.encoder.layer:
+        hidden = layer(hidden, mask)
+        yield hidden
 
 
 def one_padded(model: DeeBert, sentence: Encoded, thresholds: tuple[float, ...]) -> int:

@@ -18,11 +18,12 @@ from deebert.figures.speed import draw_time
 from deebert.inference.clock import benchmark_metrics, benchmark_rows
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert
-from deebert.settings.params import read_params
+from deebert.settings.benchmark import Benchmark
+from deebert.settings.reading import read_section
 
 
 def main(data: Path, model_folder: Path, sweep: Path, plots: Path, metrics_file: Path) -> None:
-    settings = read_params(Path("params.yaml")).benchmark
+    settings = read_section(Path("params.yaml"), Benchmark)
     recommended = {row["target_drop_points"]: row["threshold"] for row in reversed(read_json(sweep / "choice.json"))}
     task = glue.load(data, []).task
     split = task["validation_splits"][0]

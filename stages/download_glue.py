@@ -5,18 +5,21 @@ from pathlib import Path
 from deebert.base.files import output_dir
 from deebert.base.stage import run
 from deebert.data import glue, toy
-from deebert.settings.params import read_params
+from deebert.settings.download_glue import DownloadGlue
+from deebert.settings.reading import read_section, read_value
+from deebert.settings.run import DATASET
+
+PARAMS = Path("params.yaml")
 
 
 def main(out: Path) -> None:
-    params = read_params(Path("params.yaml"))
-    source = params.download_glue.source
-    if params.dataset == "toy":
-        data = toy.load(params.download_glue.toy_seed)
-    elif source == "hub":
-        data = glue.from_hub(glue.GLUE_TASKS[params.dataset])
+    settings, dataset = read_section(PARAMS, DownloadGlue), read_value(PARAMS, "dataset", DATASET)
+    if dataset == "toy":
+        data = toy.load(settings.toy_seed)
+    elif settings.source == "hub":
+        data = glue.from_hub(glue.GLUE_TASKS[dataset])
     else:
-        data = glue.from_folder(glue.GLUE_TASKS[params.dataset], Path(source))
+        data = glue.from_folder(glue.GLUE_TASKS[dataset], Path(settings.source))
     with output_dir(out) as folder:
         glue.save(data, folder)
 

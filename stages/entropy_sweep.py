@@ -7,16 +7,17 @@ from deebert.analysis.logits import SplitLogits
 from deebert.analysis.sweep import choice_metrics, split_tables, sweep_metrics
 from deebert.base.files import output_dir, read_json, write_json
 from deebert.base.stage import run
-from deebert.settings.params import read_params
+from deebert.settings.entropy_sweep import EntropySweep
+from deebert.settings.reading import read_section
 
 
 def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path) -> None:
-    params = read_params(Path("params.yaml"))
+    settings = read_section(Path("params.yaml"), EntropySweep)
     about = read_json(logits_folder / "about.json")
     tables = defaultdict(list)
     for split in about["splits"]:
         saved = SplitLogits.load(logits_folder / f"{split}.safetensors")
-        for name, rows in split_tables(split, saved, about["metric"], params.entropy_sweep, params.seed).items():
+        for name, rows in split_tables(split, saved, about["metric"], settings).items():
             tables[name] += rows
     with output_dir(out) as folder:
         for name, rows in tables.items():

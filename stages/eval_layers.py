@@ -4,29 +4,34 @@ from pathlib import Path
 
 from deebert.analysis.layers import layer_metrics, layer_rows
 from deebert.analysis.logits import SplitLogits
-from deebert.base.files import output_dir, write_json
+from deebert.base.devices import pick_device
+from deebert.base.files import output_dir, read_json, write_json
 from deebert.base.stage import run
 from deebert.data import glue
 from deebert.data.encoded import encode
 from deebert.data.scores import is_labelled
-from deebert.model import DeeBert, all_logits, fingerprint
-from deebert.settings.params import model_name, read_params
+from deebert.inference.engine import Engine
+from deebert.model import DeeBert, fingerprint
+from deebert.settings.eval_layers import EvalLayers
+from deebert.settings.reading import read_section
 
 
 def main(data: Path, model_folder: Path, out: Path, metrics_file: Path) -> None:
-    params = read_params(Path("params.yaml"))
+    settings = read_section(Path("params.yaml"), EvalLayers)
     glue_data = glue.load(data)
     task = glue_data.task
     model, tokenizer = DeeBert.load(model_folder)
+    weights = fingerprint(model)
+    engine = Engine(model, device=pick_device())
     rows, scored = [], []
     with output_dir(out) as folder:
         for split in [*task["validation_splits"], *task["test_splits"]]:
             frame = glue_data.splits[split]
             labels = frame["label"].to_numpy()
-            if not is_labelled(labels) and not params.eval_layers.hidden_test:
+            if not is_labelled(labels) and not settings.hidden_test:
                 continue
             encoded = encode(tokenizer, frame, task["text_columns"])
-            logits = all_logits(model, encoded, tokenizer.pad_token_id, params.eval_layers.batch_tokens)
+            logits = engine.all_logits(encoded)
             difficulty = frame["difficulty"].to_numpy() if "difficulty" in frame else None
             answers = SplitLogits(logits, labels, frame["idx"].to_numpy(), encoded.lengths, difficulty)
             answers.save(folder / f"{split}.safetensors")
@@ -35,7 +40,7 @@ def main(data: Path, model_folder: Path, out: Path, metrics_file: Path) -> None:
                 rows += layer_rows(split, logits, labels, task["metrics"])
         about = {
             "task": task["task"],
-            "model": model_name(params.backbone),
+            "model": read_json(model_folder / "training.json")["model"],
             "num_layers": model.num_layers,
             "metric": task["metrics"][0],
             "splits": scored,
@@ -45,7 +50,7 @@ def main(data: Path, model_folder: Path, out: Path, metrics_file: Path) -> None:
         write_json(folder / "layers.json", rows)
     main_split = task["validation_splits"][0]
     metrics = layer_metrics(task["task"], rows, main_split, len(glue_data.splits[main_split]))
-    write_json(metrics_file, {**metrics, "weights": fingerprint(model)})
+    write_json(metrics_file, {**metrics, "weights": weights})
 
 
 if __name__ == "__main__":

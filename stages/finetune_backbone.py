@@ -3,54 +3,58 @@
 import dataclasses
 from pathlib import Path
 
+from safetensors.torch import save_file
 from transformers import set_seed
 
 from deebert.base.files import output_dir, write_json
+from deebert.base.recipe import Recipe
 from deebert.base.stage import run
 from deebert.data import glue
 from deebert.data.encoded import encode
-from deebert.encoders import released
-from deebert.encoders.backbones import recipe_for, start_model
-from deebert.settings.params import read_params
+from deebert.encoders.start import Start, Wanted, begin
+from deebert.settings.checks import SEED
+from deebert.settings.finetune_backbone import FinetuneBackbone
+from deebert.settings.reading import read_section, read_value
 from deebert.training import processes
 from deebert.training.checkpoints import Checkpoints, home
 from deebert.training.finetuning import Plan, Samples, finetune
 
+PARAMS = Path("params.yaml")
 
-def main(data: Path, out: Path, curve: Path) -> None:
-    params = read_params(Path("params.yaml"))
-    settings = params.finetune_backbone
-    if checkpoint := released.find(params.backbone):
-        with output_dir(out) as folder:
-            released.install(checkpoint, glue.load(data, []).task, settings.max_length, settings.layers, folder)
-        write_json(curve, [])
-        return
 
+def main(data: Path, start_file: Path, out: Path, curve: Path) -> None:
+    settings, seed = read_section(PARAMS, FinetuneBackbone), read_value(PARAMS, "seed", SEED)
+    start = Start.read(start_file)
     processes.launch()
-    wanted = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "batch_size")}
-    recipe = dataclasses.replace(recipe_for(params.backbone), **{k: v for k, v in wanted.items() if v is not None})
-
     train = glue.load(data, ["train"])
     task = train.task
+    set_seed(seed)
+    beginning = begin(start, Wanted(task["task"], task["label_names"], settings.max_length, settings.truncate_to))
+    about = {**beginning.origin, **glue.trained_on(task)}
+    if beginning.ramps:  # trained already, ramps included
+        with output_dir(out) as folder:
+            beginning.save(folder, about)
+            save_file(beginning.ramps, folder / "ramps.safetensors")
+            write_json(curve, [])
+        return
+
+    wanted = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "batch_size")}
+    recipe = dataclasses.replace(Recipe(**start.recipe), **{k: v for k, v in wanted.items() if v is not None})
     validation = glue.load(data, task["validation_splits"][:1])
-    set_seed(params.seed)
-    model, tokenizer, origin = start_model(params.backbone, task["label_names"], settings.max_length, settings.layers)
     samples = [
-        Samples(encode(tokenizer, frame, task["text_columns"]), frame["label"].to_numpy())
+        Samples(encode(beginning.tokenizer, frame, task["text_columns"]), frame["label"].to_numpy())
         for part in (train, validation)
         for frame in part.splits.values()
     ]
-    plan = Plan(tokenizer, *samples, task["metrics"][0], recipe, params.seed, settings.precision)
+    plan = Plan(beginning.tokenizer, *samples, task["metrics"][0], recipe, seed, settings.precision)
 
     with Checkpoints(home("finetune_backbone")) as checkpoints:
         if processes.rank() > 0:  # helps the first process, which writes
-            finetune(model, plan, checkpoints)
+            finetune(beginning.model, plan, checkpoints)
             return
         with output_dir(out) as folder:
-            how, rows = finetune(model, plan, checkpoints)
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            write_json(folder / "training.json", {**origin, **glue.trained_on(task), **how})
+            how, rows = finetune(beginning.model, plan, checkpoints)
+            beginning.save(folder, {**about, **how})
             write_json(curve, rows)
 
 

@@ -7,20 +7,23 @@ from deebert.base.stage import run
 from deebert.figures import decision, evaluation
 from deebert.figures.drawing import save
 from deebert.reports.smaller import read_smaller, smaller_rows
-from deebert.settings.params import read_params
+from deebert.settings.download_glue import DownloadGlue
+from deebert.settings.finetune_backbone import FinetuneBackbone
+from deebert.settings.reading import read_section
 
+PARAMS = Path("params.yaml")
 TABLES = ("sweep", "exits", "entropies", "depths", "bands", "choice", "certificates", "leavers", "calibration")
 KEPT = ("sweep", "exits", "choice", "certificates", "leavers", "calibration")
 
 
-def main(finetune_curve: Path, ramps_curve: Path, logits: Path, sweep: Path, smaller_models: Path, out: Path) -> None:
-    params = read_params(Path("params.yaml"))
+def main(
+    start: Path, finetune_curve: Path, ramps_curve: Path, logits: Path, sweep: Path, smaller_models: Path, out: Path
+) -> None:
+    download, finetune = read_section(PARAMS, DownloadGlue), read_section(PARAMS, FinetuneBackbone)
     about = read_json(logits / "about.json")
     layers = read_json(logits / "layers.json")
     rows = {name: read_json(sweep / f"{name}.json") for name in TABLES}
-    rows["sweep"] += smaller_rows(
-        read_smaller(smaller_models), about, params.backbone, params.download_glue, params.finetune_backbone
-    )
+    rows["sweep"] += smaller_rows(read_smaller(smaller_models), about, read_json(start)["model"], download, finetune)
     shown = sorted({row["threshold"] for row in rows["exits"]})
     drawn = {
         "tradeoff": evaluation.draw_tradeoff(about, rows["sweep"], rows["bands"], shown),

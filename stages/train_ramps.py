@@ -9,15 +9,20 @@ from deebert.base.files import output_dir, write_json
 from deebert.base.stage import run
 from deebert.data import glue
 from deebert.data.encoded import encode
-from deebert.encoders.backbones import load_classifier
-from deebert.model import DeeBert, has_ramps, save
-from deebert.settings.params import read_params
+from deebert.encoders.loading import load_classifier
+from deebert.model import DeeBert, save
+from deebert.ramps import has_ramps
+from deebert.settings.checks import SEED
+from deebert.settings.reading import read_section, read_value
+from deebert.settings.train_ramps import TrainRamps
 from deebert.training.ramp_training import States, first_token_states, train_ramps
 from deebert.training.records import environment
 
+PARAMS = Path("params.yaml")
+
 
 def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:
-    params = read_params(Path("params.yaml"))
+    settings, seed = read_section(PARAMS, TrainRamps), read_value(PARAMS, "seed", SEED)
     if has_ramps(backbone):
         logging.info("train_ramps: the backbone came with ramps of its own; they are kept, nothing is trained")
         ramps = DeeBert.load(backbone)[0].ramps
@@ -25,7 +30,7 @@ def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:
             save(backbone, ramps, folder)
         write_json(curve, [])
         return
-    settings, device = params.train_ramps, pick_device()
+    device = pick_device()
     settings = dataclasses.replace(settings, precision=resolve_precision(settings.precision, device))
     model, tokenizer = load_classifier(backbone)
     train = glue.load(data, ["train"])
@@ -40,9 +45,9 @@ def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:
         first_token_states(model, encoded[1], settings.precision) as validation_states,
     ):
         seen, unseen = States(train_states, labels[0]), States(validation_states, labels[1])
-        ramps, rows = train_ramps(seen, unseen, task["metrics"][0], model.config.num_labels, settings, params.seed)
+        ramps, rows = train_ramps(seen, unseen, task["metrics"][0], model.config.num_labels, settings, seed)
         save(backbone, ramps, folder)
-        write_json(folder / "ramps.json", {**dataclasses.asdict(settings), "seed": params.seed, **environment(device)})
+        write_json(folder / "ramps.json", {**dataclasses.asdict(settings), "seed": seed, **environment(device)})
         write_json(curve, rows)
 
 

@@ -1,19 +1,17 @@
-"""Our walk through the layers is Hugging Face's forward, and ramps change nothing of it."""
+"""Every head reads what Hugging Face's forward computes, and ramps change nothing of it."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from deebert.data.encoded import encode
-from deebert.encoders.backbones import family_of
-from deebert.model import RAMPS, WEIGHTS, DeeBert, Ramps, all_logits, fingerprint, save, walk
+from deebert.model import WEIGHTS, DeeBert, fingerprint, save
+from deebert.ramps import RAMPS, Ramps
 from tests import tiny
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
@@ -101,32 +99,6 @@ def test_all_ramps_at_once_are_each_ramp_alone(num_ramps: int, batch: int, seed:
         torch.testing.assert_close(ramps.ramp(i + 1, states[i]), together[i], atol=1e-5, rtol=1e-5)
 
 
-def count_layer_runs(backbone: PreTrainedModel) -> tuple[list[int], list[torch.utils.hooks.RemovableHandle]]:
-    runs = [0] * LAYERS
-
-    def count(i: int) -> None:
-        runs[i] += 1
-
-    layers = family_of(backbone).layers(backbone)
-    return runs, [layer.register_forward_hook(lambda *_, i=i: count(i)) for i, layer in enumerate(layers)]
-
-
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("wanted", range(LAYERS + 1))
-def test_an_abandoned_walk_runs_no_deeper_layer(family: str, wanted: int) -> None:
-    """Who takes the states of k layers pays for k layers."""
-    backbone = deebert(family).backbone
-    runs, hooks = count_layer_runs(backbone)
-    try:
-        with torch.inference_mode():
-            states = [hidden for _, hidden in zip(range(wanted), walk(backbone, tiny.inputs(family, [5, 3])))]  # noqa: B905
-    finally:
-        for hook in hooks:
-            hook.remove()
-    assert runs == [1] * wanted + [0] * (LAYERS - wanted)
-    assert [tuple(hidden.shape) for hidden in states] == [(2, 5, WIDTH)] * wanted
-
-
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_saved_model_comes_back(family: str, tmp_path: Path) -> None:
     """Saved and loaded again, a model gives identical logits; its weights file is the backbone's byte for byte."""
@@ -159,19 +131,6 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     saved = load_file(tmp_path / "one" / RAMPS)
     assert saved.keys() == ramps.state_dict().keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in ramps.state_dict().items())
-
-
-@pytest.mark.parametrize("batch_tokens", [1, 40, 10_000])
-def test_all_logits_keep_the_order(batch_tokens: int) -> None:
-    """Row n of `all_logits` belongs to sample n whatever the batches, and is what the model gives it alone."""
-    model, tokenizer = deebert("bert"), tiny.tokenizer()
-    encoded = encode(tokenizer, tiny.samples(12, labels=3), ["sentence"])
-    logits = all_logits(model, encoded, tokenizer.pad_token_id, batch_tokens)
-    assert logits.shape == (12, LAYERS, LABELS) and logits.dtype == np.float32
-    with torch.inference_mode():
-        for row in range(len(encoded)):
-            alone = model(**encoded.padded(np.array([row]), tokenizer.pad_token_id, torch.device("cpu")))
-            np.testing.assert_allclose(logits[row], alone[0].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -23,7 +23,8 @@ from deebert.data.encoded import encode
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds, MaxProbability, Patience
 from deebert.exits.rule import entropy
 from deebert.inference.classifier import EarlyExitClassifier, Predictions
-from deebert.model import RAMPS, DeeBert, Ramps, all_logits, fingerprint, save
+from deebert.model import DeeBert, fingerprint, save
+from deebert.ramps import RAMPS, Ramps
 from tests import tiny
 from tests.hub import Repo, serve
 
@@ -76,10 +77,12 @@ def pairs(count: int = COUNT) -> list[tuple[str, str]]:
 
 
 def logits_of_all_heads(folder: Path, texts: list[Any]) -> torch.Tensor:
-    """(N, L, C) the way of the pipeline: one padded forward, every head."""
+    """(N, L, C) by the backbone's own forward on one padded batch."""
     model, tokenizer = DeeBert.load(folder)
     frame = pd.DataFrame([(text,) if isinstance(text, str) else text for text in texts])
-    return torch.from_numpy(all_logits(model, encode(tokenizer, frame, list(frame)), tokenizer.pad_token_id, 512))
+    encoded = encode(tokenizer, frame, list(frame))
+    with torch.inference_mode():
+        return model(**encoded.padded(np.arange(len(encoded)), tokenizer.pad_token_id, torch.device("cpu")))
 
 
 def check_offline(answers: Predictions, logits: torch.Tensor, criterion: Criterion) -> None:

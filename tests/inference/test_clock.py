@@ -12,7 +12,8 @@ from deebert.exits.criteria import Criterion, Entropy
 from deebert.inference import clock as clock_module
 from deebert.inference.clock import Race, benchmark_metrics, benchmark_rows, processor_name, race
 from deebert.inference.engine import FULL_DEPTH, Engine
-from deebert.model import DeeBert, Ramps
+from deebert.model import DeeBert
+from deebert.ramps import Ramps
 from tests import tiny
 
 COUNT = 6

@@ -18,7 +18,8 @@ from deebert.exits.criteria import (
 from deebert.exits.rule import entropy
 from deebert.inference import engine as engine_module
 from deebert.inference.engine import FULL_DEPTH, Answers, Engine
-from deebert.model import DeeBert, Ramps
+from deebert.model import DeeBert
+from deebert.ramps import Ramps
 from tests import tiny
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
@@ -259,3 +260,15 @@ def test_bf16_reads_ramps_from_float32_states() -> None:
     assert answers.logits.dtype == np.float32
     exact = offline(made("bert")[0], sentences("bert", [6] * 70, seed=1))[:, -1].numpy()
     assert np.abs(answers.logits - exact).mean() < 0.1 * np.abs(exact).mean(), "bf16 is near, if not equal"
+
+
+@families
+@pytest.mark.parametrize("pack_tokens", [1, 40, 10_000])
+def test_all_logits_keep_the_order(family: str, pack_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row n of `all_logits` belongs to sample n whatever the packs, and is what the model gives it alone."""
+    monkeypatch.setattr(engine_module, "PACK_TOKENS", pack_tokens)
+    model, engine = made(family)
+    encoded = sentences(family, [5, 3, 9, 3, 12, 1])
+    logits = engine.all_logits(encoded)
+    assert logits.shape == (6, LAYERS, LABELS) and logits.dtype == np.float32
+    np.testing.assert_allclose(logits, offline(model, encoded).numpy(), atol=1e-5)

@@ -2,13 +2,13 @@
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deebert.base.errors import UserError
-from deebert.base.files import read_json
+from deebert.base.files import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +81,12 @@ class Beginning:
     tokenizer: "PreTrainedTokenizerBase"
     origin: dict[str, Any]
     ramps: "dict[str, Tensor] | None" = None
+
+    def save(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Write classifier, tokenizer and, as `training.json`, `about` into `folder`, which exists."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        write_json(folder / "training.json", about)
 
 
 def begin(start: Start, wanted: Wanted) -> Beginning:

@@ -19,12 +19,14 @@ from deebert.base.devices import pick_device, resolve_precision
 from deebert.base.errors import UserError, one_line
 from deebert.base.files import output_dir, read_json
 from deebert.data.encoded import encode
-from deebert.encoders.backbones import load_errors
+from deebert.encoders.loading import load_errors
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.inference import card
 from deebert.inference.engine import Engine
-from deebert.model import RAMPS, WEIGHTS, DeeBert, fingerprint, save_ramps
-from deebert.settings.params import HUB_ID, PRECISIONS, is_folder
+from deebert.model import WEIGHTS, DeeBert, fingerprint
+from deebert.ramps import RAMPS, save_ramps
+from deebert.settings.checks import PRECISIONS
+from deebert.settings.model_names import HUB_ID, is_folder
 
 Text = str | tuple[str, str]
 CARD = "README.md"  # where the Hub looks for it

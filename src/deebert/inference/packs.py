@@ -178,6 +178,7 @@ class PackedLayer:
             queries: (Q, heads * D), sentence after sentence, of the tokens `which` of each.
             keys, values: (T, heads * D), of all tokens.
         """
+        heads, width = self.layer.num_heads, values.shape[1]
         contexts = []
         start = 0
         for sentences, tokens in layout.runs:
@@ -185,11 +186,11 @@ class PackedLayer:
             positions = range((tokens.stop - tokens.start) // count)[which]
             stop = start + count * len(positions)
             query, key, value = (
-                states.view(count, len(states) // count, self.layer.num_heads, -1).transpose(1, 2)
+                states.view(count, len(states) // count, heads, width // heads).transpose(1, 2)
                 for states in (queries[start:stop], keys[tokens], values[tokens])
             )
             context = self.layer.attention(query, key, value, positions)
-            contexts.append(context.transpose(1, 2).reshape(stop - start, -1))
+            contexts.append(context.transpose(1, 2).reshape(stop - start, width))
             start = stop
         return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
 

@@ -20,16 +20,19 @@ from deebert.base.errors import UserError
 from deebert.data import glue
 from deebert.data.encoded import encode
 from deebert.data.glue import GlueData, Task, describe
-from deebert.encoders import released
+from deebert.encoders.starts import released
 from deebert.model import DeeBert
+from deebert.ramps import Ramps
 from tests import tiny
+from tests.starting import begin_with
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LAYERS, WIDTH, HEADS = 3, 16, 2
 EPS = {"bert": 1e-12, "roberta": 1e-5}
 PAD = 1
 FORMATS = ("pytorch_model.bin", "model.safetensors", "old pytorch_model.bin")
 MNLI = ("entailment", "neutral", "contradiction")
+RTE = ("entailment", "not_entailment")
 # As run_highway_glue.py numbers them: the processor's list, of which RoBERTa swaps the last two.
 REFERENCE_MNLI = {
     "bert": ["contradiction", "entailment", "neutral"],
@@ -164,6 +167,13 @@ def write_tokenizer(folder: Path, family: str, old: bool) -> None:
         (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "max_len": 512}')
 
 
+def ramps_of(tensors: dict[str, Tensor]) -> Ramps:
+    """The ramps that a stage would load from the file with these tensors."""
+    ramps = Ramps(*tensors["dense_bias"].shape, tensors["out_bias"].shape[1])
+    ramps.load_state_dict(tensors)
+    return ramps
+
+
 def run(stage: str, *paths: str) -> None:
     runpy.run_path(str(ROOT / "stages" / f"{stage}.py"))["main"](*map(Path, paths))
 
@@ -192,7 +202,8 @@ def test_stages_give_the_references_logits(
     glue.save(data, Path("glue"))
 
     with caplog.at_level("INFO"):
-        run("finetune_backbone", "glue", "backbone", "finetune.json")
+        run("plan", "start.json", "family.json")
+        run("finetune_backbone", "glue", "start.json", "backbone", "finetune.json")
         run("train_ramps", "glue", "backbone", "deebert", "ramps.json")
     assert [record.message.count("nothing is trained") for record in caplog.records] == [1, 1]
     run("eval_layers", "glue", "deebert", "logits", "layers.json")
@@ -217,27 +228,27 @@ def test_labels_of_mnli_are_put_into_our_order(family: str, named: bool, tmp_pat
     theirs = ["neutral", "contradiction", "entailment"] if named else REFERENCE_MNLI[family]
     further = {"id2label": dict(enumerate(theirs))} if named else {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
     folder = write_checkpoint(tmp_path / "mnli", family, 3, finetuning_task="mnli", **further)
-    checkpoint = released.find(str(folder))
-    model, ramps, _, origin = released.take_over(checkpoint, "MNLI", MNLI, 16)
-    assert origin["labels_in_source"] == theirs
+    beginning = begin_with(str(folder), MNLI, task="MNLI")
+    model = beginning.model
+    assert beginning.origin["labels_in_source"] == theirs
     assert [model.config.id2label[i] for i in range(3)] == list(MNLI)
     inputs = tiny.inputs(family, [7, 4, 12])
     expected = reference_logits(family, random_weights(family, 3), inputs)[..., [theirs.index(name) for name in MNLI]]
     with torch.inference_mode():
-        ours = DeeBert(model, ramps).eval()(**inputs)
+        ours = DeeBert(model, ramps_of(beginning.ramps)).eval()(**inputs)
     torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5)
 
 
 @each_family
 def test_labels_of_other_tasks_stay(family: str, tmp_path: Path) -> None:
     """Where the reference numbers labels as GLUE does, rows of a classifier are not moved."""
-    checkpoint = released.find(str(write_checkpoint(tmp_path / "any", family, 2)))
+    folder = str(write_checkpoint(tmp_path / "any", family, 2))
     for task in ("RTE", "QNLI", "SST-2", "MRPC", "QQP"):
         names = glue.GLUE_TASKS[task].label_names
-        model, _, _, origin = released.take_over(checkpoint, task, names, 16)
-        assert origin["labels_in_source"] == list(names)
-        out = model.classifier if family == "bert" else model.classifier.out_proj
-        assert torch.equal(out.weight, checkpoint.weights["classifier.weight"])
+        beginning = begin_with(folder, names, task=task)
+        assert beginning.origin["labels_in_source"] == list(names)
+        out = beginning.model.classifier if family == "bert" else beginning.model.classifier.out_proj
+        assert torch.equal(out.weight, released.find(folder).weights["classifier.weight"])
 
 
 def test_buffers_and_the_last_highway_do_not_matter(tmp_path: Path) -> None:
@@ -246,16 +257,16 @@ def test_buffers_and_the_last_highway_do_not_matter(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights = {name: weight for name, weight in weights.items() if f"highway.{LAYERS - 1}." not in name}
     save_file({**weights, "bert.embeddings.position_ids": torch.arange(5)[None]}, folder / "model.safetensors")
-    _, ramps, _, _ = released.take_over(released.find(str(folder)), "RTE", ("entailment", "not_entailment"), 16)
-    assert len(ramps) == LAYERS - 1
-    assert torch.equal(ramps.out_bias[1], weights["bert.encoder.highway.1.classifier.bias"])
+    ramps = begin_with(str(folder), RTE, task="RTE").ramps
+    assert len(ramps["out_bias"]) == LAYERS - 1
+    assert torch.equal(ramps["out_bias"][1], weights["bert.encoder.highway.1.classifier.bias"])
 
 
 def test_a_trained_checkpoint_is_not_truncated(tmp_path: Path) -> None:
     """Its ramps and its classifier belong to the whole depth: asking for fewer layers is an error."""
-    checkpoint = released.find(str(write_checkpoint(tmp_path / "whole", "bert", 2)))
-    with pytest.raises(UserError, match=r"finetune_backbone\.layers: 2 .* expected default"):
-        released.take_over(checkpoint, "RTE", ("entailment", "not_entailment"), 16, layers=2)
+    folder = write_checkpoint(tmp_path / "whole", "bert", 2)
+    with pytest.raises(UserError, match=r"finetune_backbone\.truncate_to: 2 .* expected default"):
+        begin_with(str(folder), RTE, task="RTE", truncate_to=2)
 
 
 def test_other_models_are_left_to_the_usual_way(tmp_path: Path) -> None:
@@ -330,6 +341,6 @@ def test_what_will_not_do_is_told_in_one_line(wrong: str, tmp_path: Path) -> Non
     change, expected = BAD[wrong]
     change(folder)
     with pytest.raises(UserError) as caught:
-        released.take_over(released.find(str(folder)), "RTE", ("entailment", "not_entailment"), 16)
+        begin_with(str(folder), RTE, task="RTE")
     message = str(caught.value)
     assert "\n" not in message and str(folder) in message and expected in message

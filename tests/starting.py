@@ -1,0 +1,28 @@
+"""Beginning a fine-tuning as the stages do, without their files."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from deebert.encoders.resolve import resolve
+from deebert.encoders.start import Beginning, Wanted, begin
+
+
+def begin_with(
+    model: str, label_names: Sequence[str], max_length: int = 16, truncate_to: int | None = None, task: str = "tiny"
+) -> Beginning:
+    """What `plan` and then `finetune_backbone` make of a value of the `model` parameter."""
+    return begin(resolve(model)[0], Wanted(task, label_names, max_length, truncate_to))
+
+
+def start_model(*arguments: Any, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """The same, for models that are not trained yet."""
+    beginning = begin_with(*arguments, **options)
+    assert beginning.ramps is None
+    return beginning.model, beginning.tokenizer, beginning.origin
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Names of the modules of the head."""
+    return [name for name, _ in model.named_children() if name != model.base_model_prefix]
