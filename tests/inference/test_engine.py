@@ -225,7 +225,7 @@ def test_first_tokens_only_in_the_last_layer(family: str) -> None:
     backbone = tiny.model(family, layers=LAYERS, width=WIDTH, labels=LABELS)
     engine = Engine(DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS)))
     tokens: list[int] = []
-    engine._packed.layers[-1].parts.up.register_forward_hook(lambda _, inputs, __: tokens.append(len(inputs[0])))
+    engine._packed.layers[-1].layer.up.register_forward_hook(lambda _, inputs, __: tokens.append(len(inputs[0])))
     engine.answer(sentences(family, [5, 9, 9]), FULL_DEPTH)
     assert sum(tokens) == 3
 
@@ -240,7 +240,7 @@ def test_memory_does_not_grow_with_the_data(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         Engine,
         "_run",
-        lambda self, packs, *rest: (seen.append(sum(len(p.hidden) for p in packs)), run(self, packs, *rest)),
+        lambda self, packs, *rest: (seen.append(sum(len(p.hidden) for p in packs)), run(self, packs, *rest))[1],
     )
     engine.answer(sentences("bert", [8] * 200), Entropy(0.5))
     assert len(seen) == 25 and max(seen) <= 64

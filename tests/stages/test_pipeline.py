@@ -2,8 +2,9 @@
 
 import ast
 import dataclasses
-import inspect
-import textwrap
+import importlib
+import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deebert.encoders import resolve
 from deebert.settings.params import Params, read_params
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +21,7 @@ PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
 CODE_FOLDERS = ("src/", "stages/")
 GIVEN = {"baselines/smaller_models.json"}  # data that no stage makes: scores of other runs, kept in git
+FINGERPRINTS = {"data/family.json"}  # deps that tell of code and are no argument
 MAX_SCRIPT_LINES = 60
 
 each_stage = pytest.mark.parametrize("stage", STAGES)
@@ -46,6 +49,12 @@ def split_deps(stage: str) -> tuple[list[str], list[str]]:
     """The stage's deps in two lists, in order: source files, and data that another stage makes."""
     code = [dep for dep in STAGES[stage]["deps"] if dep.startswith(CODE_FOLDERS)]
     return code, [dep for dep in STAGES[stage]["deps"] if dep not in code]
+
+
+def filled_in(dep: str) -> str:
+    """A dep with the committed parameters in place of `${section.key}`."""
+    content = dataclasses.asdict(read_params(ROOT / "params.yaml"))
+    return re.sub(r"\$\{(\w+)\.(\w+)\}", lambda found: content[found[1]][found[2]], dep)
 
 
 def executed(node: ast.AST) -> Iterator[ast.AST]:
@@ -79,47 +88,34 @@ def closure(source: Path) -> set[Path]:
     return found
 
 
-def attributes_of(tree: ast.AST, *, of: str) -> set[str]:
-    """Names of the attributes that `tree` takes from the variable `of`, which it may put to no other use."""
-    taken = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_name(node.value, of)]
-    uses = [node for node in ast.walk(tree) if is_name(node, of) and isinstance(node.ctx, ast.Load)]
-    assert len(uses) == len(taken), f"{of} is handed on whole, so that what is read of it cannot be told"
-    return {node.attr for node in taken}
-
-
 def is_name(node: ast.AST, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
 
 
 def params_read(stage: str) -> set[str]:
-    """Top-level keys of params.yaml that the stage's script uses, be it through a property of `Params`."""
-    tree = parse(script(stage))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and is_name(node.func, "read_params")]
-    names = {
-        target.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and node.value in calls
-        for target in node.targets
+    """Top-level keys of params.yaml that the stage's script reads."""
+    modules = {
+        alias.name: node.module
+        for node in ast.walk(parse(script(stage)))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
     }
-    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.value in calls}
-    for name in names:
-        read |= attributes_of(tree, of=name)
-    return set().union(*map(keys_behind, read))
-
-
-def keys_behind(attribute: str) -> set[str]:
-    """The keys of params.yaml that an attribute of `Params` is made of."""
-    if attribute in {field.name for field in dataclasses.fields(Params)}:
-        return {attribute}
-    source = textwrap.dedent(inspect.getsource(getattr(Params, attribute).fget))
-    return set().union(*map(keys_behind, attributes_of(ast.parse(source), of="self")))
+    read = set()
+    for node in ast.walk(parse(script(stage))):
+        if isinstance(node, ast.Call) and is_name(node.func, "read_section"):
+            read.add(modules[node.args[1].id].rpartition(".")[2])
+        elif isinstance(node, ast.Call) and is_name(node.func, "read_value"):
+            read.add(ast.literal_eval(node.args[1]))
+    return read
 
 
 @each_stage
 def test_code_deps_are_exactly_what_the_script_imports(stage: str) -> None:
     """A change of any line that a stage runs runs the stage again, and a change of any other line does not."""
-    code, _ = split_deps(stage)
-    assert sorted(code) == sorted(file.relative_to(ROOT).as_posix() for file in closure(script(stage)))
+    code = [filled_in(dep) for dep in split_deps(stage)[0]]
+    by_name = {ROOT / filled_in(dep) for dep in split_deps(stage)[0] if "$" in dep}
+    expected = closure(script(stage)).union(*map(closure, by_name))
+    assert sorted(code) == sorted(file.relative_to(ROOT).as_posix() for file in expected)
 
 
 @pytest.mark.parametrize("init", sorted((ROOT / "src").rglob("__init__.py")), ids=lambda init: init.parent.name)
@@ -132,15 +128,21 @@ def test_package_init_runs_nothing(init: Path) -> None:
 @each_stage
 def test_params_are_exactly_what_the_script_reads(stage: str) -> None:
     """A change of a parameter runs again those stages that read it, and no other."""
-    declared = STAGES[stage].get("params", [])
-    assert sorted(declared) == sorted(params_read(stage))
+    if stage == "plan":  # it reads everything
+        assert STAGES[stage]["params"] == [{"params.yaml": None}]
+        assert any(is_name(node, "read_params") for node in ast.walk(parse(script(stage))))
+    else:
+        assert sorted(STAGES[stage].get("params", [])) == sorted(params_read(stage))
 
 
 def test_only_scripts_read_params() -> None:
-    """No module below reads params.yaml behind its caller's back."""
-    for module in (ROOT / "src").rglob("*.py"):
-        if module.name != "params.py":
+    """No module below reads params.yaml behind its caller's back, and no stage but `plan` reads all of it."""
+    for module in [*(ROOT / "src").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
+        if module.parent.name != "settings" and module.name != "plan.py":
             assert not any(is_name(node, "read_params") for node in ast.walk(parse(module))), module
+        if module.parent.name not in ("settings", "stages"):
+            readers = ("read_section", "read_value", "read_yaml")
+            assert not any(is_name(node, name) for node in ast.walk(parse(module)) for name in readers), module
 
 
 def test_each_section_belongs_to_the_stage_of_its_name() -> None:
@@ -157,7 +159,8 @@ def test_each_section_belongs_to_the_stage_of_its_name() -> None:
 def test_each_key_of_a_section_is_used(stage: str) -> None:
     """No parameter is without effect: some module of its stage names each key of the section."""
     section = getattr(read_params(ROOT / "params.yaml"), stage, None)
-    nodes = [node for file in closure(script(stage)) if file.name != "params.py" for node in ast.walk(parse(file))]
+    files = [file for file in closure(script(stage)) if file.parent.name != "settings"]
+    nodes = [node for file in files for node in ast.walk(parse(file))]
     named = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     named |= {node.value for node in nodes if isinstance(node, ast.Constant)}
     keys = {field.name for field in dataclasses.fields(section)} if section else set()
@@ -179,7 +182,7 @@ def test_every_out_has_one_writer_and_every_data_dep_is_an_out() -> None:
     writers = Counter(path for stage in STAGES for path in outputs(stage, "outs", "metrics"))
     assert set(writers.values()) == {1}
     for stage in STAGES:
-        assert set(split_deps(stage)[1]) <= set(writers) | GIVEN
+        assert set(split_deps(stage)[1]) <= set(writers) | GIVEN, stage
     assert not GIVEN & set(writers)
     assert all((ROOT / path).is_file() for path in GIVEN)
 
@@ -190,8 +193,29 @@ def test_command_line_is_deps_then_outs(stage: str) -> None:
     outs = outputs(stage, "outs")
     cached = [path for path, options in outs.items() if options.get("cache", True)]
     folders = dict.fromkeys(str(PurePosixPath(path).parent) for path in outs if path not in cached)
-    paths = [*split_deps(stage)[1], *cached, *folders, *outputs(stage, "metrics")]
+    data = [dep for dep in split_deps(stage)[1] if dep not in FINGERPRINTS]
+    paths = [*data, *cached, *folders, *outputs(stage, "metrics")]
     assert STAGES[stage]["cmd"].split() == ["PYTHONPATH=src", "python", f"stages/{stage}.py", *paths]
+
+
+@pytest.mark.parametrize("package", ["deebert.encoders.families", "deebert.encoders.starts"])
+def test_a_fingerprint_changes_with_what_a_module_runs_and_with_nothing_else(
+    package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of what is imported by name the fingerprint is a dep: each line that runs changes it, and no other line."""
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(resolve, "PACKAGE", tmp_path / "src" / "deebert")
+    folder = Path(importlib.import_module(package).__path__[0])
+    modules = [file.stem for file in folder.glob("*.py") if file.stem != "__init__"]
+    before = {name: resolve.fingerprint(f"{package}.{name}") for name in modules}
+    assert len(set(before.values())) == len(modules) > 1
+    for file in sorted((tmp_path / "src" / "deebert").rglob("*.py")):
+        ran_by = {name for name in modules if ROOT / file.relative_to(tmp_path) in closure(folder / f"{name}.py")}
+        content = file.read_text(encoding="utf-8")
+        file.write_text(content + "\n", encoding="utf-8")
+        after = {name: resolve.fingerprint(f"{package}.{name}") for name in modules}
+        file.write_text(content, encoding="utf-8")
+        assert {name for name in modules if before[name] != after[name]} == ran_by, file
 
 
 @each_stage

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from deebert.encoders.backbones import Recipe, family_of
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -23,7 +24,6 @@ from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.data import glue
 from deebert.data.encoded import encode
-from deebert.encoders.backbones import Recipe, family_of
 from deebert.model import DeeBert, Ramps, all_logits
 from deebert.settings.params import TrainRamps
 from deebert.training import processes

@@ -97,10 +97,18 @@ def _closure(file: Path) -> set[Path]:
 
 def _imported(file: Path) -> Iterator[Path]:
     """The modules of this package that `file` imports; a package's own file holds no code."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in _executed(ast.parse(file.read_bytes())):
         if isinstance(node, ast.ImportFrom):
             names = (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
             yield from filter(Path.is_file, map(_file_of, names))
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below `node`, functions' bodies included, but nothing that is there for type checkers only."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield child
+            yield from _executed(child)
 
 
 def _file_of(module: str) -> Path:
