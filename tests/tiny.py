@@ -15,16 +15,32 @@ from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
+    CamembertConfig,
     DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
+    XLMRobertaConfig,
 )
 
 from deebert.data.glue import GlueData, Task, describe
 
-FAMILIES = ("bert", "roberta", "distilbert")
+FAMILIES = ("bert", "roberta", "distilbert")  # for most tests, whose subject is another
+OTHER_CONFIGS = {
+    "bert": BertConfig,
+    "roberta": RobertaConfig,
+    "xlm-roberta": XLMRobertaConfig,
+    "camembert": CamembertConfig,
+    "electra": ElectraConfig,
+    "mpnet": MPNetConfig,
+    "modernbert": ModernBertConfig,
+}
+EVERY_FAMILY = ("distilbert", *OTHER_CONFIGS)
+TYPED = ("bert", "electra")  # with token types that matter
 VOCAB_SIZE = 50
 POSITIONS = 40
 SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]")  # [PAD] is 1, which RoBERTa's positions are counted by
@@ -39,12 +55,19 @@ def config(family: str, layers: int = 3, width: int = 16, labels: int = 2, **fur
     if family == "distilbert":
         return DistilBertConfig(n_layers=layers, dim=width, hidden_dim=2 * width, n_heads=2, **shared)
     shared |= {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": 2 * width}
-    return {"bert": BertConfig, "roberta": RobertaConfig}[family](num_attention_heads=2, **shared)
+    if family == "modernbert":  # every second layer reads a window of 4 tokens to either side
+        local = {"global_attn_every_n_layers": 2, "local_attention": 8, "classifier_pooling": "cls"}
+        shared |= local | {"initializer_cutoff_factor": 9.0, "bos_token_id": 0, "eos_token_id": 2}
+        shared |= {"cls_token_id": 0, "sep_token_id": 2}
+    if family == "electra":
+        shared["embedding_size"] = width // 2
+    return OTHER_CONFIGS[family](num_attention_heads=2, **shared)
 
 
 def model(family: str, seed: int = 0, attention: str = "sdpa", **shape: Any) -> PreTrainedModel:
     """A random classifier in eval mode, the same for the same arguments."""
     torch.manual_seed(seed)
+    attention = "eager" if family == "mpnet" else attention  # it has no other
     made = AutoModelForSequenceClassification.from_config(config(family, **shape), attn_implementation=attention)
     return made.eval()
 
@@ -77,7 +100,7 @@ def inputs(family: str, lengths: Sequence[int], seed: int = 0) -> dict[str, Tens
     mask = (torch.arange(shape[1]) < torch.tensor(lengths)[:, None]).long()
     ids = torch.randint(2, VOCAB_SIZE, shape, generator=generator)
     made = {"input_ids": ids * mask + (1 - mask), "attention_mask": mask}
-    if family == "bert":
+    if family in TYPED:
         made["token_type_ids"] = torch.randint(0, 2, shape, generator=generator)
     return made
 

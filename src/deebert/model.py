@@ -48,9 +48,12 @@ class DeeBert(nn.Module):
             attention_mask: (B, T), 1 = token, 0 = padding; None = no padding.
             token_type_ids: (B, T); a family without token types leaves them unread.
         """
-        states = hidden_states(self.backbone, input_ids, attention_mask, token_type_ids)
-        logits = [self.head(layer, hidden[:, 0]) for layer, hidden in enumerate(states, start=1)]
-        return torch.stack(logits, dim=1).float()
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None and self.family.token_types:
+            inputs["token_type_ids"] = token_type_ids
+        answer = self.backbone(**inputs, output_hidden_states=True)
+        ramps = [self.ramps.ramp(i, answer.hidden_states[i][:, 0]) for i in range(1, self.num_layers)]
+        return torch.stack([*ramps, answer.logits], dim=1).float()
 
     @classmethod
     def load(cls, folder: Path) -> tuple["DeeBert", PreTrainedTokenizerBase]:
@@ -63,19 +66,6 @@ class DeeBert(nn.Module):
         config = backbone.config
         ramps = load_ramps(folder, config.num_hidden_layers - 1, config.hidden_size, config.num_labels)
         return cls(backbone, ramps).eval(), tokenizer
-
-
-def hidden_states(
-    backbone: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    token_type_ids: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """Hidden states (B, T, H) after layers 1..L, by the backbone's own forward; inputs as in `DeeBert.forward`."""
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    if token_type_ids is not None and family_of(backbone).token_types:
-        inputs["token_type_ids"] = token_type_ids
-    return backbone.base_model(**inputs, output_hidden_states=True).hidden_states[1:]
 
 
 def save(backbone_folder: Path, ramps: Ramps, folder: Path) -> None:

@@ -28,7 +28,7 @@ STAGES = {  # name -> arguments after the script, as the pipeline has them
     name: content["cmd"].split(f"stages/{name}.py")[1].split()
     for name, content in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
 }
-TRAINED = ("finetune_backbone", "train_ramps", "eval_layers", "entropy_sweep", "plot", "benchmark")
+TRAINED = ("plan", "finetune_backbone", "train_ramps", "eval_layers", "entropy_sweep", "plot", "benchmark")
 TIMED = {"metrics/benchmark.json", "plots/benchmark.json", "plots/benchmark.svg"}  # differ from run to run
 
 
@@ -197,8 +197,8 @@ THRESHOLDS = "entropy_sweep.thresholds"
 MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
     # params.yaml
     "unknown data set": ("download_glue", put("dataset", "CoLA"), ["dataset: 'CoLA'", "toy, SST-2, MRPC, RTE, QNLI"]),
-    "unknown model": ("finetune_backbone", put("model", "brt-base"), ["model: 'brt-base'", "bert-base", "a folder"]),
-    "unknown key": ("download_glue", put("sead", 1), ["unknown key sead", TOP]),
+    "unknown model": ("plan", put("model", "brt-base"), ["model: 'brt-base'", "bert-base", "a folder"]),
+    "unknown key": ("plan", put("sead", 1), ["unknown key sead", TOP]),
     "unknown key in a section": (
         "train_ramps",
         put("train_ramps.lr", 1),
@@ -207,8 +207,8 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
     "missing key": ("finetune_backbone", drop("seed"), ["missing key seed"]),
     "missing key in a section": (
         "eval_layers",
-        drop("eval_layers.batch_tokens"),
-        ["eval_layers: missing key batch_tokens"],
+        drop("eval_layers.hidden_test"),
+        ["eval_layers: missing key hidden_test"],
     ),
     "missing section": ("entropy_sweep", drop("entropy_sweep"), ["missing key entropy_sweep"]),
     "text for a number": ("train_ramps", put("train_ramps.learning_rate", "fast"), ["'fast'", "a number above 0"]),
@@ -250,12 +250,12 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         ["benchmark.threads: 'all'", "a whole number, 1 to 1024; or default"],
     ),
     "a drop that is no target": (
-        "benchmark",
+        "plan",
         put("benchmark.drop_points", 2),
         ["params.yaml: benchmark.drop_points: 2", "one of entropy_sweep.targets (0, 0.5, 1, 3)"],
     ),
     "targets without the one that is timed": (
-        "download_glue",
+        "plan",
         put("entropy_sweep.targets", [0.5, 2]),
         ["params.yaml: benchmark.drop_points: 1", "one of entropy_sweep.targets (0.5, 2)"],
     ),
@@ -269,13 +269,18 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         ["finetune_backbone.precision: 'fp16'", "auto, fp32, bf16"],
     ),
     "toy-bert on GLUE": (
-        "finetune_backbone",
+        "plan",
         several(put("dataset", "RTE"), put("model", "toy-bert")),
         ["model: toy-bert", "dataset toy", "RTE"],
     ),
     "broken YAML": ("download_glue", write("params.yaml", b"dataset: [toy\n"), ["params.yaml: not readable as YAML"]),
-    "YAML that is no mapping": ("download_glue", write("params.yaml", b"toy\n"), ["expected the keys " + TOP, "'toy'"]),
-    "no params.yaml": ("download_glue", remove("params.yaml"), ["params.yaml: no such file"]),
+    "YAML that is no mapping": ("plan", write("params.yaml", b"toy\n"), ["expected the keys " + TOP, "'toy'"]),
+    "another stage's mistake is told first": (
+        "plan",
+        put("benchmark.samples", 0),
+        ["benchmark.samples: 0", "1 or more"],
+    ),
+    "no params.yaml": ("plan", remove("params.yaml"), ["params.yaml: no such file"]),
     # The folder that download_glue.source names
     "no source folder": (
         "download_glue",
@@ -319,18 +324,18 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         put("finetune_backbone.max_length", 41),
         ["finetune_backbone.max_length: 41", "at most 40 tokens"],
     ),
-    "no model folder": ("finetune_backbone", put("model", "./nowhere"), ["model: './nowhere'", "no config.json"]),
-    "no config.json": ("finetune_backbone", remove("start/config.json"), ["model: './start'", "no config.json"]),
-    "config.json cut": ("finetune_backbone", halve("start/config.json"), ["model ./start", "config.json"]),
+    "no model folder": ("plan", put("model", "./nowhere"), ["model: './nowhere'", "no config.json"]),
+    "no config.json": ("plan", remove("start/config.json"), ["model: './start'", "no config.json"]),
+    "config.json cut": ("plan", halve("start/config.json"), ["model ./start", "config.json"]),
     "unsupported family": (
-        "finetune_backbone",
+        "plan",
         config(model_type="gpt2"),
-        ["model ./start: gpt2 is not supported", "bert, roberta, distilbert"],
+        ["model ./start: gpt2 is not supported", "bert, distilbert, roberta"],
     ),
     "weights cut": ("finetune_backbone", halve("start/model.safetensors"), ["model ./start: cannot be loaded"]),
-    "weights pickled": ("finetune_backbone", pickle_weights, ["model: './start'", "no model.safetensors", "pickled"]),
+    "weights pickled": ("plan", pickle_weights, ["model: './start'", "no model.safetensors", "pickled"]),
     "no weights": (
-        "finetune_backbone",
+        "plan",
         remove("start/model.safetensors"),
         ["model: './start'", "no model.safetensors"],
     ),
@@ -350,6 +355,13 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         ["finetune_backbone", "not finite", "learning_rate"],
     ),
     # What an earlier stage wrote
+    "no start": ("finetune_backbone", remove("data/start.json"), ["data/start.json: no such file", "dvc repro"]),
+    "start cut": ("finetune_backbone", halve("data/start.json"), ["data/start.json: not readable as JSON"]),
+    "start of another kind": (
+        "finetune_backbone",
+        write("data/start.json", b"[]"),
+        ["data/start.json: expected the keys model, kind", "dvc repro plan"],
+    ),
     "no data": ("finetune_backbone", remove("data/glue"), ["data/glue/task.json: no such file", "dvc repro"]),
     "task.json cut": ("train_ramps", halve("data/glue/task.json"), ["data/glue/task.json: not readable as JSON"]),
     "parquet cut": (
@@ -399,6 +411,7 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         several(classic(), take_the_place_of("data")),
         ["data/glue: cannot be written"],
     ),
+    "a file for the folder of the plan": ("plan", take_the_place_of("data"), ["data/start.json: cannot be written"]),
     "a file for the folder of the backbone": (
         "finetune_backbone",
         take_the_place_of("models"),

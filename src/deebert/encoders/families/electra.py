@@ -1,0 +1,28 @@
+"""ELECTRA: BERT's layers over embeddings that may be narrower than they are. Source: Clark et al., ICLR 2020."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from deebert.encoders.families.bert import bert_layer
+from deebert.encoders.interface import Family
+from deebert.encoders.transformer import TransformerLayer
+
+
+class Electra(Family):
+    """`ElectraForSequenceClassification`, on the discriminator: its head has a dense layer of its own."""
+
+    def layers(self, model: Any) -> list[TransformerLayer]:
+        return [bert_layer(layer, model.config.num_attention_heads) for layer in model.electra.encoder.layer]
+
+    def head(self, model: Any, first_token: Tensor) -> Tensor:
+        return model.classifier(first_token[:, None])
+
+    def embed(self, model: Any, ids: np.ndarray, types: np.ndarray | None, lengths: np.ndarray) -> Tensor:
+        narrow = super().embed(model, ids, types, lengths)
+        widen = getattr(model.electra, "embeddings_project", None)
+        return narrow if widen is None else widen(narrow)
+
+
+FAMILY = Electra()

@@ -1,0 +1,100 @@
+"""ModernBERT: norms first, rotary positions, gated feed-forward, attention local in most layers.
+
+Source: Warner et al., 2024, arXiv 2412.13663.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deebert.encoders.interface import Family, Layer, plain_attention
+
+
+class Rotary:
+    """Rotates queries and keys by their position, by tables for all layers of one kind of attention.
+
+    Source: Su et al., "RoFormer", 2021, arXiv 2104.09864.
+    """
+
+    def __init__(self, model: Any, attention_type: str) -> None:
+        states = model.embeddings.tok_embeddings.weight[:1, None]
+        positions = torch.arange(model.config.max_position_embeddings, device=states.device)[None]
+        cos, sin = model.rotary_emb(states, positions, attention_type)
+        self._cos, self._sin = cos[0, :, None].float(), sin[0, :, None].float()  # (positions, 1, D)
+
+    def __call__(self, states: Tensor, positions: np.ndarray, num_heads: int) -> Tensor:
+        """States (T, heads * D) of tokens at `positions` (T,), rotated in float32."""
+        at = torch.from_numpy(positions).to(states.device)
+        heads = states.view(len(states), num_heads, -1).float()
+        low, high = heads.chunk(2, dim=-1)
+        rotated = heads * self._cos[at] + torch.cat((-high, low), dim=-1) * self._sin[at]
+        return rotated.to(states.dtype).view_as(states)
+
+
+class ModernBertLayer(Layer):
+    """One `ModernBertEncoderLayer`. Its one projection is cut into two, for queries and for keys with values."""
+
+    linear_names: ClassVar = ("query", "key_value", "attention_out", "up", "down")
+
+    def __init__(self, layer: Any, rotary: Rotary) -> None:
+        config = layer.config
+        self.num_heads = config.num_attention_heads
+        self.rotary = rotary
+        self.window = config.sliding_window if layer.attention_type == "sliding_attention" else None
+        self.attention_norm, self.feed_forward_norm = layer.attn_norm, layer.mlp_norm
+        self.query = _rows(layer.attn.Wqkv, slice(0, config.hidden_size))
+        self.key_value = _rows(layer.attn.Wqkv, slice(config.hidden_size, None))
+        self.attention_out = layer.attn.Wo
+        self.up, self.activation, self.down = layer.mlp.Wi, layer.mlp.act, layer.mlp.Wo
+
+    def queries(self, hidden: Tensor, positions: np.ndarray) -> Tensor:
+        return self.rotary(self.query(self.attention_norm(hidden)), positions, self.num_heads)
+
+    def keys_values(self, hidden: Tensor, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        key, value = self.key_value(self.attention_norm(hidden)).chunk(2, dim=-1)
+        return self.rotary(key.contiguous(), positions, self.num_heads), value.contiguous()
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, positions: range) -> Tensor:
+        tokens = key.shape[2]
+        if self.window is None or tokens <= self.window + 1:  # then everything is within the window
+            return plain_attention(query, key, value)
+        at = torch.arange(positions.start, positions.stop, device=query.device)[:, None]
+        hidden = (at - torch.arange(tokens, device=query.device)).abs() > self.window  # (Q, T)
+        bias = torch.zeros(hidden.shape, device=query.device).masked_fill(hidden, -torch.inf)
+        return plain_attention(query, key, value, bias)
+
+    def output(self, context: Tensor, before: Tensor) -> Tensor:
+        attended = before + self.attention_out(context)
+        value, gate = self.up(self.feed_forward_norm(attended)).chunk(2, dim=-1)
+        return attended + self.down(self.activation(value) * gate)
+
+
+def _rows(linear: nn.Linear, rows: slice) -> nn.Linear:
+    """A linear map with some of the outputs of `linear`, whose memory it shares."""
+    weight = linear.weight[rows]
+    part = nn.Linear(linear.in_features, len(weight), bias=linear.bias is not None, device="meta")
+    part.weight = nn.Parameter(weight, requires_grad=False)
+    if linear.bias is not None:
+        part.bias = nn.Parameter(linear.bias[rows], requires_grad=False)
+    return part
+
+
+class ModernBert(Family):
+    """`ModernBertForSequenceClassification` with `classifier_pooling` cls; there are no token types."""
+
+    token_types: ClassVar[bool] = False
+
+    def layers(self, model: Any) -> list[ModernBertLayer]:
+        rotary = {kind: Rotary(model.model, kind) for kind in set(model.config.layer_types)}
+        return [ModernBertLayer(layer, rotary[layer.attention_type]) for layer in model.model.layers]
+
+    def head(self, model: Any, first_token: Tensor) -> Tensor:
+        return model.classifier(model.drop(model.head(model.model.final_norm(first_token))))
+
+    def embed(self, model: Any, ids: np.ndarray, types: np.ndarray | None, lengths: np.ndarray) -> Tensor:
+        return model.model.embeddings(input_ids=torch.from_numpy(ids)[None].to(model.device))[0]
+
+
+FAMILY = ModernBert()

@@ -1,0 +1,80 @@
+"""The house has rooms, and imports run one way: each room knows those that it stands on, and no other."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "deebert"
+SHARED = {"base", "settings", "data"}
+MODEL = {*SHARED, "encoders", "ramps", "model"}
+MAY_IMPORT: dict[str, set[str]] = {  # room, or module beside the rooms -> what it may import beside itself
+    "base": set(),
+    "settings": {"base"},
+    "data": {"base"},
+    "encoders": SHARED,
+    "ramps": {"base"},
+    "model": {*SHARED, "encoders", "ramps"},
+    "exits": {"base"},
+    "analysis": {*SHARED, "exits"},
+    "inference": {*MODEL, "exits"},
+    "training": {*MODEL, "inference"},
+    "figures": {*SHARED, "exits", "analysis"},
+    "reports": {*SHARED, "exits", "analysis", "figures"},
+    "classifier": {"inference"},
+    "criteria": {"exits"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(file for file in PACKAGE.rglob("*.py") if file.name != "__init__.py")
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(file: Path) -> Iterator[str]:
+    """Rooms that `file` imports from, be it for type checkers only."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "deebert":
+            names = node.module.split(".")[1:] or [alias.name for alias in node.names]
+            yield names[0]
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.split(".")[0] == "deebert" for alias in node.names), file
+
+
+@pytest.mark.parametrize("file", modules(), ids=lambda file: file.relative_to(PACKAGE).as_posix())
+def test_imports_run_one_way(file: Path) -> None:
+    """A module imports from its own room and from those that its room stands on."""
+    room = room_of(file)
+    assert set(imported_rooms(file)) <= MAY_IMPORT[room] | {room}
+
+
+def test_no_room_stands_on_itself() -> None:
+    """The table above allows no circle: whatever a room may import may not import it."""
+
+    def below(room: str) -> set[str]:
+        return MAY_IMPORT[room].union(*map(below, MAY_IMPORT[room]))
+
+    assert not any(room in below(room) for room in MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", ["exits", "analysis"])
+def test_arithmetic_needs_no_transformers(room: str) -> None:
+    """Whoever studies saved logits never waits for transformers to load."""
+    names = [f"deebert.{room}.{file.stem}" for file in (PACKAGE / room).glob("*.py") if file.name != "__init__.py"]
+    code = f"import sys, importlib\nfor name in {names!r}: importlib.import_module(name)\n"
+    code += "sys.exit('transformers' in sys.modules)"
+    environment = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=120).returncode == 0
+
+
+def test_tests_mirror_the_rooms() -> None:
+    """The tests of a room stand in a folder of its name."""
+    rooms = {file.parent.name for file in PACKAGE.rglob("*.py") if file.parent.parent == PACKAGE}
+    assert rooms <= {folder.name for folder in (ROOT / "tests").iterdir() if folder.is_dir()}
