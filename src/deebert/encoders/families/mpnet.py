@@ -23,9 +23,7 @@ class RelativeBias:
         table = encoder.relative_attention_bias.weight
         distances = torch.arange(1 - max_length, max_length, device=table.device)
         with torch.no_grad():
-            buckets = encoder.relative_position_bucket(
-                distances, num_buckets=encoder.config.relative_attention_num_buckets
-            )
+            buckets = encoder.relative_position_bucket(distances)
             self._of_distance = table[buckets].T.contiguous()  # (heads, 2 * max_length - 1), from the least distance
         self._middle = max_length - 1
 
