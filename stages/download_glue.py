@@ -4,21 +4,15 @@ from pathlib import Path
 
 from deebert.base.files import output_dir
 from deebert.base.stage import run
-from deebert.data import glue, toy
+from deebert.data.sources.table import fetch
 from deebert.settings.params import read_params
 
 
 def main(out: Path) -> None:
     params = read_params(Path("params.yaml"))
-    source = params.download_glue.source
-    if params.dataset == "toy":
-        data = toy.load(params.download_glue.toy_seed)
-    elif source == "hub":
-        data = glue.from_hub(glue.GLUE_TASKS[params.dataset])
-    else:
-        data = glue.from_folder(glue.GLUE_TASKS[params.dataset], Path(source))
+    data = fetch(params.dataset, params.download_glue)
     with output_dir(out) as folder:
-        glue.save(data, folder)
+        data.save(folder)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from transformers import set_seed
 
 from deebert.base.files import output_dir, write_json
 from deebert.base.stage import run
-from deebert.data import glue
+from deebert.data.dataset import DataSet, trained_on
 from deebert.data.encoded import encode
 from deebert.encoders import released
 from deebert.encoders.backbones import recipe_for, start_model
@@ -17,12 +17,13 @@ from deebert.training.checkpoints import Checkpoints, home
 from deebert.training.finetuning import Plan, Samples, finetune
 
 
-def main(data: Path, out: Path, curve: Path) -> None:
+def main(data_folder: Path, out: Path, curve: Path) -> None:
     params = read_params(Path("params.yaml"))
     settings = params.finetune_backbone
     if checkpoint := released.find(params.backbone):
         with output_dir(out) as folder:
-            released.install(checkpoint, glue.load(data, []).task, settings.max_length, settings.layers, folder)
+            task = DataSet.load(data_folder).task
+            released.install(checkpoint, task, settings.max_length, settings.layers, folder)
         write_json(curve, [])
         return
 
@@ -30,17 +31,12 @@ def main(data: Path, out: Path, curve: Path) -> None:
     wanted = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "batch_size")}
     recipe = dataclasses.replace(recipe_for(params.backbone), **{k: v for k, v in wanted.items() if v is not None})
 
-    train = glue.load(data, ["train"])
-    task = train.task
-    validation = glue.load(data, task["validation_splits"][:1])
+    data = DataSet.load(data_folder)
+    task, frames = data.task, (data["train"], data.validation)
     set_seed(params.seed)
-    model, tokenizer, origin = start_model(params.backbone, task["label_names"], settings.max_length, settings.layers)
-    samples = [
-        Samples(encode(tokenizer, frame, task["text_columns"]), frame["label"].to_numpy())
-        for part in (train, validation)
-        for frame in part.splits.values()
-    ]
-    plan = Plan(tokenizer, *samples, task["metrics"][0], recipe, params.seed, settings.precision)
+    model, tokenizer, origin = start_model(params.backbone, task.label_names, settings.max_length, settings.layers)
+    samples = [Samples(encode(tokenizer, frame, task.text_columns), frame["label"].to_numpy()) for frame in frames]
+    plan = Plan(tokenizer, *samples, task.metrics[0], recipe, params.seed, settings.precision)
 
     with Checkpoints(home("finetune_backbone")) as checkpoints:
         if processes.rank() > 0:  # helps the first process, which writes
@@ -50,7 +46,7 @@ def main(data: Path, out: Path, curve: Path) -> None:
             how, rows = finetune(model, plan, checkpoints)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            write_json(folder / "training.json", {**origin, **glue.trained_on(task), **how})
+            write_json(folder / "training.json", {**origin, **trained_on(task), **how})
             write_json(curve, rows)
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deebert.base.errors import UserError
-from deebert.encoders import backbones
+from deebert.encoders import toy_bert
 from deebert.encoders.backbones import KNOWN_MODELS, family_of, load_classifier, recipe_for, start_model
 from tests import tiny
 from tests.hub import Repo, serve
@@ -225,7 +225,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ["cannot be loaded", "missing field"],
     ),
     "tokenizer of another model": (
-        lambda folder: backbones.toy.tokenizer().save_pretrained(folder),
+        lambda folder: toy_bert.tokenizer().save_pretrained(folder),
         ["tokenizer has", "at most the 50 of the model"],
     ),
     "nothing to pad with": (

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from deebert.base.errors import UserError, one_line
-from deebert.data import toy
+from deebert.encoders import toy_bert
 from deebert.settings.params import is_folder, model_name
 
 log = logging.getLogger(__name__)
@@ -218,11 +218,11 @@ def start_model(
     labels = {"id2label": dict(enumerate(label_names)), "label2id": {n: i for i, n in enumerate(label_names)}}
     known = KNOWN_MODELS.get(name)
     if known and known.hub_id is None:
-        config = toy.config(num_labels=len(label_names))
+        config = toy_bert.config(num_labels=len(label_names))
         kept = _truncate(name, config, layers)
         model = AutoModelForSequenceClassification.from_config(config)
         model.config.id2label, model.config.label2id = labels["id2label"], labels["label2id"]
-        tokenizer, origin = toy.tokenizer(), {"model": name}
+        tokenizer, origin = toy_bert.tokenizer(), {"model": name}
     else:
         place, revision = (known.hub_id, known.revision) if known else _place(name)
         with load_errors(name):

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from deebert.base.errors import UserError, one_line
 from deebert.base.files import read_json, write_json
-from deebert.data.glue import trained_on
+from deebert.data.dataset import Task, trained_on
 from deebert.encoders.backbones import check_length, load_errors, load_tokenizer
 from deebert.model import WEIGHTS, Ramps, save_ramps
 from deebert.settings.params import is_folder, model_name
@@ -158,9 +158,9 @@ def take_over(
     return model, ramps, tokenizer, origin
 
 
-def install(released: Released, task: dict[str, Any], max_length: int, layers: int | None, folder: Path) -> None:
-    """Write what `take_over` gives for a data set's `task` (see `glue.describe`) into `folder`, which exists."""
-    model, ramps, tokenizer, origin = take_over(released, task["task"], task["label_names"], max_length, layers)
+def install(released: Released, task: Task, max_length: int, layers: int | None, folder: Path) -> None:
+    """Write what `take_over` gives for a data set's `task` into `folder`, which exists."""
+    model, ramps, tokenizer, origin = take_over(released, task.name, task.label_names, max_length, layers)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     save_ramps(ramps, folder)
