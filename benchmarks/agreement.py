@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from deebert.base.devices import pick_device
-from deebert.data import glue
+from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
 from deebert.data.scores import METRICS
 from deebert.exits.criteria import Entropy
@@ -48,26 +48,25 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/deebert"))
     args = parser.parse_args()
     device = pick_device()
-    task = glue.load(args.data, []).task
-    split = task["validation_splits"][0]
-    frame = glue.load(args.data, [split]).splits[split]
+    data = DataSet.load(args.data)
+    task, frame = data.task, data.validation
     engines = {}
     for precision in PRECISIONS:
         model, tokenizer = DeeBert.load(args.model)
         engines[precision] = Engine(model, precision, device)
-    encoded = encode(tokenizer, frame, task["text_columns"])
+    encoded = encode(tokenizer, frame, task.text_columns)
     result: dict[str, Any] = {
-        "task": task["task"],
-        "split": split,
+        "task": task.name,
+        "split": task.validation_splits[0],
         "n": len(frame),
-        "metric": task["metrics"][0],
+        "metric": task.metrics[0],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "torch": version("torch"),
     }
     for threshold in THRESHOLDS:
         answers = {precision: engine.answer(encoded, Entropy(threshold)) for precision, engine in engines.items()}
         labels = frame["label"].to_numpy()
-        result[f"threshold {threshold}"] = compare(answers, labels, task["metrics"][0], engines["fp32"].num_layers)
+        result[f"threshold {threshold}"] = compare(answers, labels, task.metrics[0], engines["fp32"].num_layers)
     print(json.dumps(result))
 
 

@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from deebert.encoders.backbones import Recipe, start_model
 from early_exit import LENGTHS, PADDED_LENGTH, random_sentences
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -42,9 +41,11 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from deebert.base.devices import pick_device, resolve_precision
-from deebert.data import glue
 from deebert.data.encoded import encode
 from deebert.data.scores import METRICS
+from deebert.data.sources import classic
+from deebert.data.sources.glue_tasks import GLUE_TASKS
+from deebert.encoders.backbones import Recipe, start_model
 from deebert.inference.clock import processor_name, race
 from deebert.model import Ramps, walk
 from deebert.settings.params import TrainRamps
@@ -310,8 +311,8 @@ def random_task(args: argparse.Namespace, recipe: Recipe, precision: str) -> Tas
 
 def real_task(args: argparse.Namespace, recipe: Recipe, precision: str) -> Task:
     """A GLUE task and a pretrained model, each from a folder."""
-    task = glue.GLUE_TASKS[args.task]
-    splits = glue.from_folder(task, args.glue).splits
+    data = classic.load(GLUE_TASKS[args.task], args.glue)
+    task = data.task
 
     def start(seed: int) -> PreTrainedModel:
         torch.manual_seed(seed)
@@ -322,7 +323,7 @@ def real_task(args: argparse.Namespace, recipe: Recipe, precision: str) -> Task:
     tokenizer = start_model(str(args.model), task.label_names, PADDED_LENGTH)[1]
     train, validation = (
         Samples(encode(tokenizer, frame, task.text_columns), frame["label"].to_numpy())
-        for frame in (splits["train"][: args.train_samples], splits[task.validation_splits[0]])
+        for frame in (data["train"][: args.train_samples], data.validation)
     )
     return Task(start, Plan(tokenizer, train, validation, task.metrics[0], recipe, 1, precision))
 
@@ -420,7 +421,7 @@ def main() -> None:
     parser.add_argument("--lengths", choices=LENGTHS, default="RTE")
     parser.add_argument("--model", type=Path, help="a folder with a pretrained one, instead of --size")
     parser.add_argument("--glue", type=Path, help="a folder in the classic layout, instead of --lengths")
-    parser.add_argument("--task", choices=glue.GLUE_TASKS, default="RTE", help="of --glue")
+    parser.add_argument("--task", choices=GLUE_TASKS, default="RTE", help="of --glue")
     parser.add_argument("--train-samples", type=int, help="the first so many of its training split, otherwise all")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of ours")
     parser.add_argument("--epochs", type=int, default=3, help="of fine-tuning, and of the paper's ramps")

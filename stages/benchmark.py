@@ -11,7 +11,7 @@ import torch
 from deebert.base.devices import pick_device, resolve_precision
 from deebert.base.files import read_json, write_json
 from deebert.base.stage import run
-from deebert.data import glue
+from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
 from deebert.figures.drawing import save
 from deebert.figures.speed import draw_time
@@ -22,12 +22,11 @@ from deebert.settings.benchmark import Benchmark
 from deebert.settings.reading import read_section
 
 
-def main(data: Path, model_folder: Path, sweep: Path, plots: Path, metrics_file: Path) -> None:
+def main(data_folder: Path, model_folder: Path, sweep: Path, plots: Path, metrics_file: Path) -> None:
     settings = read_section(Path("params.yaml"), Benchmark)
     recommended = {row["target_drop_points"]: row["threshold"] for row in reversed(read_json(sweep / "choice.json"))}
-    task = glue.load(data, []).task
-    split = task["validation_splits"][0]
-    frame = glue.load(data, [split]).splits[split]
+    data = DataSet.load(data_folder)
+    task, frame = data.task, data.validation
     if len(frame) > settings.samples:
         frame = frame.iloc[np.linspace(0, len(frame) - 1, settings.samples).round().astype(int)]
     model, tokenizer = DeeBert.load(model_folder)
@@ -36,14 +35,14 @@ def main(data: Path, model_folder: Path, sweep: Path, plots: Path, metrics_file:
         torch.set_num_threads(threads)
     device = pick_device()
     engine = Engine(model, resolve_precision(settings.precision, device), device)
-    encoded = encode(tokenizer, frame, task["text_columns"])
+    encoded = encode(tokenizer, frame, task.text_columns)
 
     threshold = recommended[settings.drop_points]
     thresholds = sorted({*settings.thresholds, threshold})
     rows = benchmark_rows(engine, encoded, thresholds, settings.rounds, settings.seconds)
-    metrics = benchmark_metrics(task["task"], rows, threshold, engine)
+    metrics = benchmark_metrics(task.name, rows, threshold, engine)
     write_json(plots / "benchmark.json", rows)
-    save(draw_time({"task": task["task"], "model": about["model"]}, metrics, rows), plots / "benchmark.svg")
+    save(draw_time({"task": task.name, "model": about["model"]}, metrics, rows), plots / "benchmark.svg")
     write_json(metrics_file, metrics)
 
 

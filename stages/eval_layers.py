@@ -7,7 +7,7 @@ from deebert.analysis.logits import SplitLogits
 from deebert.base.devices import pick_device
 from deebert.base.files import output_dir, read_json, write_json
 from deebert.base.stage import run
-from deebert.data import glue
+from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
 from deebert.data.scores import is_labelled
 from deebert.inference.engine import Engine
@@ -16,40 +16,40 @@ from deebert.settings.eval_layers import EvalLayers
 from deebert.settings.reading import read_section
 
 
-def main(data: Path, model_folder: Path, out: Path, metrics_file: Path) -> None:
+def main(data_folder: Path, model_folder: Path, out: Path, metrics_file: Path) -> None:
     settings = read_section(Path("params.yaml"), EvalLayers)
-    glue_data = glue.load(data)
-    task = glue_data.task
+    data = DataSet.load(data_folder)
+    task = data.task
     model, tokenizer = DeeBert.load(model_folder)
     weights = fingerprint(model)
     engine = Engine(model, device=pick_device())
     rows, scored = [], []
     with output_dir(out) as folder:
-        for split in [*task["validation_splits"], *task["test_splits"]]:
-            frame = glue_data.splits[split]
+        for split in (*task.validation_splits, *task.test_splits):
+            frame = data[split]
             labels = frame["label"].to_numpy()
             if not is_labelled(labels) and not settings.hidden_test:
                 continue
-            encoded = encode(tokenizer, frame, task["text_columns"])
+            encoded = encode(tokenizer, frame, task.text_columns)
             logits = engine.all_logits(encoded)
             difficulty = frame["difficulty"].to_numpy() if "difficulty" in frame else None
             answers = SplitLogits(logits, labels, frame["idx"].to_numpy(), encoded.lengths, difficulty)
             answers.save(folder / f"{split}.safetensors")
             if is_labelled(labels):
                 scored.append(split)
-                rows += layer_rows(split, logits, labels, task["metrics"])
+                rows += layer_rows(split, logits, labels, task.metrics)
         about = {
-            "task": task["task"],
+            "task": task.name,
             "model": read_json(model_folder / "training.json")["model"],
             "num_layers": model.num_layers,
-            "metric": task["metrics"][0],
+            "metric": task.metrics[0],
             "splits": scored,
-            "n": {split: len(glue_data.splits[split]) for split in scored},
+            "n": {split: data.sizes[split] for split in scored},
         }
         write_json(folder / "about.json", about)
         write_json(folder / "layers.json", rows)
-    main_split = task["validation_splits"][0]
-    metrics = layer_metrics(task["task"], rows, main_split, len(glue_data.splits[main_split]))
+    main_split = task.validation_splits[0]
+    metrics = layer_metrics(task.name, rows, main_split, data.sizes[main_split])
     write_json(metrics_file, {**metrics, "weights": weights})
 
 

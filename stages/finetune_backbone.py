@@ -9,7 +9,7 @@ from transformers import set_seed
 from deebert.base.files import output_dir, write_json
 from deebert.base.recipe import Recipe
 from deebert.base.stage import run
-from deebert.data import glue
+from deebert.data.dataset import DataSet, trained_on
 from deebert.data.encoded import encode
 from deebert.encoders.start import Start, Wanted, begin
 from deebert.settings.checks import SEED
@@ -22,15 +22,15 @@ from deebert.training.finetuning import Plan, Samples, finetune
 PARAMS = Path("params.yaml")
 
 
-def main(data: Path, start_file: Path, out: Path, curve: Path) -> None:
+def main(data_folder: Path, start_file: Path, out: Path, curve: Path) -> None:
     settings, seed = read_section(PARAMS, FinetuneBackbone), read_value(PARAMS, "seed", SEED)
     start = Start.read(start_file)
     processes.launch()
-    train = glue.load(data, ["train"])
-    task = train.task
+    data = DataSet.load(data_folder)
+    task = data.task
     set_seed(seed)
-    beginning = begin(start, Wanted(task["task"], task["label_names"], settings.max_length, settings.truncate_to))
-    about = {**beginning.origin, **glue.trained_on(task)}
+    beginning = begin(start, Wanted(task.name, task.label_names, settings.max_length, settings.truncate_to))
+    about = {**beginning.origin, **trained_on(task)}
     if beginning.ramps:  # trained already, ramps included
         with output_dir(out) as folder:
             beginning.save(folder, about)
@@ -40,13 +40,11 @@ def main(data: Path, start_file: Path, out: Path, curve: Path) -> None:
 
     wanted = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "batch_size")}
     recipe = dataclasses.replace(Recipe(**start.recipe), **{k: v for k, v in wanted.items() if v is not None})
-    validation = glue.load(data, task["validation_splits"][:1])
     samples = [
-        Samples(encode(beginning.tokenizer, frame, task["text_columns"]), frame["label"].to_numpy())
-        for part in (train, validation)
-        for frame in part.splits.values()
+        Samples(encode(beginning.tokenizer, table, task.text_columns), table["label"].to_numpy())
+        for table in (data["train"], data.validation)
     ]
-    plan = Plan(beginning.tokenizer, *samples, task["metrics"][0], recipe, seed, settings.precision)
+    plan = Plan(beginning.tokenizer, *samples, task.metrics[0], recipe, seed, settings.precision)
 
     with Checkpoints(home("finetune_backbone")) as checkpoints:
         if processes.rank() > 0:  # helps the first process, which writes

@@ -7,7 +7,7 @@ from pathlib import Path
 from deebert.base.devices import pick_device, resolve_precision
 from deebert.base.files import output_dir, write_json
 from deebert.base.stage import run
-from deebert.data import glue
+from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
 from deebert.encoders.loading import load_classifier
 from deebert.model import DeeBert, save
@@ -21,7 +21,7 @@ from deebert.training.records import environment
 PARAMS = Path("params.yaml")
 
 
-def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:
+def main(data_folder: Path, backbone: Path, out: Path, curve: Path) -> None:
     settings, seed = read_section(PARAMS, TrainRamps), read_value(PARAMS, "seed", SEED)
     if has_ramps(backbone):
         logging.info("train_ramps: the backbone came with ramps of its own; they are kept, nothing is trained")
@@ -33,19 +33,17 @@ def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:
     device = pick_device()
     settings = dataclasses.replace(settings, precision=resolve_precision(settings.precision, device))
     model, tokenizer = load_classifier(backbone)
-    train = glue.load(data, ["train"])
-    task = train.task
-    validation = glue.load(data, task["validation_splits"][:1])
-    frames = [frame for part in (train, validation) for frame in part.splits.values()]
-    labels = [frame["label"].to_numpy() for frame in frames]
-    encoded = [encode(tokenizer, frame, task["text_columns"]) for frame in frames]
+    data = DataSet.load(data_folder)
+    tables = (data["train"], data.validation)
+    labels = [table["label"].to_numpy() for table in tables]
+    encoded = [encode(tokenizer, table, data.task.text_columns) for table in tables]
     with (
         output_dir(out) as folder,
         first_token_states(model, encoded[0], settings.precision) as train_states,
         first_token_states(model, encoded[1], settings.precision) as validation_states,
     ):
         seen, unseen = States(train_states, labels[0]), States(validation_states, labels[1])
-        ramps, rows = train_ramps(seen, unseen, task["metrics"][0], model.config.num_labels, settings, seed)
+        ramps, rows = train_ramps(seen, unseen, data.task.metrics[0], model.config.num_labels, settings, seed)
         save(backbone, ramps, folder)
         write_json(folder / "ramps.json", {**dataclasses.asdict(settings), "seed": seed, **environment(device)})
         write_json(curve, rows)

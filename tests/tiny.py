@@ -27,7 +27,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from deebert.data.glue import GlueData, Task, describe
+from deebert.data.dataset import DataSet, Task
 
 FAMILIES = ("bert", "roberta", "distilbert")  # for most tests, whose subject is another
 OTHER_CONFIGS = {
@@ -117,14 +117,13 @@ def samples(size: int, seed: int = 0, labels: int = 2) -> pd.DataFrame:
     return pd.DataFrame({"idx": np.arange(size), "sentence": sentences, "label": label})
 
 
-def data(labels: int = 2, sizes: Sequence[int] = (32, 16, 16)) -> GlueData:
-    """A data set as `glue.load` returns one: `samples` in the splits train, validation and test."""
+def data(labels: int = 2, sizes: Sequence[int] = (32, 16, 16)) -> DataSet:
+    """A data set: `samples` in the splits train, validation and test."""
     splits = {
         split: samples(size, seed=i, labels=labels)
         for i, (split, size) in enumerate(zip(("train", "validation", "test"), sizes, strict=True))
     }
-    task = Task("tiny", "", LABEL_NAMES[:labels], ("sentence",))
-    return GlueData(describe(task, splits, source="tests"), splits)
+    return DataSet.of(Task("tiny", LABEL_NAMES[:labels], ("sentence",), source="tests"), splits)
 
 
 def write_model(folder: Path, family: str = "bert", **shape: Any) -> Path:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from deebert.base.errors import UserError
-from deebert.data import glue
+from deebert.data.dataset import DataSet
 from deebert.reports import submission
 
 
@@ -35,8 +35,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        task = glue.load(arguments.data, []).task["task"]
-        submission.write(task, arguments.logits, arguments.threshold, arguments.out)
+        task = DataSet.load(arguments.data).task
+        submission.write(task.name, arguments.logits, arguments.threshold, arguments.out)
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deebert.data.glue import GLUE_TASKS
+from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.training.checkpoints import FOLDER_VARIABLE
 
 CLUSTER = Path(__file__).parents[2] / "cluster"

@@ -15,7 +15,7 @@ MODEL = {*SHARED, "encoders", "ramps", "model"}
 MAY_IMPORT: dict[str, set[str]] = {  # room, or module beside the rooms -> what it may import beside itself
     "base": set(),
     "settings": {"base"},
-    "data": {"base"},
+    "data": {"base", "settings"},
     "encoders": SHARED,
     "ramps": {"base"},
     "model": {*SHARED, "encoders", "ramps"},

@@ -8,7 +8,8 @@ import pytest
 
 from deebert.analysis.logits import SplitLogits
 from deebert.base.errors import UserError
-from deebert.data import glue
+from deebert.data.dataset import DataSet
+from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.reports import submission
 
 ROOT = Path(__file__).parents[2]
@@ -30,9 +31,9 @@ def save_logits(folder: Path, task: str, rows: dict[str, int]) -> dict[str, np.n
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     made = {}
-    for split in glue.GLUE_TASKS[task].test_splits:
+    for split in GLUE_TASKS[task].test_splits:
         n = rows[split]
-        made[split] = rng.normal(0, 2, (n, LAYERS, len(glue.GLUE_TASKS[task].label_names))).astype(np.float32)
+        made[split] = rng.normal(0, 2, (n, LAYERS, len(GLUE_TASKS[task].label_names))).astype(np.float32)
         idx = np.arange(n)
         SplitLogits(made[split], np.full(n, -1), idx, np.full(n, 9)).save(folder / f"{split}.safetensors")
     return made
@@ -41,10 +42,10 @@ def save_logits(folder: Path, task: str, rows: dict[str, int]) -> dict[str, np.n
 def sizes(task: str) -> dict[str, int]:
     """Test split -> rows that the server wants."""
     names = {"test": f"{task}.tsv", "test_matched": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"}
-    return {split: EXPECTED[names[split]][1] for split in glue.GLUE_TASKS[task].test_splits}
+    return {split: EXPECTED[names[split]][1] for split in GLUE_TASKS[task].test_splits}
 
 
-@pytest.mark.parametrize("task", glue.GLUE_TASKS)
+@pytest.mark.parametrize("task", GLUE_TASKS)
 def test_files_are_what_the_server_takes(task: str, tmp_path: Path) -> None:
     """Each task gives its files by name, each with header, all indices from 0 in order, and the server's words."""
     save_logits(tmp_path / "logits", task, sizes(task))
@@ -64,7 +65,7 @@ def test_files_are_what_the_server_takes(task: str, tmp_path: Path) -> None:
 def test_answers_and_layers_follow_the_exit_rule(tmp_path: Path) -> None:
     """A sample gets the label of the first head whose entropy is below the threshold, and that layer stands beside."""
     (logits,) = save_logits(tmp_path / "logits", "RTE", sizes("RTE")).values()
-    words = glue.GLUE_TASKS["RTE"].label_names
+    words = GLUE_TASKS["RTE"].label_names
     for threshold in (0.0, 0.25, 9.0):
         (path,) = submission.write("RTE", tmp_path / "logits", threshold, tmp_path / "out")
         beside = [line.split("\t") for line in (path.parent / "exit_layers" / path.name).read_text().splitlines()]
@@ -117,7 +118,7 @@ def test_the_tool_reads_the_task_that_was_run(
     """`make submission` takes the task from data/glue; a bad threshold or an unfit task ends it with a line."""
     monkeypatch.chdir(tmp_path)
     Path("data/glue").mkdir(parents=True)
-    Path("data/glue/task.json").write_text('{"task": "RTE", "text_columns": ["sentence1"], "sizes": {"test": 3000}}')
+    DataSet.of(GLUE_TASKS["RTE"], {}).save(Path("data/glue"))
 
     def call(threshold: str) -> int | str | None:
         monkeypatch.setattr("sys.argv", ["glue_submission.py", threshold])

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from deebert.base import files, stage
 from deebert.base.errors import UserError
-from deebert.data import glue
+from deebert.data.dataset import DataSet
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +169,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content["benchmark"] |= {"samples": 8, "rounds": 1, "threads": 1}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     (folder / "data" / "glue").mkdir(parents=True)
-    glue.save(tiny.data(), folder / "data" / "glue")
+    tiny.data().save(folder / "data" / "glue")
     tiny.write_model(folder / "start")
     shutil.copytree(ROOT / "baselines", folder / "baselines")
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -482,7 +482,7 @@ def test_the_good_project_runs(project: Path, monkeypatch: pytest.MonkeyPatch, n
     run_stage(name, monkeypatch)
     after = snapshot(project)
     if name == "download_glue":
-        assert glue.load(project / "data" / "glue").task["task"] == "RTE"
+        assert DataSet.load(project / "data" / "glue").task.name == "RTE"
     else:
         differing = {path for path in before | after if before.get(path) != after.get(path)}
         assert differing <= (TIMED if name == "benchmark" else set())

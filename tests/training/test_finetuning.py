@@ -22,7 +22,6 @@ from transformers import PreTrainedModel
 from deebert.base.devices import autocast, resolve_precision
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
-from deebert.data import glue
 from deebert.data.encoded import encode
 from deebert.model import DeeBert, Ramps, all_logits
 from deebert.settings.params import TrainRamps
@@ -242,7 +241,7 @@ def without_dropout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose model has no dropout, which draws other numbers in each process; not yet fine-tuned."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "data" / "glue").mkdir(parents=True)
-    glue.save(tiny.data(sizes=(65, 16, 16)), folder / "data" / "glue")  # a last batch of 1, too few for 2 processes
+    tiny.data(sizes=(65, 16, 16)).save(folder / "data" / "glue")  # a last batch of 1, too few for 2 processes
     tiny.write_model(folder / "start", layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["model"] = "./start"

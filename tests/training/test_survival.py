@@ -25,7 +25,6 @@ import torch
 import yaml
 
 from deebert.base.errors import UserError
-from deebert.data import glue
 from deebert.training.checkpoints import FOLDER_VARIABLE, KEPT_RUNS, KEPT_STATES, PAUSE_VARIABLE, Checkpoints
 from deebert.training.processes import VARIABLE
 from tests import tiny
@@ -133,7 +132,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose trainings ran without trouble, and without a checkpoint on the way; no test changes it."""
     folder = tmp_path_factory.mktemp("undisturbed") / "project"
     (folder / "data" / "glue").mkdir(parents=True)
-    glue.save(tiny.data(sizes=(120, 16, 16)), folder / "data" / "glue")
+    tiny.data(sizes=(120, 16, 16)).save(folder / "data" / "glue")
     tiny.write_model(folder / "start")
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["model"] = "./start"

@@ -12,7 +12,7 @@ import torch
 
 from deebert.analysis.logits import SplitLogits
 from deebert.base.errors import UserError
-from deebert.data import glue
+from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.exits.rule import answers, entropy, exit_layers, layers_saved_frac
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,12 @@ _BITS = ("0", "1")
 SERVER_FILES = {  # task -> test split -> file
     "SST-2": {"test": ServerFile("SST-2.tsv", 1821, _BITS)},
     "MRPC": {"test": ServerFile("MRPC.tsv", 1725, _BITS)},
-    "RTE": {"test": ServerFile("RTE.tsv", 3000, glue.GLUE_TASKS["RTE"].label_names)},
-    "QNLI": {"test": ServerFile("QNLI.tsv", 5463, glue.GLUE_TASKS["QNLI"].label_names)},
+    "RTE": {"test": ServerFile("RTE.tsv", 3000, GLUE_TASKS["RTE"].label_names)},
+    "QNLI": {"test": ServerFile("QNLI.tsv", 5463, GLUE_TASKS["QNLI"].label_names)},
     "QQP": {"test": ServerFile("QQP.tsv", 390965, _BITS)},
     "MNLI": {
-        "test_matched": ServerFile("MNLI-m.tsv", 9796, glue.GLUE_TASKS["MNLI"].label_names),
-        "test_mismatched": ServerFile("MNLI-mm.tsv", 9847, glue.GLUE_TASKS["MNLI"].label_names),
+        "test_matched": ServerFile("MNLI-m.tsv", 9796, GLUE_TASKS["MNLI"].label_names),
+        "test_mismatched": ServerFile("MNLI-mm.tsv", 9847, GLUE_TASKS["MNLI"].label_names),
     },
 }
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from deebert.analysis.logits import SplitLogits
 from deebert.base.errors import UserError
-from deebert.data import glue
+from deebert.data.dataset import DataSet, Task
 from deebert.data.encoded import encode
-from deebert.data.glue import GlueData, Task, describe
+from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.encoders.starts import released
 from deebert.model import DeeBert
 from deebert.ramps import Ramps
@@ -178,12 +178,11 @@ def run(stage: str, *paths: str) -> None:
     runpy.run_path(str(ROOT / "stages" / f"{stage}.py"))["main"](*map(Path, paths))
 
 
-def task_data(task: str, label_names: tuple[str, ...]) -> GlueData:
+def task_data(task: str, label_names: tuple[str, ...]) -> DataSet:
     """A few samples of a task with these names; the labels themselves do not matter here."""
     made = (tiny.samples(24, seed=seed, labels=len(label_names)) for seed in (0, 1))
     splits = dict(zip(("train", "validation"), made, strict=True))
-    about = Task(task, "", label_names, ("sentence",), test_splits=())
-    return GlueData(describe(about, splits, source="tests"), splits)
+    return DataSet.of(Task(task, label_names, ("sentence",), test_splits=(), source="tests"), splits)
 
 
 @each_family
@@ -199,7 +198,7 @@ def test_stages_give_the_references_logits(
     Path("params.yaml").write_text(yaml.safe_dump(params))
     Path("glue").mkdir()
     data = task_data("RTE", ("entailment", "not_entailment"))
-    glue.save(data, Path("glue"))
+    data.save(Path("glue"))
 
     with caplog.at_level("INFO"):
         run("plan", "start.json", "family.json")
@@ -210,7 +209,7 @@ def test_stages_give_the_references_logits(
 
     model, tokenizer = DeeBert.load(Path("deebert"))
     assert tokenizer.model_max_length == 16 and model.backbone.config.id2label[1] == "not_entailment"
-    encoded = encode(tokenizer, data.splits["validation"], ["sentence"])
+    encoded = encode(tokenizer, data["validation"], ["sentence"])
     assert tokenizer.unk_token_id not in encoded.input_ids
     inputs = encoded.padded(np.arange(len(encoded)), tokenizer.pad_token_id, torch.device("cpu"))
     expected = reference_logits(family, random_weights(family, 2), inputs)
@@ -244,7 +243,7 @@ def test_labels_of_other_tasks_stay(family: str, tmp_path: Path) -> None:
     """Where the reference numbers labels as GLUE does, rows of a classifier are not moved."""
     folder = str(write_checkpoint(tmp_path / "any", family, 2))
     for task in ("RTE", "QNLI", "SST-2", "MRPC", "QQP"):
-        names = glue.GLUE_TASKS[task].label_names
+        names = GLUE_TASKS[task].label_names
         beginning = begin_with(folder, names, task=task)
         assert beginning.origin["labels_in_source"] == list(names)
         out = beginning.model.classifier if family == "bert" else beginning.model.classifier.out_proj

@@ -20,41 +20,26 @@ import random
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.normalizers import Lowercase
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, PreTrainedTokenizerFast
 
-from deebert.data.glue import GlueData, Task, describe
+from deebert.data.dataset import DataSet, Task
+from deebert.data.toy_words import (
+    ASPECTS,
+    FLIPPING_VERBS,
+    INTENSIFIERS,
+    NEGATIVE,
+    NEGATORS,
+    NEUTRAL_ADVERBS,
+    NEUTRAL_VERBS,
+    POSITIVE,
+    SOURCES,
+    WORKS,
+)
 
 SIZES = {"train": 16_000, "validation": 1_600, "test": 1_600}
 LABEL_NAMES = ("negative", "positive")
 TEXT_COLUMN = "sentence"
-TASK = Task("toy", "", LABEL_NAMES, (TEXT_COLUMN,))
-MAX_TOKENS = 128
 DIFFICULTY_SHARES = (0.30, 0.25, 0.25, 0.20)
 
-# fmt: off
-NEGATIVE = (
-    "awful", "bland", "boring", "clumsy", "confusing", "dismal", "dreary", "dull", "forgettable", "hollow",
-    "lifeless", "messy", "pointless", "predictable", "shallow", "silly", "sloppy", "stale", "tedious", "tiresome",
-)
-POSITIVE = (
-    "brilliant", "charming", "clever", "delightful", "elegant", "engaging", "fresh", "funny", "graceful", "inspired",
-    "inventive", "lovely", "moving", "polished", "radiant", "sincere", "stunning", "subtle", "thrilling", "witty",
-)
-ASPECTS = (
-    "acting", "cast", "dialogue", "direction", "editing", "ending", "humor", "music", "pacing", "plot", "premise",
-    "script", "score",
-)
-WORKS = ("comedy", "drama", "film", "movie", "sequel", "thriller")
-SOURCES = ("actor", "audience", "blogger", "critic", "director", "jury", "reviewer", "writer")
-# fmt: on
-NEUTRAL_VERBS, FLIPPING_VERBS = ("agreed", "claimed", "felt", "said"), ("denied", "disbelieved", "disputed", "doubted")
-NEUTRAL_ADVERBS, NEGATORS = ("always", "indeed", "truly"), ("hardly", "never", "not")
-INTENSIFIERS = ("extremely", "quite", "rather", "very")
 CONTRASTS = (
     "although {conceded} , {main}",
     "{main} , although {conceded}",
@@ -62,7 +47,6 @@ CONTRASTS = (
     "{main} , even if {conceded}",
     "{conceded} , but {main}",
 )
-FUNCTION_WORDS = ("a", "although", "an", "and", "but", "even", "if", "that", "the", "was", "with", ",", ".")
 
 # Fewer than half of the attributions and adverbs turn the meaning: were it half, the adjective alone would say nothing
 # under them, and a network in training would take longer to find out that they matter.
@@ -101,58 +85,9 @@ def generate(seed: int, sizes: Mapping[str, int] = SIZES) -> dict[str, pd.DataFr
     return frames
 
 
-def load(seed: int) -> GlueData:
-    """The generated data set with its description, as the GLUE sources return theirs."""
-    splits = generate(seed)
-    return GlueData(describe(TASK, splits, source="toy", seed=seed), splits)
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Return the task's own word-level tokenizer: lower case, split at spaces, special tokens and types as BERT's."""
-    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    ids = {word: i for i, word in enumerate((*special, *_words()))}
-    backend = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
-    backend.normalizer = Lowercase()
-    backend.pre_tokenizer = WhitespaceSplit()
-    backend.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=MAX_TOKENS,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-
-
-def config(num_labels: int = len(LABEL_NAMES)) -> BertConfig:
-    """Return the shape of `toy-bert`: 6 layers, 128 wide, 0.84 million weights, no dropout."""
-    vocabulary = tokenizer()
-    return BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=128,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        intermediate_size=256,
-        max_position_embeddings=MAX_TOKENS,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=0.05,
-        pad_token_id=vocabulary.pad_token_id,
-        num_labels=num_labels,
-    )
-
-
-def _words() -> list[str]:
-    """All words a sentence can hold, in a fixed order."""
-    kinds = (NEGATIVE, POSITIVE, ASPECTS, WORKS, SOURCES, NEUTRAL_VERBS, FLIPPING_VERBS, NEUTRAL_ADVERBS, NEGATORS)
-    return [word for kind in (FUNCTION_WORDS, INTENSIFIERS, *kinds) for word in kind]
+def load(seed: int) -> DataSet:
+    """The generated data set."""
+    return DataSet.of(Task("toy", LABEL_NAMES, (TEXT_COLUMN,), source="toy", origin={"seed": seed}), generate(seed))
 
 
 def _group_sizes(size: int) -> dict[tuple[int, int], int]:

@@ -1,0 +1,78 @@
+"""GLUE from the Hugging Face Hub."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deebert.base.errors import UserError, one_line
+from deebert.data.dataset import DataSet, Task
+from deebert.data.sources.tables import check_columns, split_table
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+GLUE_REPOSITORY = "nyu-mll/glue"
+GLUE_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+CONFIGS = {"SST-2": "sst2", "MRPC": "mrpc", "RTE": "rte", "QNLI": "qnli", "QQP": "qqp", "MNLI": "mnli"}
+ANSWER_TIMEOUT_S = 5
+RETRY_PAUSES_S = (1, 2)
+
+
+def load(task: Task) -> DataSet:
+    """Download a GLUE `task` at GLUE_REVISION, or take it from the local cache of an earlier time.
+
+    Raises:
+        UserError: the Hub cannot be reached (told within half a minute), or what came is not what we know.
+    """
+    config = CONFIGS[task.name]
+    dataset = _download(task.name, config)
+    tables = {}
+    for split in task.splits:
+        where = f"{GLUE_REPOSITORY} ({config}, {split})"
+        if split not in dataset:
+            raise UserError(f"{where}: no such split; found {', '.join(dataset)}")
+        check_columns(where, [*task.text_columns, "label"], dataset[split].column_names)
+        label_names = getattr(dataset[split].features["label"], "names", None)
+        if label_names != list(task.label_names):
+            raise UserError(f"{where}: labels are {label_names}; expected {list(task.label_names)} in this order")
+        if not len(dataset[split]):
+            raise UserError(f"{where}: has no rows")
+        frame = dataset[split].to_pandas()
+        tables[split] = split_table({column: frame[column] for column in task.text_columns}, frame["label"])
+    return DataSet.of(dataclasses.replace(task, source="hub", origin={"revision": GLUE_REVISION}), tables)
+
+
+def _download(name: str, config: str) -> "DatasetDict":
+    """All splits at the pinned revision."""
+    # Imported here, because it takes a second that no other use of this module should pay.
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError, DatasetsError
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import httpx
+
+    for pause_s in (*RETRY_PAUSES_S, None):
+        try:
+            # Without a network `load_dataset` keeps trying for half a minute: ask first whether the Hub is there.
+            if not constants.HF_HUB_OFFLINE:
+                HfApi().dataset_info(GLUE_REPOSITORY, revision=GLUE_REVISION, timeout=ANSWER_TIMEOUT_S)
+            dataset = load_dataset(GLUE_REPOSITORY, config, revision=GLUE_REVISION)
+            break
+        except (OSError, ValueError, httpx.HTTPError, DatasetsError) as error:
+            # A connection refused or dropped is worth another try; a silent Hub and unreadable data are not.
+            hopeless = isinstance(error, (httpx.TimeoutException, ValueError, DatasetsError))
+            if hopeless or pause_s is None or constants.HF_HUB_OFFLINE:
+                reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+                raise UserError(
+                    f"{GLUE_REPOSITORY}: cannot be downloaded from {constants.ENDPOINT}: {one_line(reason)}; without a"
+                    f" network set download_glue.source to a folder that holds {name}/train.tsv and its like"
+                ) from error
+            time.sleep(pause_s)
+
+    # When the Hub cannot be asked, `load_dataset` takes whatever revision its cache saw last.
+    for file in (Path(file["filename"]) for split in dataset.values() for file in split.cache_files):
+        if GLUE_REVISION not in file.parts:
+            raise UserError(
+                f"{file}: is {GLUE_REPOSITORY} of another revision; expected {GLUE_REVISION}, which takes a network"
+            )
+    return dataset

@@ -1,0 +1,31 @@
+"""Which source makes the data set that a user asks for in `params.yaml`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deebert.data.dataset import DataSet
+from deebert.data.sources import classic, hub, toy
+from deebert.data.sources.glue_tasks import GLUE_TASKS
+
+if TYPE_CHECKING:
+    from deebert.settings.download_glue import DownloadGlue
+
+Source = Callable[[str, "DownloadGlue"], DataSet]  # of `dataset` and the section `download_glue`
+
+SOURCES: dict[tuple[str, str], Source] = {  # by the parameter that asks for the source, and the value there
+    ("dataset", "toy"): lambda _, settings: toy.load(settings.toy_seed),
+    ("download_glue.source", "hub"): lambda dataset, _: hub.load(GLUE_TASKS[dataset]),
+    # any other text
+    ("download_glue.source", ""): lambda dataset, settings: classic.load(GLUE_TASKS[dataset], Path(settings.source)),
+}
+
+
+def fetch(dataset: str, settings: "DownloadGlue") -> DataSet:
+    """The data set named `dataset`: from the source that has this one alone, else from the one that `settings` name.
+
+    Raises:
+        UserError: the source cannot be had, or what it holds is not as it should be.
+    """
+    keys = ("dataset", dataset), ("download_glue.source", settings.source), ("download_glue.source", "")
+    return next(SOURCES[key] for key in keys if key in SOURCES)(dataset, settings)
