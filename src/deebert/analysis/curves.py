@@ -13,6 +13,7 @@ from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits
 from deebert.base.rows import Row
 from deebert.data.scores import METRICS
 from deebert.exits.criteria import ConfidentStreak, Criterion, Entropy, MaxProbability, Patience
+from deebert.exits.rule import answers, layers_saved_frac
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Curve:
                 "threshold": setting,
                 "score": METRICS[main_metric](labels, predictions),
                 "accuracy": METRICS["accuracy"](labels, predictions),
-                "layers_saved_frac": float(1 - mean_exit / self.num_layers),
+                "layers_saved_frac": float(layers_saved_frac(mean_exit, self.num_layers)),
                 "mean_exit_layer": float(mean_exit),
                 "n": len(labels),
             }
@@ -53,8 +54,7 @@ class Curve:
 
 def curve_at(name: str, settings: Sequence[float | None], layers: np.ndarray, predictions: np.ndarray) -> Curve:
     """The curve of exits at `layers` (K, N), given each head's answers (N, L)."""
-    answers = predictions[np.arange(len(predictions)), layers - 1]
-    return Curve(name, tuple(settings), layers, answers, predictions.shape[1])
+    return Curve(name, tuple(settings), layers, answers(predictions, layers), predictions.shape[1])
 
 
 def curve_of(criteria: Sequence[Criterion], logits: np.ndarray) -> Curve:

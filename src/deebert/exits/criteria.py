@@ -1,8 +1,9 @@
 """When to leave: the exit criteria of the field behind one interface, for a live model and for saved logits alike.
 
 A criterion reads each head by itself (`read`), then decides layer by layer with what it remembers of the heads before
-(`decide`). A live model calls `step` on the samples still in the batch and keeps the rows of the state that stay; the
-offline rule is the same `decide` on all samples at once. In either, who is still there after layer L-1 leaves at L.
+(`decide`). A live model calls `step` on the samples still in the batch and keeps the rows of the state that stay.
+Offline, `exit_layers` calls the same `decide` on all samples at once. In both, who is still there after layer L-1
+leaves at L.
 
 Shapes: N samples, B of them still in the batch, L layers (heads 1..L, ramps 1..L-1), C classes.
 """
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from deebert.base.errors import UserError
-from deebert.exits.rule import entropy
+from deebert.exits.rule import entropy, first_exit
 
 NO_ANSWER = -1
 STREAK_LENGTHS = (2, 3)
@@ -76,12 +77,11 @@ class Criterion(ABC):
         """The same from (N, L) readings, which a sweep over settings makes only once."""
         n, num_layers = readings.shape
         self.check_depth(num_layers)
-        layers = torch.full((n,), num_layers, device=readings.device)
+        leaves = torch.zeros(n, num_layers, dtype=torch.bool, device=readings.device)
         state = self.start(n, readings.device)
         for layer in range(1, num_layers):
-            leaves, state = self.decide(readings[:, layer - 1], layer, state)
-            layers[leaves & (layers == num_layers)] = layer
-        return layers
+            leaves[:, layer - 1], state = self.decide(readings[:, layer - 1], layer, state)
+        return first_exit(leaves)
 
 
 @dataclass(frozen=True)

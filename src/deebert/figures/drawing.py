@@ -22,12 +22,12 @@ from matplotlib.transforms import Bbox
 
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
+from deebert.data.scores import METRIC_NAMES
 
 Header = dict[str, Any]
 
 # Okabe and Ito's palette, told apart with every common kind of colour blindness.
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8A8A8A", "#444444"
-METRIC_NAMES = {"f1": "F1"}
 LONGEST_MODEL_NAME = 36  # characters
 NARROWEST_SCORE_AXIS = 4.0  # points; below that, noise would look like a slope
 PLACES = [  # around a point, in typographic points: near ones first, above the curve first
@@ -171,7 +171,7 @@ def split_name(header: Header, split: str) -> str:
 
 def metric_name(metric: str) -> str:
     """A metric as people write it."""
-    return METRIC_NAMES.get(metric, metric)
+    return METRIC_NAMES[metric]
 
 
 def new_figure(what: str, header: Header, size_inches: tuple[float, float]) -> Figure:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deebert.base.rows import Row
+from deebert.exits.rule import layers_saved_frac
 from deebert.figures.drawing import (
     BLUE,
     DASHED,
@@ -152,7 +153,7 @@ def draw_exits(header: Header, rows: Sequence[Row]) -> Figure:
                 edges = np.append(layers - 0.5, layers[-1] + 0.5)
                 ax.stairs(100 * shares, edges, color=INK, linestyle=":", label=split_name(header, split))
             if split == bars[0]:
-                saved = 100 * (1 - shares @ layers / header["num_layers"])
+                saved = 100 * layers_saved_frac(shares @ layers, header["num_layers"])
                 ax.set_title(f"threshold {threshold:g} nats\n{saved:.0f} % of layers saved")
         ax.set(xlim=(0.3, header["num_layers"] + 0.7), xticks=layer_ticks(header, 8))
         ax.grid(axis="x", visible=False)
