@@ -23,6 +23,7 @@ from matplotlib.transforms import Bbox
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
 from deebert.data.scores import METRIC_NAMES
+from deebert.exits.table import Entry
 
 Header = dict[str, Any]
 
@@ -157,6 +158,22 @@ def looks(header: Header) -> dict[str, dict[str, Any]]:
 def of_criterion(rows: Sequence[Row], criterion: str) -> list[Row]:
     """Rows of one criterion or baseline, in their order."""
     return [row for row in rows if row["criterion"] == criterion]
+
+
+def full_depth_row(rows: Sequence[Row]) -> Row:
+    """Of one split's sweep rows, entropy's at threshold 0: everybody at layer L."""
+    return next(row for row in of_criterion(rows, "entropy") if row["threshold"] == 0.0)
+
+
+def line_style(entry: Entry) -> dict[str, Any]:
+    """What `Axes.plot` is told of how a criterion or baseline looks."""
+    return {
+        "color": entry.color,
+        "linestyle": entry.line or "None",
+        "linewidth": entry.line_width,
+        "marker": entry.marker or "None",
+        "markersize": entry.marker_size,
+    }
 
 
 def percents(rows: Sequence[Row], key: str = "score") -> tuple[list[float], list[float]]:
