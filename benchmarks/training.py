@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from deebert.encoders.backbones import Recipe, start_model
 from early_exit import LENGTHS, PADDED_LENGTH, random_sentences
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -45,7 +46,6 @@ from deebert.data.encoded import encode
 from deebert.data.scores import METRICS
 from deebert.data.sources import classic
 from deebert.data.sources.glue_tasks import GLUE_TASKS
-from deebert.encoders.backbones import Recipe, start_model
 from deebert.inference.clock import processor_name, race
 from deebert.model import Ramps, walk
 from deebert.settings.params import TrainRamps
