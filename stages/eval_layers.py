@@ -10,7 +10,8 @@ from deebert.data import glue
 from deebert.data.inputs import encode, token_counts
 from deebert.data.scores import is_labelled
 from deebert.model import DeeBert, all_logits, fingerprint
-from deebert.settings.params import model_name, read_params
+from deebert.settings.model_names import model_name
+from deebert.settings.params import read_params
 
 
 def main(data: Path, model_folder: Path, out: Path, metrics_file: Path) -> None:

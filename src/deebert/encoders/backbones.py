@@ -23,7 +23,7 @@ from transformers import (
 
 from deebert.base.errors import UserError, one_line
 from deebert.data import toy
-from deebert.settings.params import is_folder, model_name
+from deebert.settings.model_names import is_folder, model_name
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from deebert.base.files import read_json, write_json
 from deebert.data.glue import trained_on
 from deebert.encoders.backbones import check_length, load_errors, load_tokenizer
 from deebert.model import WEIGHTS, Ramps, save_ramps
-from deebert.settings.params import is_folder, model_name
+from deebert.settings.model_names import is_folder, model_name
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.inference import card
 from deebert.inference.engine import Engine
 from deebert.model import RAMPS, WEIGHTS, DeeBert, fingerprint, save_ramps
-from deebert.settings.params import HUB_ID, PRECISIONS, is_folder
+from deebert.settings.model_names import HUB_ID, is_folder
+from deebert.settings.params import PRECISIONS
 
 Text = str | tuple[str, str]
 CARD = "README.md"  # where the Hub looks for it

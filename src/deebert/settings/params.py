@@ -16,6 +16,8 @@ from typing import Any
 import yaml
 
 from deebert.base.errors import UserError, one_line
+from deebert.settings.model_names import HUB_ID, is_folder
+from deebert.settings.run import resolve_model
 
 DATASETS = ("toy", "SST-2", "MRPC", "RTE", "QNLI", "QQP", "MNLI")
 MODELS = ("toy-bert", "bert-base", "bert-large", "roberta-base", "roberta-large", "distilbert-base")
@@ -23,7 +25,6 @@ MAX_SEED = 2**32 - 1  # NumPy's
 PRECISIONS = ("auto", "fp32", "bf16")
 # Far beyond any use, but not beyond what libraries can count, allocate or start: a key pressed too long is told here.
 MAX_EPOCHS, MAX_BATCH, MAX_GRID, MAX_ROUNDS, MAX_THREADS = 10_000, 1_000_000, 10_000, 1_000, 1_024
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\w+)?")
 
 
 class _Yaml12Loader(yaml.SafeLoader):
@@ -135,16 +136,6 @@ def _text(value: Any) -> str:
     return value
 
 
-def is_folder(model: str) -> bool:
-    """Whether the `model` parameter names a folder on this machine rather than a Hub repository."""
-    return model.startswith(("/", ".", "~")) or Path(model).is_dir()
-
-
-def model_name(model: str) -> str:
-    """What others are told of the `model` parameter: of a folder its name alone, for its path is nobody's business."""
-    return Path(model).expanduser().resolve().name if is_folder(model) else model
-
-
 def _model(value: Any) -> str:
     text = _text(value)
     if text not in ("default", *MODELS) and not is_folder(text) and not HUB_ID.fullmatch(text):
@@ -228,10 +219,8 @@ class Params:
 
     @property
     def backbone(self) -> str:
-        """The model with `default` resolved: `toy-bert` for the embedded data set, `bert-base` for GLUE."""
-        if self.model != "default":
-            return self.model
-        return "toy-bert" if self.dataset == "toy" else "bert-base"
+        """The model with `default` resolved."""
+        return resolve_model(self.model, self.dataset)
 
 
 def read_params(path: Path) -> Params:
