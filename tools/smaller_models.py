@@ -1,6 +1,6 @@
 """Take the scores of smaller models from the experiments that exist into a file, which the stage `plot` draws from.
 
-    dvc exp run --queue -S dataset=RTE -S finetune_backbone.layers=3,6,9
+    dvc exp run --queue -S dataset=RTE -S finetune_backbone.truncate_to=3,6,9
     dvc exp run --queue -S dataset=RTE -S model=distilbert-base
     dvc queue start
     make smaller
@@ -29,7 +29,7 @@ NAMING = ("task", "whole", "model", "layers", "seed", "recipe", "split")  # equa
 
 def collect(runs: Sequence[Experiment]) -> dict[str, list[Row]]:
     """Rows of each run of a smaller model, by the run's name: one per split."""
-    return {run.name: _rows(run) for run in runs if run.layers or run.model in STANDS_FOR}
+    return {run.name: _rows(run) for run in runs if run.truncate_to or run.model in STANDS_FOR}
 
 
 def _rows(run: Experiment) -> list[Row]:
@@ -39,7 +39,7 @@ def _rows(run: Experiment) -> list[Row]:
         rows.append(
             {
                 "task": run.task,
-                "whole": run.model if run.layers else STANDS_FOR[run.model],
+                "whole": run.model if run.truncate_to else STANDS_FOR[run.model],
                 "model": run.model,
                 "layers": run.num_layers,
                 "seed": run.seed,

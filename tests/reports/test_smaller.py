@@ -19,6 +19,7 @@ FINETUNE = FinetuneBackbone(None, None, None, None, 128, "auto")
 RECIPE = {
     "source": "hub",
     "toy_seed": 0,
+    "objective": "full_depth",
     "epochs": "default",
     "learning_rate": "default",
     "batch_size": "default",

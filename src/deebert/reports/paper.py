@@ -16,15 +16,21 @@ LARGE_MODELS = ("bert-large", "roberta-large")
 HALVES = {"MNLI": ("MNLI", "validation_matched"), "MNLI-mm": ("MNLI", "validation_mismatched")}
 ROUNDING_POINTS = 0.05  # the paper prints one digit
 # Fine-tuned otherwise, an experiment says nothing about the paper.
-PAPER_RECIPE = {"epochs": "default", "learning_rate": "default", "batch_size": "default", "max_length": 128}
+PAPER_RECIPE = {
+    "objective": "full_depth",
+    "epochs": "default",
+    "learning_rate": "default",
+    "batch_size": "default",
+    "max_length": 128,
+}
 
 
 def with_papers_recipe(experiments: Sequence[Experiment]) -> list[Experiment]:
-    """Those that may be compared, given newest first: the newest per task, model, seed and layers."""
+    """Those that may be compared, given newest first: the newest per task, model, seed and cut."""
     newest: dict[tuple[Any, ...], Experiment] = {}
     for run in experiments:
         if all(run.recipe.get(key) == value for key, value in PAPER_RECIPE.items()):
-            newest.setdefault((run.task, run.model, run.seed, run.layers), run)
+            newest.setdefault((run.task, run.model, run.seed, run.truncate_to), run)
     return list(newest.values())
 
 
@@ -106,7 +112,7 @@ def saved_within(curve: Sequence[Row], drop_points: float) -> float:
 
 def full_depth(experiments: Sequence[Experiment]) -> list[Experiment]:
     """Those whose backbone was not cut."""
-    return [run for run in experiments if run.layers is None]
+    return [run for run in experiments if run.truncate_to is None]
 
 
 def smaller_models(experiments: Sequence[Experiment], whole: Experiment) -> list[Row]:
@@ -114,7 +120,7 @@ def smaller_models(experiments: Sequence[Experiment], whole: Experiment) -> list
 
     Rows have `model, layers, layers_saved_frac, score, seed`; the score is of its own classifier, no early exit.
     """
-    cut = [run for run in experiments if run.model == whole.model and run.layers]
+    cut = [run for run in experiments if run.model == whole.model and run.truncate_to]
     small = [run for run in full_depth(experiments) if STANDS_FOR.get(run.model) == whole.model]
     return [
         {
