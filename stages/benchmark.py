@@ -13,6 +13,7 @@ from deebert.base.files import read_json, write_json
 from deebert.base.stage import run
 from deebert.data import glue
 from deebert.data.inputs import encode
+from deebert.exits.criteria import Entropy
 from deebert.figures.drawing import save
 from deebert.figures.speed import draw_time
 from deebert.inference.clock import benchmark_metrics, benchmark_rows
@@ -38,8 +39,8 @@ def main(data: Path, model_folder: Path, sweep: Path, plots: Path, metrics_file:
     encoded = encode(tokenizer, frame, task["text_columns"])
 
     threshold = recommended[settings.drop_points]
-    thresholds = sorted({*settings.thresholds, threshold})
-    rows = benchmark_rows(engine, encoded, thresholds, settings.rounds, settings.seconds)
+    criteria = [Entropy(each) for each in sorted({*settings.thresholds, threshold})]
+    rows = benchmark_rows(engine, encoded, criteria, settings.rounds, settings.seconds)
     metrics = benchmark_metrics(task["task"], rows, threshold, engine)
     write_json(plots / "benchmark.json", rows)
     save(draw_time({"task": task["task"], "model": about["model"]}, metrics, rows), plots / "benchmark.svg")
