@@ -4,7 +4,8 @@ Scores of rows are fractions, those of the paper and of its tolerances points of
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from deebert.base.rows import Row
@@ -41,35 +42,44 @@ def compare(table: Mapping[str, Any], experiments: Sequence[Experiment]) -> list
     of the paper, with `points, time_saved, layers_saved, verdict`. Scores and shares in %; ours are means over seeds,
     None where nothing has been run.
     """
-    rows = []
+    return [_compare_one(theirs, table["tolerances"], experiments) for theirs in _papers_rows(table)]
+
+
+@dataclass(frozen=True)
+class _PapersRow:
+    """What the paper says of one model on one task.
+
+    Attributes:
+        score: %, None where it has no number.
+        points: (change of the score in points, time saved in %) at each of its thresholds.
+    """
+
+    model: str
+    task: str
+    score: float | None
+    points: Sequence[Sequence[float]] = ()
+
+
+def _papers_rows(table: Mapping[str, Any]) -> Iterator[_PapersRow]:
     for model, tasks in table["models"].items():
         for task, theirs in tasks.items():
-            rows.append(_compare_one(table["tolerances"], model, task, theirs["score"], theirs["deebert"], experiments))
+            yield _PapersRow(model, task, theirs["score"], theirs["deebert"])
     for small, model in STANDS_FOR.items():
         for task, theirs in table["models"][model].items():
             if "distilbert" in theirs:
-                score = round(theirs["score"] + theirs["distilbert"][0], 1)
-                rows.append(_compare_one(table["tolerances"], small, task, score, [], experiments))
+                yield _PapersRow(small, task, round(theirs["score"] + theirs["distilbert"][0], 1))
     for model in LARGE_MODELS:
         for task in table["models"]["bert-base"]:
-            rows.append(_compare_one(table["tolerances"], model, task, None, [], experiments))
-    return rows
+            yield _PapersRow(model, task, None)
 
 
-def _compare_one(
-    tolerances: Mapping[str, Any],
-    model: str,
-    task: str,
-    paper_score: float | None,
-    paper_points: Sequence[Sequence[float]],
-    experiments: Sequence[Experiment],
-) -> Row:
-    data_set, split = HALVES.get(task, (task, None))
-    ours = [run for run in full_depth(experiments) if (run.task, run.model) == (data_set, model)]
+def _compare_one(theirs: _PapersRow, tolerances: Mapping[str, Any], experiments: Sequence[Experiment]) -> Row:
+    data_set, split = HALVES.get(theirs.task, (theirs.task, None))
+    ours = [run for run in full_depth(experiments) if (run.task, run.model) == (data_set, theirs.model)]
     scores = [100 * run.full_score(split) for run in ours]
     score = statistics.mean(scores) if ours else None
     points = []
-    for change, time_saved in paper_points:
+    for change, time_saved in theirs.points:
         saved = statistics.mean(100 * saved_within(run.curve(split), -change) for run in ours) if ours else None
         points.append(
             {
@@ -80,12 +90,12 @@ def _compare_one(
             }
         )
     return {
-        "model": model,
-        "task": task,
-        "paper_score": paper_score,
+        "model": theirs.model,
+        "task": theirs.task,
+        "paper_score": theirs.score,
         "score": score,
         "score_sd": statistics.stdev(scores) if len(scores) > 1 else None,
-        "verdict": verdict(paper_score, score, tolerances["score"][task]),
+        "verdict": verdict(theirs.score, score, tolerances["score"][theirs.task]),
         "points": points,
         "experiments": [run.name for run in ours],
     }
