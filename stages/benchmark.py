@@ -13,6 +13,7 @@ from deebert.base.files import read_json, write_json
 from deebert.base.stage import run
 from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
+from deebert.exits.criteria import Entropy
 from deebert.figures.drawing import save
 from deebert.figures.speed import draw_time
 from deebert.inference.clock import benchmark_metrics, benchmark_rows
@@ -38,8 +39,8 @@ def main(data_folder: Path, model_folder: Path, sweep: Path, plots: Path, metric
     encoded = encode(tokenizer, frame, task.text_columns)
 
     threshold = recommended[settings.drop_points]
-    thresholds = sorted({*settings.thresholds, threshold})
-    rows = benchmark_rows(engine, encoded, thresholds, settings.rounds, settings.seconds)
+    criteria = [Entropy(each) for each in sorted({*settings.thresholds, threshold})]
+    rows = benchmark_rows(engine, encoded, criteria, settings.rounds, settings.seconds)
     metrics = benchmark_metrics(task.name, rows, threshold, engine)
     write_json(plots / "benchmark.json", rows)
     save(draw_time({"task": task.name, "model": about["model"]}, metrics, rows), plots / "benchmark.svg")

@@ -8,7 +8,13 @@ import yaml
 from deebert.base.rows import Row
 from deebert.reports.experiments import Experiment, read_experiments
 
-RECIPE = {"epochs": "default", "learning_rate": "default", "batch_size": "default", "max_length": 128}
+RECIPE = {
+    "objective": "full_depth",
+    "epochs": "default",
+    "learning_rate": "default",
+    "batch_size": "default",
+    "max_length": 128,
+}
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 
 

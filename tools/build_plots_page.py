@@ -5,13 +5,24 @@
 
 DVC puts one element per plot in the place of `{plot_divs}` and calls `vegaEmbed(selector, spec)` for each. Its own
 `{scripts}` would load Vega from the network; this page has no such place.
+
+Figures stand in the order in which dvc.yaml lists them. After a change there the page is built anew, for which its own
+scripts are enough; nothing needs to be installed:
+
+    python tools/build_plots_page.py .dvc/plots/offline.html --keep-scripts
 """
 
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
-import vl_convert
+import yaml
+from dvc_render.base import Renderer
+
+from deebert.base.errors import UserError
+from deebert.base.files import write_bytes
+from deebert.base.stage import told_in_one_line
 
 VEGA_LITE = "5.21"  # the templates' $schema is v5
 
@@ -97,16 +108,10 @@ h2 { flex-basis: 100%%; margin: 1rem 0 0; font-size: 1.2rem; }
 main { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 main > div { order: 1; padding: 1rem; background: white; border: 1px solid #ddd !important; border-radius: 6px;
   max-width: 100%%; box-sizing: border-box; overflow-x: auto; white-space: normal !important; }
-/* DVC puts images last, sorted by name; here they follow a heading, in the order of the plots. */
+/* DVC puts images last, sorted by name; here they follow a heading, in the order of dvc.yaml. */
 h2 { order: 2; }
-main > div[id$="_svg"] { order: 10; display: flex; flex-wrap: wrap; gap: 1rem; }
-main > div[id$="tradeoff_svg"] { order: 3; }
-main > div[id$="choice_svg"] { order: 4; }
-main > div[id$="criteria_svg"] { order: 5; }
-main > div[id$="leavers_svg"] { order: 6; }
-main > div[id$="layers_svg"] { order: 7; }
-main > div[id$="exits_svg"] { order: 8; }
-main > div[id$="entropy_svg"] { order: 9; }
+main > div[id$="_svg"] { order: 999; display: flex; flex-wrap: wrap; gap: 1rem; }
+%(order)s
 main:not(:has(> div[id$="_svg"])) h2 { display: none; }
 main > div > p { display: none; } /* the file's name */
 main > div > div { border: 0 !important; margin: 0 !important; }
@@ -134,22 +139,67 @@ back. Every plot can be saved from the menu in its corner.</p>
 """
 
 
-def build_page() -> str:
-    """Return the page with DVC's two places in it; ValueError where the scripts would break the page."""
+def figures(pipeline: dict[str, Any]) -> list[str]:
+    """Paths of the images under `plots` of a dvc.yaml, in its order."""
+    return [entry for entry in pipeline["plots"] if isinstance(entry, str) and entry.endswith(".svg")]
+
+
+def order_rules(paths: list[str]) -> str:
+    """CSS that puts the images in this order.
+
+    DVC makes the id of an image's element from its path, and puts a folder's before it where the project lies in one.
+    """
+    ids = [Renderer.remove_special_chars(path) for path in paths]
+    return "\n".join(f'main > div[id$="{name}"] {{ order: {number}; }}' for number, name in enumerate(ids, start=3))
+
+
+def made_scripts() -> str:
+    """Vega and what DVC calls, as one script."""
+    try:
+        import vl_convert
+    except ImportError:
+        raise UserError("vl-convert-python is not installed; expected it, or --keep-scripts") from None
+
     script = vl_convert.javascript_bundle(EMBED, vl_version=VEGA_LITE)
+    return re.sub(r"[ \t]+$", "", script, flags=re.MULTILINE)
+
+
+def kept_scripts(page: Path) -> str:
+    """The script of a page that this tool has built; UserError where there is none."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    found = re.search(r"<script>\n(.*?)\n</script>", text, flags=re.DOTALL)
+    if not found:
+        raise UserError(f"{page}: no page with scripts to keep; expected one that this tool has built")
+    return found[1]
+
+
+def build_page(script: str, pipeline: dict[str, Any]) -> str:
+    """Return the page with DVC's two places in it.
+
+    Args:
+        script: as `made_scripts` returns it.
+        pipeline: the content of dvc.yaml.
+
+    Raises:
+        ValueError: the script would break the page.
+    """
     for harmful in ("</script", "{plot_divs}", "{refresh_tag}"):
         if harmful in script:
             raise ValueError(f"the scripts contain {harmful!r}, which would break the page")
-    return PAGE % {"notice": NOTICE, "script": re.sub(r"[ \t]+$", "", script, flags=re.MULTILINE)}
+    return PAGE % {"notice": NOTICE, "script": script, "order": order_rules(figures(pipeline))}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("page", type=Path, help="where to write the page")
-    page = parser.parse_args().page
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(build_page(), encoding="utf-8")
+def main(page: Path, pipeline: Path, keep_scripts: bool) -> None:
+    script = kept_scripts(page) if keep_scripts else made_scripts()
+    built = build_page(script, yaml.safe_load(pipeline.read_text(encoding="utf-8")))
+    write_bytes(page, built.encode())
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("page", type=Path, help="where to write the page")
+    parser.add_argument("--pipeline", type=Path, default=Path("dvc.yaml"), help="whose plots it shows")
+    parser.add_argument("--keep-scripts", action="store_true", help="take Vega from the page that is there")
+    arguments = parser.parse_args()
+    with told_in_one_line():
+        main(arguments.page, arguments.pipeline, arguments.keep_scripts)

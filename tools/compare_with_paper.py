@@ -6,12 +6,12 @@ Reads what `dvc exp show` knows, of all commits and of the working tree; runs no
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import yaml
 
-from deebert.base.errors import UserError
+from deebert.base.files import write_bytes
+from deebert.base.stage import told_in_one_line
 from deebert.figures import drawing
 from deebert.reports import experiments, paper, paper_figures
 
@@ -40,8 +40,7 @@ def main(table_file: Path, out: Path) -> None:
     ]
     text = "\n".join(page)
     print(text, end="")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(text, encoding="utf-8")
+    write_bytes(out / "table.md", text.encode())
 
 
 if __name__ == "__main__":
@@ -49,7 +48,5 @@ if __name__ == "__main__":
     parser.add_argument("--table", type=Path, default=Path("paper/table1.yaml"))
     parser.add_argument("--out", type=Path, default=Path("paper/ours"))
     arguments = parser.parse_args()
-    try:
+    with told_in_one_line():
         main(arguments.table, arguments.out)
-    except UserError as error:
-        sys.exit(f"error: {error}")

@@ -10,10 +10,9 @@ The server wants all of its tasks in one archive: run the tasks one after the ot
 import argparse
 import logging
 import math
-import sys
 from pathlib import Path
 
-from deebert.base.errors import UserError
+from deebert.base.stage import told_in_one_line
 from deebert.data.dataset import DataSet
 from deebert.reports import submission
 
@@ -34,11 +33,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("submission"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    with told_in_one_line():
         task = DataSet.load(arguments.data).task
         submission.write(task.name, arguments.logits, arguments.threshold, arguments.out)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

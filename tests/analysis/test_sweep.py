@@ -17,7 +17,6 @@ from deebert.analysis.sweep import (
     depth_rows,
     entropy_rows,
     exit_rows,
-    figure_key,
     leaver_rows,
     split_tables,
     sweep_metrics,
@@ -220,13 +219,3 @@ def test_two_validation_splits_are_kept_apart(tmp_path: Path, monkeypatch: pytes
     assert written == {name: [row for tables in expected for row in tables[name]] for name in expected[0]}
     assert read_json(Path("sweep.json")) == sweep_metrics("MNLI", "validation_matched", expected[0])
     assert read_json(Path("choice.json")) == choice_metrics("MNLI", "validation_matched", expected[0])
-
-
-@few
-@given(st.lists(st.floats(0, 100), min_size=2, max_size=6, unique=True))
-def test_figure_keys_differ_and_have_no_dots(targets: list[float]) -> None:
-    """Different targets get different names, none of which DVC takes for nesting; 1 and 1.0 are the same target."""
-    keys = [figure_key("drop", target) for target in targets]
-    assert len(set(keys)) == len(keys) and not any("." in key for key in keys)
-    assert figure_key("drop", 1) == figure_key("drop", 1.0) == "drop_1_0"
-    assert figure_key("risk", 1e-5) == "risk_0_00001"

@@ -3,12 +3,17 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from deebert.base import files
 from deebert.base.errors import UserError
@@ -51,6 +56,79 @@ def test_output_dir_where_a_file_is(tmp_path: Path, place: str) -> None:
         (folder / "file").write_text("new")
     assert tree(tmp_path) == {"taken": "mine"}
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def lost_input(folder: Path) -> None:
+    (folder.parent / "input").read_text()
+
+
+def lost_tensors(folder: Path) -> None:
+    load_file(folder.parent / "input.safetensors")
+
+
+def damaged_tensors(folder: Path) -> None:
+    load_file(folder.parent / "damaged.safetensors")
+
+
+def lost_original(folder: Path) -> None:
+    shutil.copy(folder.parent / "input", folder / "file")
+
+
+def refused_connection(folder: Path) -> None:
+    raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("read", "error"),
+    [
+        (lost_input, FileNotFoundError),
+        (lost_tensors, FileNotFoundError),
+        (lost_original, FileNotFoundError),
+        (damaged_tensors, SafetensorError),
+        (refused_connection, ConnectionRefusedError),
+    ],
+)
+def test_an_input_is_not_told_as_the_output(
+    read: Callable[[Path], None], error: type[Exception], tmp_path: Path
+) -> None:
+    """What cannot be read inside the block passes through as it is, and the old folder stays."""
+    (tmp_path / "damaged.safetensors").write_bytes(b"damaged")
+    with output_dir(tmp_path / "out") as folder:
+        (folder / "file").write_text("old")
+    with pytest.raises(error), output_dir(tmp_path / "out") as folder:
+        read(folder)
+    assert (tmp_path / "out/file").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+
+
+def under_a_file(folder: Path) -> None:
+    (folder / "file").write_text("a file")
+    (folder / "file/below").write_text("more")
+
+
+def tensors_in_no_folder(folder: Path) -> None:
+    save_file({"a": torch.zeros(1)}, folder / "none/a.safetensors")
+
+
+def copied_to_no_folder(folder: Path) -> None:
+    (folder.parent / "input").write_text("there")
+    shutil.copy(folder.parent / "input", folder / "none/file")
+
+
+def relative_name(folder: Path) -> None:
+    Path(os.path.relpath(folder / "none/file")).write_text("text")
+
+
+def full_disk(folder: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")  # as `write` tells it: without a name
+
+
+@pytest.mark.parametrize("write", [under_a_file, tensors_in_no_folder, copied_to_no_folder, relative_name, full_disk])
+def test_what_cannot_be_written_is_told_as_the_output(write: Callable[[Path], None], tmp_path: Path) -> None:
+    """Whatever writes into the folder and however it names the file, the line is about the output."""
+    with pytest.raises(UserError, match="out: cannot be written: ") as caught, output_dir(tmp_path / "out") as folder:
+        write(folder)
+    assert "\n" not in str(caught.value) and ".tmp" not in str(caught.value).split(": ")[0]
+    assert not (tmp_path / "out").exists()
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
@@ -145,13 +223,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "it.json"
     write_json(path, {"old": True})
     before = tree(tmp_path)
-    write_text = Path.write_text
+    write_bytes = Path.write_bytes
 
-    def write_half(self: Path, text: str, **options: str) -> int:
-        write_text(self, text[: len(text) // 2], **options)
+    def write_half(self: Path, content: bytes) -> int:
+        write_bytes(self, content[: len(content) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", write_half)
+    monkeypatch.setattr(Path, "write_bytes", write_half)
     with pytest.raises(UserError, match=r"it\.json: cannot be written: No space left on device"):
         write_json(path, {"new": True})
     assert tree(tmp_path) == before

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from deebert.encoders.backbones import start_model
 
 from deebert.base.errors import UserError
 from deebert.base.files import write_json
-from deebert.encoders.backbones import start_model
-from deebert.inference.card import is_untouched, model_card, read_metrics
+from deebert.inference.card import NEEDED, is_untouched, model_card, read_metrics
 from tests import tiny
 
 ABOUT = {
@@ -230,6 +230,64 @@ def test_metrics_of_another_model(tmp_path: Path, name: str, change: dict[str, A
     with pytest.raises(UserError) as caught:
         read_metrics(tmp_path, ABOUT)
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[], [1, 2], 3, "text", None])
+@pytest.mark.parametrize("name", ALL)
+def test_metrics_that_are_no_object(tmp_path: Path, name: str, content: object) -> None:
+    """JSON that has no keys is one line naming the file."""
+    write(tmp_path, ALL)
+    write_json(tmp_path / f"{name}.json", content)
+    with pytest.raises(UserError, match=rf"{name}\.json: expected figures by name, found ") as caught:
+        read_metrics(tmp_path, ABOUT)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_whatever_the_card_reads_may_be_damaged(tmp_path: Path, name: str) -> None:
+    """A key that is missing, or has a value of another type, is one line naming file and key."""
+    for key in NEEDED[name]:
+        section, _, inner = key.partition(".")
+        for bad in (None, True, [1], {"drop_0_0": "much"}, {}):
+            change = {section: {**ALL[name][section], inner: bad} if inner else bad}
+            with pytest.raises(UserError, match=rf"{name}\.json: {key}: .* is not allowed; expected ") as caught:
+                read_metrics(write(tmp_path, ALL | {name: ALL[name] | change}), ABOUT)
+            assert "\n" not in str(caught.value)
+        without = {each: value for each, value in ALL[name].items() if each != section}
+        with pytest.raises(UserError, match=rf"{name}\.json: has no {key.split('.')[0]}"):
+            read_metrics(write(tmp_path, ALL | {name: without}), ABOUT)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "figures", "told"),
+    [
+        (
+            "sweep",
+            "threshold_at",
+            {"risk_0_5": 0.1},
+            r"sweep\.json: threshold_at: risk_0_5 is not allowed",
+        ),
+        (
+            "sweep",
+            "layers_saved_at",
+            {"drop_0_0": 0.1},
+            r"sweep\.json: .*layers_saved_at drop_0_0; expected drop",
+        ),
+        ("choice", "cross_fitted_score_at", {"drop_9_0": 0.1}, r"choice\.json: .* as in threshold_at of sweep\.json"),
+        (
+            "choice",
+            "certified_layers_saved_at",
+            {"risk_0_01": 0},
+            r"choice\.json: .* as in certified_threshold",
+        ),
+    ],
+)
+def test_tables_are_whole(tmp_path: Path, name: str, key: str, figures: dict[str, float], told: str) -> None:
+    """Every target has all figures of its row, and is a number."""
+    write(tmp_path, ALL | {name: ALL[name] | {key: figures}})
+    with pytest.raises(UserError, match=told) as caught:
+        read_metrics(tmp_path, ABOUT)
+    assert "\n" not in str(caught.value)
 
 
 def test_speed_is_told_with_what_it_was_measured_on() -> None:

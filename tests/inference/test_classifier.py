@@ -389,8 +389,9 @@ def test_a_repository_of_the_hub(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     again = EarlyExitClassifier.from_pretrained(f"some/one@{COMMIT}")
     check_same(again.predict(["w1"]), classifier.predict(["w1"]))
-    with pytest.raises(UserError, match=r"model some/other@abc: cannot be loaded.*give a folder as model$"):
-        EarlyExitClassifier.from_pretrained("some/other@abc")
+    for revision in ("abc", "v1.0", "release-2"):  # a commit, a tag, a branch
+        with pytest.raises(UserError, match=rf"model some/other@{revision}: cannot be loaded.*give a folder as model$"):
+            EarlyExitClassifier.from_pretrained(f"some/other@{revision}")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deebert.data.encoded import Encoded, encode
-from deebert.exits.criteria import Criterion, Entropy
+from deebert.exits.criteria import Criterion, Entropy, LayerThresholds, MaxProbability, Patience
 from deebert.inference import clock as clock_module
 from deebert.inference.clock import Race, benchmark_metrics, benchmark_rows, processor_name, race
 from deebert.inference.engine import FULL_DEPTH, Engine
@@ -18,6 +18,7 @@ from tests import tiny
 
 COUNT = 6
 THRESHOLDS = (0.0, 0.4, 2.0)
+CRITERIA = [Entropy(threshold) for threshold in THRESHOLDS]
 ROW = {"mode", "threshold", "layers_saved_frac", "time_saved_frac", "time_saved_frac_min", "time_saved_frac_max"}
 SPEED = {"latency_p50_ms", "latency_p95_ms", "samples_per_s"}
 ROW |= {*SPEED, *(f"plain_{name}" for name in SPEED), "n", "rounds"}
@@ -103,7 +104,7 @@ def encoded() -> Encoded:
 
 @pytest.fixture(scope="module")
 def rows(engine: Engine, encoded: Encoded) -> list[dict[str, Any]]:
-    return benchmark_rows(engine, encoded, THRESHOLDS, rounds=1, budget_s=0.001)
+    return benchmark_rows(engine, encoded, CRITERIA, rounds=1, budget_s=0.001)
 
 
 def test_rows_of_both_modes(rows: list[dict[str, Any]]) -> None:
@@ -129,6 +130,17 @@ def test_layers_saved_are_those_of_the_answers(engine: Engine, encoded: Encoded,
         assert {plain[key] for key in ROW if "saved" in key} == {0.0}
 
 
+@pytest.mark.parametrize("criterion", [MaxProbability(0.6), Patience(1), LayerThresholds((0.4, 2.0), drop_points=1.0)])
+def test_any_criterion_is_timed(engine: Engine, encoded: Encoded, criterion: Criterion) -> None:
+    """The rows have the same columns, the criterion's setting as threshold, and the layers that it saves."""
+    rows = benchmark_rows(engine, encoded, [criterion], rounds=1, budget_s=0.001)
+    assert all(row.keys() == ROW for row in rows)
+    layers = engine.answer(encoded, criterion).exit_layers
+    assert 0 < 1 - layers.mean() / 3 < 2 / 3
+    for row in (rows[1], rows[3]):
+        assert (row["threshold"], row["layers_saved_frac"]) == (criterion.setting, pytest.approx(1 - layers.mean() / 3))
+
+
 def test_what_is_timed(clock: Clock, encoded: Encoded) -> None:
     """`batch_1` times calls of one sample, `batched` one of all; latency is a call's, throughput counts samples."""
 
@@ -140,7 +152,7 @@ def test_what_is_timed(clock: Clock, encoded: Encoded) -> None:
             clock.now += len(batch) * (1.0 if criterion == FULL_DEPTH else 0.25)
             return type("Answers", (), {"exit_layers": np.ones(len(batch), dtype=np.int64)})
 
-    _, one, _, every = benchmark_rows(Stub(), encoded, [0.5], rounds=2, budget_s=1e9)
+    _, one, _, every = benchmark_rows(Stub(), encoded, [Entropy(0.5)], rounds=2, budget_s=1e9)
     assert {size for _, size in clock.calls} == {1, COUNT}
     for row, latency_ms in ((one, 1000), (every, 1000 * COUNT)):
         assert row["plain_latency_p50_ms"] == row["plain_latency_p95_ms"] == latency_ms
@@ -159,7 +171,7 @@ def test_layers_are_counted_in_the_calls_that_are_timed(encoded: Encoded) -> Non
         def answer(self, batch: Encoded, criterion: Criterion = FULL_DEPTH) -> Any:
             return type("Answers", (), {"exit_layers": np.full(len(batch), 1 if len(batch) == 1 else 2)})
 
-    _, one, _, every = benchmark_rows(Stub(), encoded, [0.5], rounds=2, budget_s=1e9)
+    _, one, _, every = benchmark_rows(Stub(), encoded, [Entropy(0.5)], rounds=2, budget_s=1e9)
     assert (one["layers_saved_frac"], every["layers_saved_frac"]) == (0.75, 0.5)
 
 
@@ -176,7 +188,7 @@ def test_a_slow_minute_does_not_make_figures_contradict(clock: Clock, encoded: E
             clock.now += self.factor * (1.0 if criterion == FULL_DEPTH else 0.5)
             return type("Answers", (), {"exit_layers": np.ones(len(batch), dtype=np.int64)})
 
-    rows = benchmark_rows(Stub(), encoded, [0.5, 0.6], rounds=2, budget_s=1e9)
+    rows = benchmark_rows(Stub(), encoded, [Entropy(0.5), Entropy(0.6)], rounds=2, budget_s=1e9)
     for row in rows[1:3] + rows[4:]:
         assert row["time_saved_frac"] == pytest.approx(1 - row["plain_samples_per_s"] / row["samples_per_s"])
     assert rows[1]["plain_samples_per_s"] == pytest.approx(8 * rows[2]["plain_samples_per_s"])
@@ -197,7 +209,7 @@ RATIOS = {"batch_1_time_saved_per_layers_saved", "batched_time_saved_per_layers_
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_metrics_are_named_figures(rows: list[dict[str, Any]], engine: Engine, threshold: float) -> None:
-    """What a pull request shows: words and finite numbers only; the ratio is there where layers were saved."""
+    """What a pull request shows: words and finite numbers only, under the same keys whatever was saved."""
     metrics = benchmark_metrics("tiny", rows, threshold, engine)
     assert metrics.keys() == {
         *("task", "n", "device", "threads", "precision", "torch", "threshold", "layers_saved_frac"),
@@ -205,8 +217,14 @@ def test_metrics_are_named_figures(rows: list[dict[str, Any]], engine: Engine, t
     }
     assert metrics["plain"].keys() == PLAIN_KEYS
     saves = metrics["layers_saved_frac"] > 0
-    assert metrics["early_exit"].keys() == EXIT_KEYS | (RATIOS if saves else set())
+    assert metrics["early_exit"].keys() == EXIT_KEYS | RATIOS
     assert saves == (threshold > 0)
+    for mode, row in (
+        ("batch_1", rows[1 + THRESHOLDS.index(threshold)]),
+        ("batched", rows[5 + THRESHOLDS.index(threshold)]),
+    ):
+        ratio = row["time_saved_frac"] / row["layers_saved_frac"] if saves else 0.0
+        assert metrics["early_exit"][f"{mode}_time_saved_per_layers_saved"] == pytest.approx(ratio, abs=0.0006)
     assert all(isinstance(value, str | int | float) for value in flat(metrics).values())
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     assert (metrics["task"], metrics["n"], metrics["threshold"]) == ("tiny", COUNT, threshold)

@@ -10,15 +10,16 @@ import pytest
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
 from deebert.reports.smaller import read_smaller, smaller_rows
+from deebert.reports.smaller_runs import collect, merge
 from deebert.settings.params import DownloadGlue, FinetuneBackbone
 from tests.runs import run
-from tools.smaller_models import collect, merge
 
 DOWNLOAD = DownloadGlue("hub", 0)
 FINETUNE = FinetuneBackbone(None, None, None, None, 128, "auto")
 RECIPE = {
     "source": "hub",
     "toy_seed": 0,
+    "objective": "full_depth",
     "epochs": "default",
     "learning_rate": "default",
     "batch_size": "default",

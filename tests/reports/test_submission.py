@@ -127,7 +127,7 @@ def test_the_tool_reads_the_task_that_was_run(
             raise SystemExit(0)
         return caught.value.code
 
-    assert str(call("0.3")).startswith("error: ") and not Path("submission").exists()
+    assert call("0.3") == 1 and capsys.readouterr().err.startswith("error: ") and not Path("submission").exists()
     for threshold in ("nan", "inf", "-1", "much"):
         assert call(threshold) == 2 and "threshold" in capsys.readouterr().err
     save_logits(Path("data/logits"), "RTE", sizes("RTE"))

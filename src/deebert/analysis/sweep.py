@@ -15,6 +15,7 @@ from deebert.analysis.certificates import certificate_rows
 from deebert.analysis.choice import band_rows, choice_rows
 from deebert.analysis.curves import Curve, entropy_curve, other_curves
 from deebert.analysis.logits import SplitLogits
+from deebert.base.metric_keys import figure_key
 from deebert.base.rows import Row
 from deebert.exits.criteria import threshold_grid
 from deebert.exits.rule import entropy
@@ -138,11 +139,6 @@ def depth_rows(split: str, curve: Curve, difficulty: np.ndarray | None) -> list[
                 }
             )
     return rows
-
-
-def figure_key(kind: str, value: float) -> str:
-    """Name of a target in the metrics, free of dots since DVC reads those as nesting: drop, 0.5 -> `drop_0_5`."""
-    return f"{kind}_{np.format_float_positional(value, trim='0')}".replace(".", "_")
 
 
 def sweep_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:

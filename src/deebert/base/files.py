@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: JSON and folders are written beside their place and moved into it."""
+"""Files that are either whole or absent: files and folders are written beside their place and moved into it."""
 
 import errno
 import fcntl
@@ -12,7 +12,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from deebert.base.errors import UserError
+from deebert.base.errors import UserError, one_line
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of these the system does not say for which file
 
 
 @contextmanager
@@ -23,25 +25,51 @@ def output_dir(path: Path) -> Iterator[Path]:
     `path` is removed too.
 
     Raises:
-        UserError: no folder can be made there, which is found out before the block, or the disk is full.
+        UserError: no folder can be made there, which is found out before the block; what the block writes into the
+            folder cannot be written; or the disk is full. An error of another file passes through.
     """
     scratch, former = _beside(path), _beside(path, ".old")
     lock = None
     try:
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        _remove_leftovers(path)
-        scratch.mkdir(parents=True)
-        lock = os.open(scratch, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield scratch
-        _swap(scratch, path, former)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        with write_errors(path):
+            if path.exists() and not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            _remove_leftovers(path)
+            scratch.mkdir(parents=True)
+            lock = os.open(scratch, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield scratch
+        except (OSError, SafetensorError) as error:
+            if not _is_of_writing(error, scratch):
+                raise
+            with write_errors(path):
+                raise
+        with write_errors(path):
+            _swap(scratch, path, former)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Within the block, which does nothing but write `path`, what the system refuses is a UserError about `path`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or one_line(error)}") from error
+
+
+def _is_of_writing(error: OSError | SafetensorError, folder: Path) -> bool:
+    """Whether `error` is of a file that was being written into `folder`, and not of one that was read elsewhere."""
+    if isinstance(error, SafetensorError):
+        return str(error).startswith("Error while serializing")
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    if not names:
+        return error.errno in NO_ROOM
+    return any(Path(os.fsdecode(name)).resolve().is_relative_to(folder.resolve()) for name in names)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -54,14 +82,18 @@ def write_json(path: Path, content: Any) -> None:
         text = f"[\n{rows}\n]\n" if rows else "[]\n"
     else:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file as a whole, and the folder where needed; a UserError says why that is not possible."""
     scratch = _beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(path)
+            scratch.write_bytes(content)
+            scratch.replace(path)
     finally:
         with suppress(OSError):
             scratch.unlink()
@@ -74,7 +106,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `dvc repro` makes it") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from error
+        raise UserError(f"{path}: not readable as JSON: {one_line(error)}") from error
 
 
 def _beside(path: Path, mark: str = "") -> Path:

@@ -1,4 +1,4 @@
-"""What every stage script has in common: paths from the command line, and an end told in one line."""
+"""What all scripts have in common: an end told in one line; and the stages' own, paths from the command line."""
 
 import inspect
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deebert.base.errors import UserError
+from deebert.base.errors import UserError, one_line
 
 STOPPED = "stopped by {}; no output is half-written"
 
@@ -18,11 +18,7 @@ class Terminated(BaseException):
 
 
 def run(main: Callable[..., None]) -> None:
-    """Call `main` with the command line's paths, one per parameter of `main`.
-
-    A UserError, SIGTERM or a file that cannot be read or written ends the process with status 1 and one line on stderr,
-    Ctrl-C with 130 and one line. Anything else is a fault of ours and keeps its traceback.
-    """
+    """Call `main` with the command line's paths, one per parameter of `main`; mistakes are `told_in_one_line`."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpx2", "httpcore", "fsspec", "datasets", "filelock", "urllib3", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -31,15 +27,28 @@ def run(main: Callable[..., None]) -> None:
     if len(arguments) != len(names):
         print(f"usage: python {sys.argv[0]} {' '.join(name.upper() for name in names)}", file=sys.stderr)
         sys.exit(2)
+    with told_in_one_line():
+        main(*map(Path, arguments))
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """End the process in order where the block cannot go on.
+
+    A UserError, SIGTERM or a file that cannot be read or written ends it with status 1 and one line on stderr, Ctrl-C
+    with 130 and one line. Anything else is a fault of ours and keeps its traceback.
+    """
     try:
         with _sigterm_raises():
-            main(*map(Path, arguments))
+            yield
     except UserError as error:
         _end(1, f"error: {error}")
     except OSError as error:  # nobody below had more to say of it: a folder one may not enter, a name too long
-        if error.filename is None:
-            raise
-        _end(1, f"error: {error.filename}: {error.strerror}")
+        if error.filename is not None:
+            _end(1, f"error: {error.filename}: {error.strerror}")
+        if isinstance(error, FileNotFoundError | PermissionError):  # libraries tell the file in their own words
+            _end(1, f"error: {one_line(error)}")
+        raise
     except Terminated:
         _end(1, f"error: {STOPPED.format('SIGTERM')}")
     except KeyboardInterrupt as error:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from deebert.base.errors import UserError
+from deebert.base.files import write_bytes
 from deebert.base.rows import Row
 from deebert.data.scores import METRIC_NAMES
 from deebert.exits.table import Entry
@@ -73,11 +73,7 @@ def save(figure: Figure, path: Path) -> Path:
     """Write `figure` as SVG, letters as outlines, without date and version; return `path`."""
     drawing = io.BytesIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(drawing.getvalue())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_bytes(path, drawing.getvalue())
     return path
 
 

@@ -2,39 +2,48 @@
 
 import hashlib
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
+from deebert.base.metric_keys import figure_target
 from deebert.data.scores import METRIC_NAMES
 
+MAX_SHOWN = 40  # characters of a wrong value
 CAUTIOUS_POINTS = 1.0  # of score, what the example may lose
+MODES = {"batch_1": "one at a time", "batched": "batched"}
+TEXT, COUNT, NUMBER, FIGURES = "a text", "a whole number", "a number", "numbers by name"
+# What the card reads of each file, by key and, after a dot, by key within the key.
 NEEDED = {
-    "layers": ("task", "n", "num_layers", "full_score", "weights"),
-    "sweep": ("task", "n", "full_score", "layers_saved_at", "threshold_at"),
-    "choice": (
-        "task",
-        "n",
-        "cross_fitted_score_at",
-        "certified_confidence",
-        "certified_layers_saved_at",
-        "certified_threshold_at",
-    ),
-    "benchmark": (
-        "task",
-        "n",
-        "device",
-        "threads",
-        "precision",
-        "threshold",
-        "layers_saved_frac",
-        "plain",
-        "early_exit",
-    ),
+    "layers": {"task": TEXT, "n": COUNT, "num_layers": COUNT, "full_score": NUMBER, "weights": TEXT},
+    "sweep": {"task": TEXT, "n": COUNT, "full_score": NUMBER, "layers_saved_at": FIGURES, "threshold_at": FIGURES},
+    "choice": {
+        "task": TEXT,
+        "n": COUNT,
+        "cross_fitted_score_at": FIGURES,
+        "certified_confidence": NUMBER,
+        "certified_layers_saved_at": FIGURES,
+        "certified_threshold_at": FIGURES,
+    },
+    "benchmark": {
+        "task": TEXT,
+        "n": COUNT,
+        "device": TEXT,
+        "threads": COUNT,
+        "precision": TEXT,
+        "threshold": NUMBER,
+        "layers_saved_frac": NUMBER,
+        **{f"{who}.{mode}_samples_per_s": NUMBER for who in ("plain", "early_exit") for mode in MODES},
+        **{f"early_exit.{mode}_time_saved_frac": NUMBER for mode in MODES},
+    },
 }
-
-
+# What shares the rows of a table, as (file, key): each has a figure for every target that the first one has.
+ROWS = (
+    ("drop", ("sweep", "threshold_at"), ("sweep", "layers_saved_at"), ("choice", "cross_fitted_score_at")),
+    ("risk", ("choice", "certified_threshold_at"), ("choice", "certified_layers_saved_at")),
+)
 SEAL = "\n<!-- unedited card of deebert, sha256 of all above: {} -->\n"
 
 
@@ -51,9 +60,9 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
     if (folder / "benchmark.json").exists():
         metrics["benchmark"] = read_json(folder / "benchmark.json")
     for name, content in metrics.items():
-        if missing := [key for key in NEEDED[name] if key not in content]:
-            raise UserError(f"{folder / name}.json: has no {missing[0]}; `dvc repro` makes it")
+        _check_content(folder / f"{name}.json", content, NEEDED[name])
         _check_same(folder, name, "task", content["task"], about.get("task"), "the model's")
+    _check_targets(folder, metrics)
     layers, sweep = metrics["layers"], metrics["sweep"]
     for key in ("num_layers", "weights"):
         _check_same(folder, "layers", key, layers[key], about[key], "the model's")
@@ -63,6 +72,40 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
     if "benchmark" in metrics and (timed := metrics["benchmark"]["threshold"]) not in sweep["threshold_at"].values():
         raise UserError(f"{folder / 'benchmark.json'}: threshold {timed} is none of sweep.json's; `dvc repro` makes it")
     return metrics
+
+
+def _is(kind: str, value: Any) -> bool:
+    if kind == FIGURES:
+        return isinstance(value, dict) and bool(value) and all(_is(NUMBER, each) for each in value.values())
+    return isinstance(value, {TEXT: str, COUNT: int, NUMBER: Real}[kind]) and not isinstance(value, bool)
+
+
+def _check_content(path: Path, content: Any, needed: Mapping[str, str]) -> None:
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected figures by name, found {str(content)[:MAX_SHOWN]}; `dvc repro` makes it")
+    for dotted, kind in needed.items():
+        found: Any = content
+        for key in dotted.split("."):
+            if not isinstance(found, dict) or key not in found:
+                raise UserError(f"{path}: has no {dotted}; `dvc repro` makes it")
+            found = found[key]
+        if not _is(kind, found):
+            raise UserError(f"{path}: {dotted}: {str(found)[:MAX_SHOWN]} is not allowed; expected {kind}")
+
+
+def _check_targets(folder: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """UserError where a row of a table would lack a figure, or a key names no target."""
+    for kind, (first_file, first), *others in ROWS:
+        targets = metrics[first_file][first]
+        for key in targets:
+            try:
+                figure_target(kind, key)
+            except ValueError:
+                where = f"{folder / first_file}.json: {first}"
+                raise UserError(f"{where}: {key} is not allowed; expected such as {kind}_0_5") from None
+        for file, key in others:
+            found, expected = (", ".join(sorted(names)) for names in (metrics[file][key], targets))
+            _check_same(folder, file, key, found, expected, f"as in {first} of {first_file}.json")
 
 
 def _check_same(folder: Path, name: str, key: str, found: Any, expected: Any, whose: str) -> None:
@@ -127,7 +170,7 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
 
 def _scores(sweep: Mapping[str, Any], choice: Mapping[str, Any], metric: str) -> list[str]:
     rows = [
-        f"| {_target('drop', key)} | {threshold} | {100 * sweep['layers_saved_at'][key]:.2f} %"
+        f"| {figure_target('drop', key)} | {threshold} | {100 * sweep['layers_saved_at'][key]:.2f} %"
         f" | {100 * choice['cross_fitted_score_at'][key]:.2f} |"
         for key, threshold in sweep["threshold_at"].items()
     ]
@@ -149,9 +192,9 @@ def _scores(sweep: Mapping[str, Any], choice: Mapping[str, Any], metric: str) ->
 def _certificates(choice: Mapping[str, Any]) -> list[str]:
     saved = choice["certified_layers_saved_at"]
     rows = [
-        f"| {100 * _target('risk', key):g} | {threshold} | {100 * saved[key]:.2f} % |"
+        f"| {100 * figure_target('risk', key):g} | {threshold} | {100 * saved[key]:.2f} % |"
         if saved[key] > 0
-        else f"| {100 * _target('risk', key):g} | none: too few samples, or too much is lost | |"
+        else f"| {100 * figure_target('risk', key):g} | none: too few samples, or too much is lost | |"
         for key, threshold in choice["certified_threshold_at"].items()
     ]
     return [
@@ -173,7 +216,7 @@ def _speed(benchmark: Mapping[str, Any]) -> list[str]:
     rows = [
         f"| {how} | {plain[f'{mode}_samples_per_s']:g} | {early_exit[f'{mode}_samples_per_s']:g}"
         f" | {100 * early_exit[f'{mode}_time_saved_frac']:.1f} % |"
-        for mode, how in (("batch_1", "one at a time"), ("batched", "batched"))
+        for mode, how in MODES.items()
     ]
     return [
         "## Speed",
@@ -197,12 +240,7 @@ def _first_choice(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """The example's threshold, its bracket and what it does: of the recommended ones, a cautious one."""
     if "sweep" not in metrics:
         return "threshold=0.0)  # full depth; nobody knows yet what other thresholds cost"
-    thresholds = {_target("drop", key): threshold for key, threshold in metrics["sweep"]["threshold_at"].items()}
+    thresholds = {figure_target("drop", key): threshold for key, threshold in metrics["sweep"]["threshold_at"].items()}
     points = max((points for points in thresholds if points <= CAUTIOUS_POINTS), default=min(thresholds))
     unit = "point" if points == 1 else "points"
     return f"threshold={thresholds[points]})  # loses at most {points:g} {unit} of score on validation"
-
-
-def _target(kind: str, key: str) -> float:
-    """The number that a key of the metrics stands for: drop, `drop_0_5` -> 0.5."""
-    return float(key.removeprefix(f"{kind}_").replace("_", "."))

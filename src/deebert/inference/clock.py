@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from deebert.base.rows import Row
 from deebert.data.encoded import Encoded
-from deebert.exits.criteria import Entropy
+from deebert.exits.criteria import Criterion
 from deebert.exits.rule import layers_saved_frac
 from deebert.inference.engine import Engine
 
@@ -74,22 +75,23 @@ def _seconds(call: Callable[[Batch], Any], batch: Batch) -> float:
 
 
 def benchmark_rows(
-    engine: Engine, encoded: Encoded, thresholds: Sequence[float], rounds: int, budget_s: float
-) -> list[dict[str, Any]]:
-    """Early exit at each of `thresholds` (nats) against the plain backbone, one sample at a time and all in one call.
+    engine: Engine, encoded: Encoded, criteria: Sequence[Criterion], rounds: int, budget_s: float
+) -> list[Row]:
+    """Early exit by each of `criteria` against the plain backbone, one sample at a time and all in one call.
 
-    One row per mode (`batch_1`, `batched`) and threshold, with both contenders' figures from the one race that it was;
-    and before them the plain backbone's, threshold None, over all races of its mode. Latencies are of a call: of one
-    sample in `batch_1`, of all `n` in `batched`. Every race gets an equal share of `budget_s` seconds, and one round at
-    least; `rounds` are those it had.
+    The criteria differ in their setting, which is the rows' `threshold`. There is one row per mode (`batch_1`,
+    `batched`) and criterion, with both contenders' figures from the one race that it was. Before them stands the plain
+    backbone's row, threshold None, over all races of its mode. Latencies are of a call: of one sample in `batch_1`, of
+    all `n` in `batched`. Every race gets an equal share of `budget_s` seconds, and one round at least; `rounds` are
+    those it had.
     """
     rows = []
-    share_s = budget_s / (2 * len(thresholds))
+    share_s = budget_s / (2 * len(criteria))
     for mode, batches in (("batch_1", list(encoded)), ("batched", [encoded])):
         raced, plain = [], []
-        for threshold in thresholds:
-            layers_saved_frac, times = _early_exit_race(engine, Entropy(threshold), batches, rounds, share_s)
-            raced.append(_row(mode, threshold, layers_saved_frac, times, len(encoded)))
+        for criterion in criteria:
+            saved, times = _early_exit_race(engine, criterion, batches, rounds, share_s)
+            raced.append(_row(mode, criterion.setting, saved, times, len(encoded)))
             plain.append(times.plain)
         every = np.concatenate(plain)
         rows += [_row(mode, None, 0.0, Race(every, every), len(encoded)), *raced]
@@ -97,7 +99,7 @@ def benchmark_rows(
 
 
 def _early_exit_race(
-    engine: Engine, criterion: Entropy, batches: Sequence[Encoded], rounds: int, budget_s: float
+    engine: Engine, criterion: Criterion, batches: Sequence[Encoded], rounds: int, budget_s: float
 ) -> tuple[float, Race]:
     """The share of layers saved in the calls that were timed, and their times."""
     layers = []  # of those very calls: in bf16 a sample may leave elsewhere in other company
@@ -110,11 +112,11 @@ def _early_exit_race(
     return layers_saved_frac(float(counted.mean()), engine.num_layers), times
 
 
-def _row(mode: str, threshold: float | None, layers_saved_frac: float, times: Race, n: int) -> dict[str, Any]:
+def _row(mode: str, threshold: float | None, layers_saved: float, times: Race, n: int) -> Row:
     return {
         "mode": mode,
         "threshold": threshold,
-        "layers_saved_frac": layers_saved_frac,
+        "layers_saved_frac": layers_saved,
         **times.time_saved(),
         **{f"plain_{name}": value for name, value in _speed(times.plain, n).items()},
         **_speed(times.early_exit, n),
@@ -133,8 +135,12 @@ def _speed(seconds: np.ndarray, n: int) -> dict[str, float]:
     }
 
 
-def benchmark_metrics(task: str, rows: Sequence[dict[str, Any]], threshold: float, engine: Engine) -> dict[str, Any]:
-    """What a pull request shows of `benchmark_rows`: the plain backbone and early exit at one of the thresholds."""
+def benchmark_metrics(task: str, rows: Sequence[Row], threshold: float, engine: Engine) -> dict[str, Any]:
+    """What a pull request shows of `benchmark_rows`: the plain backbone and early exit at one of the thresholds.
+
+    The keys are the same for every threshold. `time_saved_per_layers_saved` is 0 where no layers are saved: no time is
+    saved by them.
+    """
     raced = {row["mode"]: row for row in rows if row["threshold"] == threshold}
     device = engine.device
     return {
@@ -157,8 +163,9 @@ def benchmark_metrics(task: str, rows: Sequence[dict[str, Any]], threshold: floa
             **{f"{mode}_time_saved_frac": round(row["time_saved_frac"], 3) for mode, row in raced.items()},
             **{
                 f"{mode}_time_saved_per_layers_saved": round(row["time_saved_frac"] / row["layers_saved_frac"], 3)
-                for mode, row in raced.items()
                 if row["layers_saved_frac"] > 0
+                else 0.0
+                for mode, row in raced.items()
             },
         },
     }

@@ -1,6 +1,11 @@
 """What DVC's experiments and commits have run: parameters from their `dvc.lock`, rows from the files that git keeps.
 
-For the tools; no stage looks at runs other than its own.
+For the tools; no stage looks at runs other than its own. They run in the project's folder, which may be a folder of a
+larger git repository.
+
+Why not `dvc.api`, as of DVC 3.67: `exp_show` gives commits by 7 digits or a branch's name, times without a day, all
+numbers as floats and columns named by what else is there, of the first parents of HEAD only. `read` of a revision looks
+for the path from git's top folder, not the project's. `dvc exp show --json` and `git show` have all of this exactly.
 """
 
 import json
@@ -16,6 +21,8 @@ from ruamel.yaml import YAML
 
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
+from deebert.reports.smaller import recipe_of
+from deebert.settings.run import resolve_model
 
 ReadFile = Callable[[str, str], str | None]  # revision, path -> text, None where it has no such file
 
@@ -46,10 +53,9 @@ class Experiment:
 
     Attributes:
         name: as in `Revision`.
-        layers: of a backbone cut before fine-tuning, else None.
+        truncate_to: layers left of a backbone that was cut before fine-tuning, else None.
         rows: `sweep`, `layers`, `exits` and `benchmark`, each as `plots/` has it; empty where there is none.
-        recipe: all else that the fine-tuned backbone follows from: the settings of `download_glue` and
-            `finetune_backbone` as they stand in `params.yaml`.
+        recipe: all else that the fine-tuned backbone follows from, see `smaller.recipe_of`.
         backbone: DVC's hash of the fine-tuned model; None where the lock file has none.
     """
 
@@ -57,7 +63,7 @@ class Experiment:
     task: str
     model: str
     seed: int
-    layers: int | None
+    truncate_to: int | None
     rows: Mapping[str, Sequence[Row]]
     recipe: Mapping[str, Any]
     backbone: str | None
@@ -94,13 +100,22 @@ def show() -> list[dict[str, Any]]:
     return json.loads(done.stdout)
 
 
-@cache
 def file_of(revision: str, path: str) -> str | None:
-    """Text of a file that git keeps, as `revision` or the working tree has it; None where there is none."""
+    """Text of a file that git keeps, as `revision` or the working tree has it; None where there is none.
+
+    Args:
+        path: from the working folder on.
+    """
     if revision == "workspace":
         return Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
-    done = subprocess.run(["git", "show", f"{revision}:{path}"], capture_output=True, text=True)
-    return done.stdout if done.returncode == 0 else None
+    return _file_in_git(revision, path)
+
+
+@cache
+def _file_in_git(revision: str, path: str) -> str | None:
+    # `./` makes git count from the working folder, not from the top folder of its repository.
+    done = subprocess.run(["git", "show", f"{revision}:./{path}"], capture_output=True)
+    return done.stdout.decode() if done.returncode == 0 else None
 
 
 def revisions(shown: Sequence[Mapping[str, Any]]) -> Iterator[Revision]:
@@ -150,13 +165,10 @@ def read_experiments(
             continue
         if any(_params(stages, section).get(section) != wanted[section] for section in sections):
             continue
-        settings = dict(params["finetune_backbone"])
-        layers = settings.pop("layers", "default")
-        model = params["model"]
-        if model == "default":
-            model = "toy-bert" if params["dataset"] == "toy" else "bert-base"
-        recipe = {**_params(stages, "download_glue").get("download_glue", {}), **settings}
-        key = json.dumps([params["dataset"], model, params["seed"], layers, recipe], sort_keys=True)
+        model = resolve_model(params["model"], params["dataset"])
+        download = _params(stages, "download_glue").get("download_glue", {})
+        truncate_to, recipe = recipe_of(download, params["finetune_backbone"])
+        key = json.dumps([params["dataset"], model, params["seed"], truncate_to, recipe], sort_keys=True)
         if key in newest or not _is_of_one_run(stages, "plot"):
             continue
         texts = {
@@ -170,7 +182,7 @@ def read_experiments(
                 params["dataset"],
                 model,
                 params["seed"],
-                None if layers == "default" else layers,
+                truncate_to,
                 {kind: json.loads(texts.get(kind) or "[]") for kind in FILES},
                 recipe,
                 _written(stages).get("models/backbone", (None,))[0],
@@ -180,8 +192,12 @@ def read_experiments(
 
 def _stages(revision: Revision, read_file: ReadFile) -> dict[str, Any]:
     """What the revision's `dvc.lock` says of each stage that was run."""
-    text = read_file(revision.revision, "dvc.lock") or "{}"
-    return YAML(typ="safe", pure=True).load(text).get("stages", {})  # YAML 1.2: to PyYAML 3e-05 is a string
+    return _parsed(read_file(revision.revision, "dvc.lock") or "{}").get("stages", {})
+
+
+@cache  # most commits have the lock file of the one before
+def _parsed(text: str) -> Mapping[str, Any]:
+    return YAML(typ="safe", pure=True).load(text)  # YAML 1.2: to PyYAML 3e-05 is a string
 
 
 def _params(stages: Mapping[str, Any], stage: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Scores of rows are fractions, those of the paper and of its tolerances points of
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from deebert.base.rows import Row
@@ -16,15 +17,21 @@ LARGE_MODELS = ("bert-large", "roberta-large")
 HALVES = {"MNLI": ("MNLI", "validation_matched"), "MNLI-mm": ("MNLI", "validation_mismatched")}
 ROUNDING_POINTS = 0.05  # the paper prints one digit
 # Fine-tuned otherwise, an experiment says nothing about the paper.
-PAPER_RECIPE = {"epochs": "default", "learning_rate": "default", "batch_size": "default", "max_length": 128}
+PAPER_RECIPE = {
+    "objective": "full_depth",
+    "epochs": "default",
+    "learning_rate": "default",
+    "batch_size": "default",
+    "max_length": 128,
+}
 
 
 def with_papers_recipe(experiments: Sequence[Experiment]) -> list[Experiment]:
-    """Those that may be compared, given newest first: the newest per task, model, seed and layers."""
+    """Those that may be compared, given newest first: the newest per task, model, seed and cut."""
     newest: dict[tuple[Any, ...], Experiment] = {}
     for run in experiments:
         if all(run.recipe.get(key) == value for key, value in PAPER_RECIPE.items()):
-            newest.setdefault((run.task, run.model, run.seed, run.layers), run)
+            newest.setdefault((run.task, run.model, run.seed, run.truncate_to), run)
     return list(newest.values())
 
 
@@ -35,35 +42,44 @@ def compare(table: Mapping[str, Any], experiments: Sequence[Experiment]) -> list
     of the paper, with `points, time_saved, layers_saved, verdict`. Scores and shares in %; ours are means over seeds,
     None where nothing has been run.
     """
-    rows = []
+    return [_compare_one(theirs, table["tolerances"], experiments) for theirs in _papers_rows(table)]
+
+
+@dataclass(frozen=True)
+class _PapersRow:
+    """What the paper says of one model on one task.
+
+    Attributes:
+        score: %, None where it has no number.
+        points: (change of the score in points, time saved in %) at each of its thresholds.
+    """
+
+    model: str
+    task: str
+    score: float | None
+    points: Sequence[Sequence[float]] = ()
+
+
+def _papers_rows(table: Mapping[str, Any]) -> Iterator[_PapersRow]:
     for model, tasks in table["models"].items():
         for task, theirs in tasks.items():
-            rows.append(_compare_one(table["tolerances"], model, task, theirs["score"], theirs["deebert"], experiments))
+            yield _PapersRow(model, task, theirs["score"], theirs["deebert"])
     for small, model in STANDS_FOR.items():
         for task, theirs in table["models"][model].items():
             if "distilbert" in theirs:
-                score = round(theirs["score"] + theirs["distilbert"][0], 1)
-                rows.append(_compare_one(table["tolerances"], small, task, score, [], experiments))
+                yield _PapersRow(small, task, round(theirs["score"] + theirs["distilbert"][0], 1))
     for model in LARGE_MODELS:
         for task in table["models"]["bert-base"]:
-            rows.append(_compare_one(table["tolerances"], model, task, None, [], experiments))
-    return rows
+            yield _PapersRow(model, task, None)
 
 
-def _compare_one(
-    tolerances: Mapping[str, Any],
-    model: str,
-    task: str,
-    paper_score: float | None,
-    paper_points: Sequence[Sequence[float]],
-    experiments: Sequence[Experiment],
-) -> Row:
-    data_set, split = HALVES.get(task, (task, None))
-    ours = [run for run in full_depth(experiments) if (run.task, run.model) == (data_set, model)]
+def _compare_one(theirs: _PapersRow, tolerances: Mapping[str, Any], experiments: Sequence[Experiment]) -> Row:
+    data_set, split = HALVES.get(theirs.task, (theirs.task, None))
+    ours = [run for run in full_depth(experiments) if (run.task, run.model) == (data_set, theirs.model)]
     scores = [100 * run.full_score(split) for run in ours]
     score = statistics.mean(scores) if ours else None
     points = []
-    for change, time_saved in paper_points:
+    for change, time_saved in theirs.points:
         saved = statistics.mean(100 * saved_within(run.curve(split), -change) for run in ours) if ours else None
         points.append(
             {
@@ -74,12 +90,12 @@ def _compare_one(
             }
         )
     return {
-        "model": model,
-        "task": task,
-        "paper_score": paper_score,
+        "model": theirs.model,
+        "task": theirs.task,
+        "paper_score": theirs.score,
         "score": score,
         "score_sd": statistics.stdev(scores) if len(scores) > 1 else None,
-        "verdict": verdict(paper_score, score, tolerances["score"][task]),
+        "verdict": verdict(theirs.score, score, tolerances["score"][theirs.task]),
         "points": points,
         "experiments": [run.name for run in ours],
     }
@@ -106,7 +122,7 @@ def saved_within(curve: Sequence[Row], drop_points: float) -> float:
 
 def full_depth(experiments: Sequence[Experiment]) -> list[Experiment]:
     """Those whose backbone was not cut."""
-    return [run for run in experiments if run.layers is None]
+    return [run for run in experiments if run.truncate_to is None]
 
 
 def smaller_models(experiments: Sequence[Experiment], whole: Experiment) -> list[Row]:
@@ -114,7 +130,7 @@ def smaller_models(experiments: Sequence[Experiment], whole: Experiment) -> list
 
     Rows have `model, layers, layers_saved_frac, score, seed`; the score is of its own classifier, no early exit.
     """
-    cut = [run for run in experiments if run.model == whole.model and run.layers]
+    cut = [run for run in experiments if run.model == whole.model and run.truncate_to]
     small = [run for run in full_depth(experiments) if STANDS_FOR.get(run.model) == whole.model]
     return [
         {

@@ -17,6 +17,7 @@ from deebert.base.rows import Row
 from deebert.settings.params import DownloadGlue, FinetuneBackbone
 
 STANDS_FOR = {"distilbert-base": "bert-base"}  # a small model of its own -> the whole one
+ADDED_SETTINGS = {"objective": "full_depth"}  # settings that older runs did not have -> what these did
 
 
 def _text(value: Any) -> bool:
@@ -43,15 +44,36 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n": (_whole_number(1), "a number of samples"),
     "score": (_share, "a number from 0 to 1"),
     "accuracy": (_share, "a number from 0 to 1"),
-    # settings of `download_glue` and `finetune_backbone` but `layers`, as in params.yaml
-    "recipe": (lambda value: isinstance(value, dict), "settings by name"),
+    "recipe": (lambda value: isinstance(value, dict), "settings by name"),  # see `recipe_of`
     # DVC's hash of the fine-tuned model: a run with the same parameters and code on such a machine gives it again
     "backbone": (lambda value: value is None or _text(value), "a hash, or null"),
 }
 
 
+def recipe_of(download: Mapping[str, Any], finetune: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """Depth and recipe of a fine-tuned backbone, from the settings of the stages that made it.
+
+    Args:
+        download: of `download_glue`.
+        finetune: of `finetune_backbone`. `default` may stand as in `params.yaml` or be None.
+
+    Returns:
+        The layers that the model was cut to, None where it was not; and all other settings, as `params.yaml` has them.
+        Runs of before a setting existed have what they did then, so that they compare with later ones.
+    """
+    settings = {**ADDED_SETTINGS, **download, **finetune}
+    settings = {key: "default" if value is None else value for key, value in settings.items()}
+    older_name = settings.pop("layers", "default")
+    truncate_to = settings.pop("truncate_to", older_name)
+    return None if truncate_to == "default" else truncate_to, settings
+
+
 def read_smaller(path: Path) -> list[Row]:
-    """The rows of `path`, checked; whatever is wrong there is a UserError that names row and key."""
+    """The rows of `path`, checked, with their recipes as of today.
+
+    Raises:
+        UserError: whatever is wrong there; it names row and key.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; `make smaller` writes it")
     rows = read_json(path)
@@ -64,7 +86,7 @@ def read_smaller(path: Path) -> list[Row]:
         for key, (is_allowed, allowed) in KEYS.items():
             if not is_allowed(row[key]):
                 raise UserError(f"{path}: row {number}: {key}: {row[key]!r} is not allowed; expected {allowed}")
-    return rows
+    return [{**row, "recipe": recipe_of({}, row["recipe"])[1]} for row in rows]
 
 
 def smaller_rows(
@@ -76,10 +98,9 @@ def smaller_rows(
     run shows, and so may the code. `truncated` is the whole model cut to `threshold` layers, `distilled` a small model
     with so many. Beside a run that is cut itself there are none.
     """
-    if finetune.layers is not None:
+    truncate_to, recipe = recipe_of(dataclasses.asdict(download), dataclasses.asdict(finetune))
+    if truncate_to is not None:
         return []
-    settings = {**dataclasses.asdict(download), **dataclasses.asdict(finetune)}
-    recipe = {key: "default" if value is None else value for key, value in settings.items() if key != "layers"}
     depth = about["num_layers"]
     wanted = (about["task"], model, about["metric"], recipe)
     return [

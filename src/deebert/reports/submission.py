@@ -4,7 +4,6 @@ Names, header, words and sizes are those of the server's own sample submission: 
 """
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 
 from deebert.analysis.logits import SplitLogits
 from deebert.base.errors import UserError
+from deebert.base.files import write_bytes
 from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.exits.criteria import Entropy
 from deebert.exits.rule import answers, layers_saved_frac
@@ -84,12 +84,4 @@ def _tables(file: ServerFile, path: Path, threshold: float) -> tuple[list[str], 
 
 
 def _write_table(path: Path, lines: list[str]) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_bytes(path, ("\n".join(lines) + "\n").encode())

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
+from deebert.reports.seeds import draw_seeds, losses_on_test, runs_like_this, table
 from deebert.settings.params import read_params
 from tests.heads import entropy_rows_of, heads
-from tools.seeds import draw_seeds, losses_on_test, runs_like_this, table
 
 ROOT = Path(__file__).parents[2]
 CONFIDENCE = {"certified_confidence": 0.9}
