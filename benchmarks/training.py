@@ -48,7 +48,7 @@ from deebert.data.sources import classic
 from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.inference.clock import processor_name, race
 from deebert.model import Ramps, walk
-from deebert.settings.params import TrainRamps
+from deebert.settings.train_ramps import TrainRamps
 from deebert.training.checkpoints import Checkpoints
 from deebert.training.cpu_step import ATTENTION, WordGradient
 from deebert.training.finetuning import (

@@ -22,7 +22,8 @@ from deebert.analysis.sweep import (
     sweep_metrics,
 )
 from deebert.base.files import read_json, write_json
-from deebert.settings.params import EntropySweep, Risk, read_params
+from deebert.settings.entropy_sweep import EntropySweep, Risk
+from deebert.settings.params import read_params
 from tests.heads import best_within, check_metrics, heads, naive_entropy, naive_exit
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from deebert.figures.decision import draw_criteria
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert, Ramps
 from deebert.reports.criteria import markdown_lines, plot_template
-from deebert.settings.params import EntropySweep, Risk
+from deebert.settings.entropy_sweep import EntropySweep, Risk
 from tests import tiny
 from tests.heads import heads
 

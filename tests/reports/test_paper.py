@@ -9,7 +9,8 @@ import yaml
 
 from deebert.figures import drawing
 from deebert.reports import paper, paper_figures
-from deebert.settings.params import DATASETS, MODELS
+from deebert.settings.params import MODELS
+from deebert.settings.run import DATASETS
 from tests.runs import RECIPE, THRESHOLDS, Repository, plot_rows, run
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ from deebert.base.errors import UserError
 from deebert.base.rows import Row
 from deebert.reports.smaller import read_smaller, smaller_rows
 from deebert.reports.smaller_runs import collect, merge
-from deebert.settings.params import DownloadGlue, FinetuneBackbone
+from deebert.settings.download_glue import DownloadGlue
+from deebert.settings.finetune_backbone import FinetuneBackbone
 from tests.runs import run
 
 DOWNLOAD = DownloadGlue("hub", 0)

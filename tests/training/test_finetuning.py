@@ -24,7 +24,7 @@ from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.data.encoded import encode
 from deebert.model import DeeBert, Ramps, all_logits
-from deebert.settings.params import TrainRamps
+from deebert.settings.train_ramps import TrainRamps
 from deebert.training import processes
 from deebert.training.checkpoints import Checkpoints
 from deebert.training.cpu_step import WordGradient

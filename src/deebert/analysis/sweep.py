@@ -19,7 +19,7 @@ from deebert.base.metric_keys import figure_key
 from deebert.base.rows import Row
 from deebert.exits.criteria import threshold_grid
 from deebert.exits.rule import entropy
-from deebert.settings.params import EntropySweep
+from deebert.settings.entropy_sweep import EntropySweep
 
 COARSER = 4  # grids of criteria that are there to be compared, not to choose a threshold from
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -14,7 +14,8 @@ from typing import Any
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.base.rows import Row
-from deebert.settings.params import DownloadGlue, FinetuneBackbone
+from deebert.settings.download_glue import DownloadGlue
+from deebert.settings.finetune_backbone import FinetuneBackbone
 
 STANDS_FOR = {"distilbert-base": "bert-base"}  # a small model of its own -> the whole one
 ADDED_SETTINGS = {"objective": "full_depth"}  # settings that older runs did not have -> what these did

@@ -24,7 +24,7 @@ from deebert.data.encoded import Encoded
 from deebert.data.scores import METRICS
 from deebert.inference.packs import PACK_TOKENS, PackedBackbone, cut_by_tokens
 from deebert.model import Ramps
-from deebert.settings.params import TrainRamps
+from deebert.settings.train_ramps import TrainRamps
 from deebert.training.checkpoints import stop_requests, stopped
 from deebert.training.cpu_step import lean_dropout
 from deebert.training.records import curve_points
