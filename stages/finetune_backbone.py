@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from deebert.base.devices import pick_device
 from deebert.base.files import output_dir, write_json
 from deebert.base.stage import run
 from deebert.data import glue
@@ -14,7 +15,9 @@ from deebert.encoders.backbones import recipe_for, start_model
 from deebert.settings.params import read_params
 from deebert.training import processes
 from deebert.training.checkpoints import Checkpoints, home
-from deebert.training.finetuning import Plan, Samples, finetune
+from deebert.training.loop import finetune
+from deebert.training.objectives.full_depth import OBJECTIVE
+from deebert.training.plan import Plan, Samples
 
 
 def main(data: Path, out: Path, curve: Path) -> None:
@@ -40,14 +43,13 @@ def main(data: Path, out: Path, curve: Path) -> None:
         for part in (train, validation)
         for frame in part.splits.values()
     ]
-    plan = Plan(tokenizer, *samples, task["metrics"][0], recipe, params.seed, settings.precision)
-
+    plan = Plan(tokenizer, *samples, task["metrics"][0], recipe, params.seed, settings.precision, OBJECTIVE)
     with Checkpoints(home("finetune_backbone")) as checkpoints:
         if processes.rank() > 0:  # helps the first process, which writes
-            finetune(model, plan, checkpoints)
+            finetune(model, plan, pick_device(), checkpoints)
             return
         with output_dir(out) as folder:
-            how, rows = finetune(model, plan, checkpoints)
+            how, rows = finetune(model, plan, pick_device(), checkpoints)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             write_json(folder / "training.json", {**origin, **glue.trained_on(task), **how})

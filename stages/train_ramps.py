@@ -12,8 +12,10 @@ from deebert.data.inputs import encode
 from deebert.encoders.backbones import load_classifier
 from deebert.model import DeeBert, has_ramps, save
 from deebert.settings.params import read_params
-from deebert.training.ramp_training import States, first_token_states, train_ramps
+from deebert.training.checkpoints import home
+from deebert.training.ramps import RampPlan, train_ramps
 from deebert.training.records import environment
+from deebert.training.states import States, first_token_states
 
 
 def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:
@@ -34,13 +36,15 @@ def main(data: Path, backbone: Path, out: Path, curve: Path) -> None:
     frames = [frame for part in (train, validation) for frame in part.splits.values()]
     labels = [frame["label"].to_numpy() for frame in frames]
     encoded = [encode(tokenizer, frame, task["text_columns"]) for frame in frames]
+    how = (settings.precision, device, home("train_ramps"))
     with (
         output_dir(out) as folder,
-        first_token_states(model, encoded[0], settings.precision) as train_states,
-        first_token_states(model, encoded[1], settings.precision) as validation_states,
+        first_token_states(model, encoded[0], *how) as train_states,
+        first_token_states(model, encoded[1], *how) as validation_states,
     ):
-        seen, unseen = States(train_states, labels[0]), States(validation_states, labels[1])
-        ramps, rows = train_ramps(seen, unseen, task["metrics"][0], model.config.num_labels, settings, params.seed)
+        splits = States(train_states, labels[0]), States(validation_states, labels[1])
+        plan = RampPlan(*splits, task["metrics"][0], model.config.num_labels, settings, params.seed)
+        ramps, rows = train_ramps(plan, device)
         save(backbone, ramps, folder)
         write_json(folder / "ramps.json", {**dataclasses.asdict(settings), "seed": params.seed, **environment(device)})
         write_json(curve, rows)

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from deebert.base.errors import UserError, one_line
+from deebert.base.recipe import Recipe
 from deebert.data import toy
 from deebert.settings.params import is_folder, model_name
 
@@ -31,19 +32,6 @@ VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # either holds the
 
 if not sys.stderr.isatty():  # tqdm's own bars know that by themselves
     transformers.utils.logging.disable_progress_bar()
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is fine-tuned unless `params.yaml` says otherwise."""
-
-    epochs: float
-    learning_rate: float
-    batch_size: int
-    warmup_frac: float = 0.0
-    weight_decay: float = 0.0
-    adam_beta2: float = 0.999
-    cpu_threads: int | None = None  # None = as many as PyTorch takes
 
 
 # Xin et al., ACL 2020, section 4.1 and their released scripts: no warm-up, no weight decay.

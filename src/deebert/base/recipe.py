@@ -1,0 +1,25 @@
+"""How a model is fine-tuned: what a table of models holds and a training follows."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The schedule of a fine-tuning, unless `params.yaml` says otherwise.
+
+    Attributes:
+        epochs: passes over the training split; 0.5 is half of one.
+        learning_rate: peak of the linear schedule.
+        batch_size: samples per optimizer step, of all processes together.
+        warmup_frac: share of the steps in which the learning rate rises.
+        weight_decay: of matrices; biases and normalisations do not decay.
+        cpu_threads: None = as many as PyTorch takes.
+    """
+
+    epochs: float
+    learning_rate: float
+    batch_size: int
+    warmup_frac: float = 0.0
+    weight_decay: float = 0.0
+    adam_beta2: float = 0.999
+    cpu_threads: int | None = None
