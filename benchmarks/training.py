@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -31,7 +32,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from deebert.encoders.backbones import Recipe, start_model
 from early_exit import LENGTHS, PADDED_LENGTH, random_sentences
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -42,33 +42,30 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from deebert.base.devices import pick_device, resolve_precision
-from deebert.data.encoded import encode
+from deebert.base.recipe import Recipe
+from deebert.data.encoded import Encoded, encode
 from deebert.data.scores import METRICS
 from deebert.data.sources import classic
 from deebert.data.sources.glue_tasks import GLUE_TASKS
+from deebert.encoders.resolve import resolve
+from deebert.encoders.start import Wanted, begin
 from deebert.inference.clock import processor_name, race
-from deebert.model import Ramps, walk
+from deebert.ramps import Ramps
 from deebert.settings.train_ramps import TrainRamps
 from deebert.training.checkpoints import Checkpoints
-from deebert.training.cpu_step import ATTENTION, WordGradient
-from deebert.training.finetuning import (
-    MAX_GRADIENT_NORM,
-    Plan,
-    Samples,
-    _adamw,
-    _epoch_batches,
-    _first_token_only,
-    _score,
-    _step,
-    finetune,
-)
-from deebert.training.ramp_training import States, first_token_states, train_ramps
+from deebert.training.loop import epoch_batches, finetune, score
+from deebert.training.objective import find
+from deebert.training.plan import Plan, Samples
+from deebert.training.ramps import RampPlan, train_ramps
+from deebert.training.states import States, first_token_states
+from deebert.training.step import MAX_GRADIENT_NORM, Training
 
 SIZES = {  # layers, width, attention heads
     "base": (12, 768, 12),
     "mini": (6, 384, 12),
     "tiny": (3, 64, 2),
 }
+CPU = torch.device("cpu")
 BATCH_SIZE = 8  # the paper's
 OUR_RAMPS = TrainRamps(epochs=12, learning_rate=1e-3, batch_size=256, weight_decay=25000.0, precision="auto")
 KINDS = {  # of what PyTorch spends a step's time on
@@ -95,7 +92,7 @@ def padding_tokenizer() -> PreTrainedTokenizerFast:
 def padded(plan: Plan, rows: np.ndarray, padding: str) -> tuple[dict[str, Tensor], Tensor]:
     """Samples padded to PADDED_LENGTH (`max_length`, the paper's way) or to the `longest` of them, and their labels."""
     width = PADDED_LENGTH if padding == "max_length" else None
-    inputs = plan.train.encoded.padded(rows, plan.tokenizer.pad_token_id, torch.device("cpu"), width)
+    inputs = plan.train.encoded.padded(rows, plan.tokenizer.pad_token_id, CPU, width)
     return inputs, torch.from_numpy(plan.train.labels[rows])
 
 
@@ -123,14 +120,6 @@ def paper_finetuning(model: PreTrainedModel, plan: Plan, padding: str = "max_len
     return step
 
 
-def our_finetuning(model: PreTrainedModel, plan: Plan) -> Callable[[np.ndarray], None]:
-    model.train()
-    _first_token_only(model)
-    model.set_attn_implementation(ATTENTION)
-    optimizer, words = _adamw(model, plan.recipe), WordGradient(model)
-    return lambda rows: _step(model, plan, rows, optimizer, words)
-
-
 def fresh_ramps(model: PreTrainedModel) -> Ramps:
     return Ramps(model.config.num_hidden_layers - 1, model.config.hidden_size, model.config.num_labels)
 
@@ -146,7 +135,8 @@ def paper_ramps(
     def step(rows: np.ndarray) -> None:
         inputs, labels = padded(plan, rows, padding)
         with torch.set_grad_enabled(not is_frozen):
-            first = torch.stack([hidden[:, 0] for hidden in walk(model, inputs)][:-1])
+            states = model.base_model(**inputs, output_hidden_states=True).hidden_states
+            first = torch.stack([hidden[:, 0] for hidden in states[1:-1]])
         logits = ramps(first, dropout=0.1)
         sum(cross_entropy(each, labels) for each in logits).backward()
         torch.nn.utils.clip_grad_norm_([*ramps.parameters(), *model.parameters()], MAX_GRADIENT_NORM)
@@ -178,7 +168,7 @@ def where_it_goes(step: Callable[[np.ndarray], None], batches: list[np.ndarray],
     """Shares of a step's time by kind of work; data is making the batch, of which no kind above is part."""
     start = time.perf_counter()
     for rows in batches:
-        plan.train.encoded.padded(rows, plan.tokenizer.pad_token_id, torch.device("cpu"))
+        plan.train.encoded.padded(rows, plan.tokenizer.pad_token_id, CPU)
     data_s = time.perf_counter() - start
     start = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU]) as seen:
@@ -202,8 +192,10 @@ def spread(ratios: np.ndarray) -> dict[str, float]:
 
 
 def compare_finetuning(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray], args: Any) -> dict[str, Any]:
-    ours = our_finetuning(copy.deepcopy(model), plan)
-    times = race(paper_finetuning(copy.deepcopy(model), plan), ours, batches, args.rounds)
+    paper = paper_finetuning(copy.deepcopy(model), plan)
+    with Training(copy.deepcopy(model), plan) as ours:
+        times = race(paper, ours.step, batches, args.rounds)
+        shares = where_it_goes(ours.step, batches, plan)
     paper_s, our_s = times.plain.sum(axis=1), times.early_exit.sum(axis=1)  # (rounds,)
     rows = np.concatenate(batches)
     tokens = int(plan.train.encoded.lengths[rows].sum())
@@ -216,8 +208,14 @@ def compare_finetuning(model: PreTrainedModel, plan: Plan, batches: list[np.ndar
         "ours_ms_per_sample": round(1e3 * float(np.median(our_s)) / len(rows), 2),
         "times_as_fast": spread(paper_s / our_s),
         "share_of_peak": round(gflops / peak_gflops(width, dtype), 3),
-        "where_it_goes": where_it_goes(ours, batches, plan),
+        "where_it_goes": shares,
     }
+
+
+def states_of(
+    model: PreTrainedModel, encoded: Encoded, precision: str, folder: str
+) -> AbstractContextManager[np.ndarray]:
+    return first_token_states(model, encoded, precision, CPU, Path(folder, "states", "here"))
 
 
 def compare_ramps(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray], args: Any) -> dict[str, Any]:
@@ -226,7 +224,7 @@ def compare_ramps(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray],
     tokens = int(encoded.lengths.sum())
 
     def frozen_pass(_: object) -> None:
-        with first_token_states(model, encoded, plan.precision):
+        with tempfile.TemporaryDirectory() as folder, states_of(model, encoded, plan.precision, folder):
             pass
 
     rng = np.random.default_rng(0)
@@ -247,7 +245,7 @@ def compare_ramps(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray],
         frozen_pass(None)
         row.append((time.perf_counter() - start) / len(encoded))
         start = time.perf_counter()
-        train_ramps(seen, unseen, "accuracy", 2, OUR_RAMPS, seed=1)
+        train_ramps(RampPlan(seen, unseen, "accuracy", 2, OUR_RAMPS, seed=1), CPU)
         row.append((time.perf_counter() - start) / args.states)
         if number:  # the first pays for memory and caches
             rates.append(row)
@@ -280,7 +278,8 @@ def large_states(samples: int, layers: int, width: int) -> dict[str, Any]:
         labels = rng.integers(0, 2, samples)
         settings = dataclasses.replace(OUR_RAMPS, epochs=1)
         wall_s, cpu_s = time.perf_counter(), time.process_time()
-        train_ramps(States(states, labels), States(chunk[:256], labels[:256]), "accuracy", 2, settings, seed=1)
+        splits = States(states, labels), States(chunk[:256], labels[:256])
+        train_ramps(RampPlan(*splits, "accuracy", 2, settings, seed=1), CPU)
         wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
     return {
         "samples": samples,
@@ -306,26 +305,27 @@ def random_task(args: argparse.Namespace, recipe: Recipe, precision: str) -> Tas
 
     sentences = random_sentences(args.lengths, args.samples, start(0).config.vocab_size)
     data = Samples(sentences, np.arange(args.samples) % 2)
-    return Task(start, Plan(padding_tokenizer(), data, data, "accuracy", recipe, 1, precision))
+    return Task(start, Plan(padding_tokenizer(), data, data, "accuracy", recipe, 1, precision, find("full_depth")))
 
 
 def real_task(args: argparse.Namespace, recipe: Recipe, precision: str) -> Task:
     """A GLUE task and a pretrained model, each from a folder."""
     data = classic.load(GLUE_TASKS[args.task], args.glue)
     task = data.task
+    origin, wanted = resolve(str(args.model))[0], Wanted(task.name, task.label_names, PADDED_LENGTH)
 
     def start(seed: int) -> PreTrainedModel:
         torch.manual_seed(seed)
-        model = start_model(str(args.model), task.label_names, PADDED_LENGTH)[0]
+        model = begin(origin, wanted).model
         model.set_attn_implementation("eager")  # the paper's code has no other, and with dropout on it is the fastest
         return model
 
-    tokenizer = start_model(str(args.model), task.label_names, PADDED_LENGTH)[1]
+    tokenizer = begin(origin, wanted).tokenizer
     train, validation = (
         Samples(encode(tokenizer, frame, task.text_columns), frame["label"].to_numpy())
         for frame in (data["train"][: args.train_samples], data.validation)
     )
-    return Task(start, Plan(tokenizer, train, validation, task.metrics[0], recipe, 1, precision))
+    return Task(start, Plan(tokenizer, train, validation, task.metrics[0], recipe, 1, precision, find("full_depth")))
 
 
 def finetune_by_paper(model: PreTrainedModel, plan: Plan, padding: str) -> None:
@@ -334,7 +334,7 @@ def finetune_by_paper(model: PreTrainedModel, plan: Plan, padding: str) -> None:
 
 def finetune_by_ours(model: PreTrainedModel, plan: Plan) -> None:
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
-        finetune(model, plan, checkpoints)
+        finetune(model, plan, CPU, checkpoints)
 
 
 def ramps_by_paper(model: PreTrainedModel, plan: Plan, padding: str) -> Ramps:
@@ -346,11 +346,13 @@ def ramps_by_paper(model: PreTrainedModel, plan: Plan, padding: str) -> Ramps:
 
 def ramps_by_ours(model: PreTrainedModel, plan: Plan) -> Ramps:
     with (
-        first_token_states(model, plan.train.encoded, plan.precision) as seen,
-        first_token_states(model, plan.validation.encoded, plan.precision) as unseen,
+        tempfile.TemporaryDirectory() as folder,
+        states_of(model, plan.train.encoded, plan.precision, folder) as seen,
+        states_of(model, plan.validation.encoded, plan.precision, folder) as unseen,
     ):
         splits = States(seen, plan.train.labels), States(unseen, plan.validation.labels)
-        return train_ramps(*splits, plan.metric, model.config.num_labels, OUR_RAMPS, plan.seed)[0]
+        how = plan.metric, model.config.num_labels, OUR_RAMPS, plan.seed
+        return train_ramps(RampPlan(*splits, *how), CPU)[0]
 
 
 def run_epochs(step: Callable[[np.ndarray], None], plan: Plan) -> None:
@@ -370,7 +372,11 @@ WAYS = {
 
 def ramp_scores(model: PreTrainedModel, ramps: Ramps, plan: Plan) -> list[float]:
     """The score after each layer but the last, in float32."""
-    with first_token_states(model.eval(), plan.validation.encoded, "fp32") as states, torch.inference_mode():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        states_of(model.eval(), plan.validation.encoded, "fp32", folder) as states,
+        torch.inference_mode(),
+    ):
         answers = ramps(torch.from_numpy(states).transpose(0, 1)).argmax(dim=2).numpy()  # (L-1, N)
     return [METRICS[plan.metric](plan.validation.labels, each) for each in answers]
 
@@ -385,9 +391,9 @@ def compare_scores(task: Task, ways: list[str], seeds: list[int], ramp_seeds: li
         result = call(model, plan)
         wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
         in_full = dataclasses.replace(plan, precision="fp32")
-        score = ramp_scores(model, result, plan) if isinstance(result, Ramps) else _score(model, in_full)
-        told.setdefault(name, []).append((score, wall_s))
-        row = {"way": name[0], "training": name[1], "seed": plan.seed, "score": np.round(score, 4).tolist()}
+        reached = ramp_scores(model, result, plan) if isinstance(result, Ramps) else score(model, in_full)
+        told.setdefault(name, []).append((reached, wall_s))
+        row = {"way": name[0], "training": name[1], "seed": plan.seed, "score": np.round(reached, 4).tolist()}
         print(json.dumps({**row, "seconds": round(wall_s, 1), "cpu_seconds": round(cpu_s, 1)}), flush=True)
 
     for way in ways:
@@ -451,7 +457,7 @@ def main() -> None:
     result["precision"] = precision
     if "finetuning" in parts or "ramps" in parts:
         model = task.start(0)
-        batches = _epoch_batches(plan.train.encoded.lengths, BATCH_SIZE, plan.seed, 0)[: args.steps]
+        batches = epoch_batches(plan.train.encoded.lengths, BATCH_SIZE, plan.seed, 0)[: args.steps]
         if "finetuning" in parts:
             result["finetuning"] = compare_finetuning(model, plan, batches, args)
         if "ramps" in parts:

@@ -3,9 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from safetensors.torch import save_file
 from transformers import set_seed
 
+from deebert.base.devices import pick_device
 from deebert.base.files import output_dir, write_json
 from deebert.base.recipe import Recipe
 from deebert.base.stage import run
@@ -17,7 +17,9 @@ from deebert.settings.finetune_backbone import FinetuneBackbone
 from deebert.settings.reading import read_section, read_value
 from deebert.training import processes
 from deebert.training.checkpoints import Checkpoints, home
-from deebert.training.finetuning import Plan, Samples, finetune
+from deebert.training.loop import finetune
+from deebert.training.objective import find
+from deebert.training.plan import Plan, Samples
 
 PARAMS = Path("params.yaml")
 
@@ -34,24 +36,24 @@ def main(data_folder: Path, start_file: Path, out: Path, curve: Path) -> None:
     if beginning.ramps:  # trained already, ramps included
         with output_dir(out) as folder:
             beginning.save(folder, about)
-            save_file(beginning.ramps, folder / "ramps.safetensors")
-            write_json(curve, [])
+        write_json(curve, [])
         return
 
-    wanted = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "batch_size")}
-    recipe = dataclasses.replace(Recipe(**start.recipe), **{k: v for k, v in wanted.items() if v is not None})
+    recipe = Recipe.of(start.recipe, dataclasses.asdict(settings))
     samples = [
         Samples(encode(beginning.tokenizer, table, task.text_columns), table["label"].to_numpy())
         for table in (data["train"], data.validation)
     ]
-    plan = Plan(beginning.tokenizer, *samples, task.metrics[0], recipe, seed, settings.precision)
+    how = (recipe, seed, settings.precision, find(settings.objective))
+    plan = Plan(beginning.tokenizer, *samples, task.metrics[0], *how)
 
+    device = pick_device()
     with Checkpoints(home("finetune_backbone")) as checkpoints:
         if processes.rank() > 0:  # helps the first process, which writes
-            finetune(beginning.model, plan, checkpoints)
+            finetune(beginning.model, plan, device, checkpoints)
             return
         with output_dir(out) as folder:
-            how, rows = finetune(beginning.model, plan, checkpoints)
+            how, rows = finetune(beginning.model, plan, device, checkpoints)
             beginning.save(folder, {**about, **how})
             write_json(curve, rows)
 

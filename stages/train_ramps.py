@@ -15,8 +15,10 @@ from deebert.ramps import has_ramps
 from deebert.settings.checks import SEED
 from deebert.settings.reading import read_section, read_value
 from deebert.settings.train_ramps import TrainRamps
-from deebert.training.ramp_training import States, first_token_states, train_ramps
+from deebert.training.checkpoints import home
+from deebert.training.ramps import RampPlan, train_ramps
 from deebert.training.records import environment
+from deebert.training.states import States, first_token_states
 
 PARAMS = Path("params.yaml")
 
@@ -37,13 +39,15 @@ def main(data_folder: Path, backbone: Path, out: Path, curve: Path) -> None:
     tables = (data["train"], data.validation)
     labels = [table["label"].to_numpy() for table in tables]
     encoded = [encode(tokenizer, table, data.task.text_columns) for table in tables]
+    how = (settings.precision, device, home("train_ramps"))
     with (
         output_dir(out) as folder,
-        first_token_states(model, encoded[0], settings.precision) as train_states,
-        first_token_states(model, encoded[1], settings.precision) as validation_states,
+        first_token_states(model, encoded[0], *how) as train_states,
+        first_token_states(model, encoded[1], *how) as validation_states,
     ):
-        seen, unseen = States(train_states, labels[0]), States(validation_states, labels[1])
-        ramps, rows = train_ramps(seen, unseen, data.task.metrics[0], model.config.num_labels, settings, seed)
+        splits = States(train_states, labels[0]), States(validation_states, labels[1])
+        plan = RampPlan(*splits, data.task.metrics[0], model.config.num_labels, settings, seed)
+        ramps, rows = train_ramps(plan, device)
         save(backbone, ramps, folder)
         write_json(folder / "ramps.json", {**dataclasses.asdict(settings), "seed": seed, **environment(device)})
         write_json(curve, rows)

@@ -1,10 +1,14 @@
 """Beginning a fine-tuning as the stages do, without their files."""
 
+import contextlib
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from deebert.base.files import write_json
 from deebert.encoders.resolve import resolve
 from deebert.encoders.start import Beginning, Wanted, begin
 
@@ -21,6 +25,12 @@ def start_model(*arguments: Any, **options: Any) -> tuple[PreTrainedModel, PreTr
     beginning = begin_with(*arguments, **options)
     assert beginning.ramps is None
     return beginning.model, beginning.tokenizer, beginning.origin
+
+
+def write_start(folder: Path, model: str = "./start") -> None:
+    """Write `data/start.json` of a project in `folder`, as its stage `plan` does."""
+    with contextlib.chdir(folder):
+        write_json(Path("data/start.json"), dataclasses.asdict(resolve(model)[0]))
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:

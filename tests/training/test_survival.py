@@ -28,10 +28,11 @@ from deebert.base.errors import UserError
 from deebert.training.checkpoints import FOLDER_VARIABLE, KEPT_RUNS, KEPT_STATES, PAUSE_VARIABLE, Checkpoints
 from deebert.training.processes import VARIABLE
 from tests import tiny
+from tests.starting import write_start
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = {
-    "finetune_backbone": ["data/glue", "models/backbone", "data/finetune.json"],
+    "finetune_backbone": ["data/glue", "data/start.json", "models/backbone", "data/finetune.json"],
     "train_ramps": ["data/glue", "models/backbone", "models/deebert", "data/ramps.json"],
 }
 KILLS = 20 if os.environ.get("DEEBERT_LONG") else 3
@@ -139,6 +140,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     content["finetune_backbone"] |= {"epochs": 9.5, "max_length": 24, "batch_size": 16, "precision": "fp32"}
     content["train_ramps"] |= {"epochs": 60, "batch_size": 8, "precision": "fp32"}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
+    write_start(folder)
     project = Project(folder)
     for name in ARGUMENTS:
         assert project.run(name, every_s=1000) == 0, project.told()

@@ -1,17 +1,19 @@
-"""How a model is fine-tuned: what comes with the model unless `params.yaml` says otherwise."""
+"""How a model is fine-tuned: what a table of models holds and a training follows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of AdamW and of its linear schedule.
+    """The schedule of a fine-tuning, unless `params.yaml` says otherwise.
 
     Attributes:
-        epochs: passes over the training split; a part of one is allowed.
-        learning_rate: at its peak.
-        batch_size: samples per optimizer step.
-        warmup_frac: share of the steps in which the rate rises in a line from 0.
+        epochs: passes over the training split; 0.5 is half of one.
+        learning_rate: peak of the linear schedule.
+        batch_size: samples per optimizer step, of all processes together.
+        warmup_frac: share of the steps in which the learning rate rises.
         weight_decay: of matrices; biases and normalisations do not decay.
         cpu_threads: None = as many as PyTorch takes.
     """
@@ -23,3 +25,8 @@ class Recipe:
     weight_decay: float = 0.0
     adam_beta2: float = 0.999
     cpu_threads: int | None = None
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any], wanted: Mapping[str, Any]) -> "Recipe":
+        """What comes with the model, with what is `wanted` in its place; a wanted None leaves it as it is."""
+        return cls(**{key: value if wanted.get(key) is None else wanted[key] for key, value in model.items()})

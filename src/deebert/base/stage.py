@@ -68,7 +68,8 @@ def _sigterm_raises() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is handle:  # else it was decided meanwhile to be deaf to it
+            signal.signal(signal.SIGTERM, before)
 
 
 def _end(status: int, line: str) -> None:

@@ -83,9 +83,13 @@ class Beginning:
     ramps: "dict[str, Tensor] | None" = None
 
     def save(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Write classifier, tokenizer and, as `training.json`, `about` into `folder`, which exists."""
+        """Write classifier, tokenizer, ramps if there are any, and `training.json` into `folder`, which exists."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        if self.ramps:
+            from safetensors.torch import save_file  # not above: `plan` needs no torch, which takes seconds to load
+
+            save_file(self.ramps, folder / "ramps.safetensors")
         write_json(folder / "training.json", about)
 
 

@@ -1,7 +1,8 @@
 """A long training's state on disk: it outlives kill -9, is whole or absent, and is found again by its like alone.
 
 The files lie outside DVC's outputs, which DVC deletes before it runs a stage. They are safetensors with the SHA-256 of
-their content in their name, so that a damaged one is told from a good one, and never pickled.
+their content in their name, so that a damaged one is told from a good one, and never pickled. They stay until their
+training has ended or a person clears them, see `tools/checkpoints.py`.
 """
 
 import fcntl
@@ -10,10 +11,10 @@ import json
 import logging
 import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,15 +31,19 @@ PAUSE_VARIABLE = "DEEBERT_CHECKPOINT_EVERY_S"
 PAUSE_S = 60.0  # between two states, unless the variable says otherwise; longer where writing takes long:
 MAX_TIME_FRAC = 0.02  # of the training's time may go into checkpoints
 KEPT_STATES = 2  # of a run, so that a damaged last one costs some minutes and not everything
-KEPT_RUNS = 3  # broken off with other parameters or data, the newest of them
 
 
-def home(stage: str) -> Path:
-    """Where checkpoints of `stage` are: in `.cache` at the top of the project, or in the folder DEEBERT_CHECKPOINTS.
+def root() -> Path:
+    """Where checkpoints of all stages are: `.cache` at the top of the project, or the folder DEEBERT_CHECKPOINTS.
 
     An experiment that DVC runs in a copy of the project has them in the project itself and survives the copy.
     """
-    return Path(os.environ.get(FOLDER_VARIABLE) or Path(os.environ.get("DVC_ROOT", "."), ".cache")) / stage
+    return Path(os.environ.get(FOLDER_VARIABLE) or Path(os.environ.get("DVC_ROOT", "."), ".cache"))
+
+
+def home(stage: str) -> Path:
+    """Where `stage` keeps what must be on a disk while it works, and its checkpoints: a folder in `root()`."""
+    return root() / stage
 
 
 class Checkpoints:
@@ -84,14 +89,13 @@ class Checkpoints:
         try:
             self._lock = _lock(self.folder)
             if self._lock is None:
-                holder = (self.folder / "lock").read_text(encoding="utf-8").strip()
                 raise UserError(
-                    f"{self.folder}: process {holder} is at work on this very training; wait for it or end it"
+                    f"{self.folder}: process {_holder(self.folder)} is at work on this very training;"
+                    " wait for it or end it"
                 )
             (self.folder / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
-        self._forget_others()
         self._due = time.monotonic() + self._pause_s(0.0)
 
     def load(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
@@ -146,13 +150,75 @@ class Checkpoints:
     def _states(self) -> list[Path]:
         return sorted(self.folder.glob("*.safetensors"))
 
-    def _forget_others(self) -> None:
-        others = [folder for folder in self.home.iterdir() if folder.is_dir() and folder != self.folder]
-        for folder in sorted(others, key=lambda folder: folder.stat().st_mtime, reverse=True)[KEPT_RUNS:]:
-            with suppress(OSError):
-                if (lock := _lock(folder)) is not None:
-                    _remove(folder)
-                    os.close(lock)
+
+@dataclass(frozen=True)
+class Kept:
+    """The states of one training that are on disk.
+
+    Attributes:
+        key: the name of its folder; another training, with other parameters or data, has another.
+        step: after how many steps the newest was saved; 0 where there is none.
+        age_s: how long ago that was, in seconds.
+        holder: number of the process that is at work on it; None where it was broken off.
+    """
+
+    stage: str
+    key: str
+    step: int
+    num_bytes: int
+    age_s: float
+    holder: str | None
+
+
+def kept(root: Path) -> list[Kept]:
+    """All trainings with states below `root`, oldest first."""
+    found = [_kept(lock.parent) for lock in root.glob("*/*/lock")]
+    return sorted(found, key=lambda each: -each.age_s)
+
+
+def clear(root: Path, start_of_key: str = "") -> tuple[list[Kept], list[Kept]]:
+    """Remove the states of those trainings whose key begins so.
+
+    Returns:
+        What was removed; and what was not, because a process is at work on it.
+    """
+    removed, spared = [], []
+    for each in kept(root):
+        if not each.key.startswith(start_of_key):
+            continue
+        folder = root / each.stage / each.key
+        lock = _lock(folder)
+        if lock is None:
+            spared.append(each)
+            continue
+        _remove(folder)
+        os.close(lock)
+        removed.append(each)
+    return removed, spared
+
+
+def _kept(folder: Path) -> Kept:
+    files = {path.name: path.stat() for path in folder.iterdir()}
+    states = sorted(name for name in files if name.endswith(".safetensors"))
+    newest = states[-1] if states else "lock"
+    with (folder / "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            holder = None
+        except BlockingIOError:
+            holder = _holder(folder)
+    return Kept(
+        stage=folder.parent.name,
+        key=folder.name,
+        step=int(newest.split(".")[0]) if states else 0,
+        num_bytes=sum(stat.st_size for stat in files.values()),
+        age_s=max(0.0, time.time() - files[newest].st_mtime),
+        holder=holder,
+    )
+
+
+def _holder(folder: Path) -> str:
+    return (folder / "lock").read_text(encoding="utf-8").strip()
 
 
 def _lock(folder: Path) -> int | None:
@@ -193,40 +259,3 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], str | None]]:
-    """Yield a function to ask between two steps: why the training is to end now, or None while it is to go on.
-
-    Reasons are Ctrl-C, SIGTERM (what `kill`, SLURM and clouds send first) and, in a stage, the end of the DVC that
-    started it: DVC would delete whatever the stage still writes, and a new DVC find it in the way. A second Ctrl-C or
-    SIGTERM does not wait for the next step.
-    """
-    received = []
-    parent = os.getppid() if "DVC_STAGE" in os.environ else None
-
-    def note(number: int, _frame: object) -> None:
-        received.append({signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[number])
-        signal.signal(number, before[number])
-
-    def reason() -> str | None:
-        if received:
-            return received[0]
-        return "the end of DVC" if parent is not None and os.getppid() != parent else None
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, note)
-    try:
-        yield reason
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def stopped(stage: str, reason: str, state: str) -> BaseException:
-    """What to raise on a `reason` of `stop_requests`; `state` tells how `stage` leaves things."""
-    told = f"{stage}: stopped by {reason}; {state}"
-    return KeyboardInterrupt(told) if reason == "Ctrl-C" else UserError(told)

@@ -95,9 +95,9 @@ class WordGradient:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        embedding = model.get_input_embeddings()
-        embedding.sparse = True
-        self._weight = embedding.weight
+        self._embedding = model.get_input_embeddings()
+        self._embedding.sparse = True
+        self._weight = self._embedding.weight
         self._dense = torch.zeros_like(self._weight, requires_grad=False)
         self._rows = torch.empty(0, dtype=torch.int64)
 
@@ -111,3 +111,7 @@ class WordGradient:
     def clear(self) -> None:
         """All zero again, after the optimizer's step."""
         self._dense.index_fill_(0, self._rows, 0.0)
+
+    def close(self) -> None:
+        """Let the embeddings make their gradient as they did before."""
+        self._embedding.sparse = False

@@ -1,22 +1,27 @@
-"""One training by several processes: torchrun (or `accelerate launch`) starts them, PyTorch's DDP joins them.
+"""One training by several processes: torchrun starts them, PyTorch's DDP joins them.
 
 Whoever starts the stage by torchrun has nothing to set; `DEEBERT_PROCESSES=2 dvc repro` has the stage do it itself.
 """
 
+import logging
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, NoReturn
 
 import torch
 from torch import distributed
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from deebert.base.devices import pick_device
 from deebert.base.errors import UserError
 
 VARIABLE = "DEEBERT_PROCESSES"
 PATIENCE = timedelta(hours=1)  # of the others, while the first process scores the validation split or writes
+SAVING = timedelta(minutes=10)  # a checkpoint may take so long after SIGTERM; torchrun itself kills after 30 seconds
 
 
 def rank() -> int:
@@ -30,10 +35,13 @@ def count() -> int:
 
 
 def launch() -> None:
-    """Become torchrun with as many processes of this very command as DEEBERT_PROCESSES says; by default do nothing.
+    """Have torchrun run this very command in as many processes as DEEBERT_PROCESSES says; by default do nothing.
+
+    With more than one this does not return: the process ends as those that it has started, and adds no word to theirs.
 
     Raises:
-        UserError: the variable is not a whole number of processes that this machine has devices for.
+        UserError: the variable is not a whole number of processes that this machine has devices for, or a process was
+            killed.
     """
     wanted = os.environ.get(VARIABLE, "1")
     if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:
@@ -41,24 +49,69 @@ def launch() -> None:
     devices = torch.cuda.device_count()
     if devices and int(wanted) > devices:
         raise UserError(f"{VARIABLE}: {wanted} is more than the {devices} GPUs that can be seen; one process uses one")
-    if "RANK" in os.environ or int(wanted) == 1:
-        return
-    sys.stderr.flush()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={wanted}"]
-    os.execv(sys.executable, [*torchrun, *sys.argv])
+    if "RANK" not in os.environ and int(wanted) > 1:
+        _run_by_torchrun(int(wanted))
+
+
+def _run_by_torchrun(size: int) -> NoReturn:
+    from torch.distributed import run  # takes a while to import, and is rarely needed
+
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", f"{SAVING.total_seconds():.0f}")
+    logging.disable()  # torchrun tells at length that a process has failed, which that process has told in a line
+    try:
+        run.main(["--standalone", f"--nproc-per-node={size}", *sys.argv])
+    except SignalException as error:  # passed on to all, which have ended
+        sys.exit(130 if error.sigval == signal.SIGINT else 1)
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        if status < 0:
+            raise UserError(f"one of the {size} processes was killed: {signal.Signals(-status).name}") from None
+        sys.exit(status)
+    sys.exit(0)
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Within the block the processes can talk to each other, and each has its own GPU, where there are any."""
+def joined(device: torch.device) -> Iterator[None]:
+    """Within the block the processes can talk to each other, and each has its own GPU where `device` is one."""
     if count() == 1:
         yield
         return
-    cuda = pick_device().type == "cuda"
-    if cuda:
+    if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    # What is agreed on lies in the CPU's memory, so that no process has to wait for its GPU.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+def agree(*values: int) -> list[int]:
+    """The largest that any process gives of each value: the same for all, which wait for each other here."""
+    if count() == 1:
+        return list(values)
+    largest = torch.tensor(values)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return largest.tolist()
+
+
+def on_first(action: Callable[[], Any]) -> None:
+    """Have the first process do `action` while the others wait; where it fails, they end with it and say nothing."""
+    problem = None
+    if rank() == 0:
+        try:
+            action()
+        except Exception as error:
+            problem = error
+    if agree(problem is not None)[0]:
+        raise problem or SystemExit(1)
+
+
+def told_once(error: BaseException) -> BaseException:
+    """What to raise where every process has the same `error`: the others end with its status and leave telling to one.
+
+    The first process gets the error itself.
+    """
+    if rank() == 0:
+        return error
+    return SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1)
