@@ -1,0 +1,118 @@
+"""The package asks for what it imports, no less and no more, and a wheel of it has every room and works elsewhere."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REQUIRED = [Requirement(text) for text in PROJECT["dependencies"]]
+EXTRAS = [Requirement(text) for texts in PROJECT["optional-dependencies"].values() for text in texts]
+OWNERS = {name: canonicalize_name(owners[0]) for name, owners in packages_distributions().items()}
+MODULES = sorted((ROOT / "src").rglob("*.py"))
+
+
+def names(requirements: list[Requirement]) -> set[str]:
+    return {canonicalize_name(each.name) for each in requirements}
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Top names of what `file` imports, wherever it does, or runs by `python -m`."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+        elif isinstance(node, ast.Tuple | ast.List):
+            words = [each.value if isinstance(each, ast.Constant) else None for each in node.elts]
+            yield from (module.split(".")[0] for flag, module in pairwise(words) if flag == "-m" and module)
+
+
+def distributions(file: Path) -> set[str]:
+    """What has to be installed for `file` to run; the standard library and the package itself do not count."""
+    found = {name for name in imported(file) if name not in sys.stdlib_module_names and name != "deebert"}
+    return {OWNERS[name] for name in found}
+
+
+def test_dependencies_are_exactly_what_is_imported() -> None:
+    """Every package that src/ imports or runs is asked for, and every one that is asked for is imported or run."""
+    assert set().union(*map(distributions, MODULES)) == names(REQUIRED) | names(EXTRAS)
+
+
+def test_only_the_reports_need_an_extra() -> None:
+    """What a user of the classifier imports is there without extras."""
+    needing = {file.parent.name for file in MODULES if distributions(file) & names(EXTRAS)}
+    assert needing == {"reports"} and not names(REQUIRED) & names(EXTRAS)
+
+
+def test_pins_are_of_versions_that_are_allowed() -> None:
+    """Whatever pyproject.toml asks for is pinned, once, in a version that it admits; so is what builds the wheel."""
+    lines = [line for file in ("requirements.txt", "requirements-report.txt") for line in pinned(ROOT / file)]
+    pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    assert len(pins) == len(lines)
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    for requirement in [*REQUIRED, *EXTRAS, *map(Requirement, build)]:
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+
+
+def pinned(file: Path) -> list[str]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "-r "))]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an unpacked wheel, built without a network from a copy, so that nothing is left in the project."""
+    home = tmp_path_factory.mktemp("project")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, home)
+    shutil.copytree(ROOT / "src", home / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    command = ("pip", "wheel", "-q", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-build-isolation")
+    done = subprocess.run([sys.executable, "-m", *command, "-w", "out", "."], cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (file,) = (home / "out").iterdir()
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(home / "site")
+    return home / "site"
+
+
+def test_a_wheel_has_every_room(wheel: Path) -> None:
+    """Each module of the project is in it, and nothing else but what describes it."""
+    found = {file.relative_to(wheel) for file in wheel.rglob("*.py")}
+    assert found == {file.relative_to(ROOT / "src") for file in MODULES}
+    assert {path.name.split("-")[0] for path in wheel.iterdir()} == {"deebert"}
+
+
+def test_a_wheel_works_where_the_project_is_not(wheel: Path, tmp_path: Path) -> None:
+    """All modules import from it; the classifier does so where nothing of the extras is installed."""
+    extras = sorted(name for name, owner in OWNERS.items() if owner in names(EXTRAS))
+    code = f"""
+import importlib, pkgutil, sys
+sys.path.insert(0, {str(wheel)!r})
+extras = {extras!r}
+sys.modules.update(dict.fromkeys(extras))  # None: whoever imports them gets an ImportError
+from deebert.classifier import EarlyExitClassifier
+import deebert
+assert deebert.__path__ == [{str(wheel / "deebert")!r}], deebert.__path__
+for name in extras:
+    del sys.modules[name]
+for module in pkgutil.walk_packages(deebert.__path__, "deebert."):
+    importlib.import_module(module.name)
+    print(module.name)
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    relative = [file.relative_to(ROOT / "src").with_suffix("") for file in MODULES]
+    every = {".".join(path.parts).removesuffix(".__init__") for path in relative} - {"deebert"}
+    assert set(done.stdout.split()) == every
