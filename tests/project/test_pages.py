@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from deebert.classifier import EarlyExitClassifier
+from tests.inference.test_classifier import write_classifier, write_metrics
+
 TOP = Path(__file__).parents[2]
 README = TOP / "README.md"
 DOCUMENTS = [README, *sorted((TOP / "docs").glob("*.md"))]
@@ -63,14 +66,15 @@ def test_readme_leads_to_every_page() -> None:
     assert {f"docs/{page.name}" for page in DOCUMENTS[1:]} <= set(LINK.findall(text_of(README)))
 
 
+def snippets(document: Path) -> list[str]:
+    return [code for language, code in FENCED.findall(text_of(document)) if language == "python"]
+
+
 @EACH
 def test_snippets_compile_and_their_imports_resolve(document: Path) -> None:
     """Every Python block is whole by itself: it parses, and its modules have the names that it takes from them."""
-    for language, code in FENCED.findall(text_of(document)):
-        if language != "python":
-            continue
-        tree = ast.parse(code, document.name)
-        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    for code in snippets(document):
+        imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import | ast.ImportFrom)]
         assert imports, f"a snippet without an import: {code}"
         for node in imports:
             if isinstance(node, ast.ImportFrom):
@@ -79,6 +83,17 @@ def test_snippets_compile_and_their_imports_resolve(document: Path) -> None:
             else:
                 for alias in node.names:
                     importlib.import_module(alias.name)
+
+
+def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small model where the pipeline writes its own, every Python block comes to its end."""
+    model = write_classifier(tmp_path / "models").rename(tmp_path / "models/deebert")
+    write_metrics(tmp_path / "metrics", EarlyExitClassifier.from_pretrained(model))
+    monkeypatch.chdir(tmp_path)
+    codes = [code for document in DOCUMENTS for code in snippets(document)]
+    assert codes
+    for code in codes:
+        exec(compile(code, "snippet", "exec"), {})
 
 
 @EACH
