@@ -13,8 +13,7 @@ from deebert.analysis.curves import entropy_curve, other_curves
 from deebert.analysis.layers import layer_rows
 from deebert.base.rows import Row
 from deebert.data.scores import METRICS
-from deebert.exits.criteria import threshold_grid
-from deebert.exits.rule import entropy, exit_layers
+from deebert.exits.criteria import Entropy, threshold_grid
 from tests.heads import entropy_rows_of, heads
 
 LAYERS = 4
@@ -56,7 +55,7 @@ def test_random_exits_have_the_mean_accuracy_of_all_deals(seed: int) -> None:
     thresholds = [0.3, 0.6, 0.9]
     rows = random_rows(logits, labels, thresholds, "accuracy")
     for row, threshold in zip(rows, thresholds, strict=True):
-        layers = exit_layers(entropy(torch.from_numpy(logits)), threshold).tolist()
+        layers = Entropy(threshold).exit_layers(torch.from_numpy(logits)).tolist()
         deals = [np.mean(right[np.arange(6), np.array(deal) - 1]) for deal in permutations(layers)]
         assert row["accuracy"] == row["score"] == pytest.approx(np.mean(deals))
 
@@ -67,7 +66,7 @@ def test_random_f1_is_the_mean_of_seeded_deals(seed: int, deal_seed: int, classe
     """F1 is that of dealing the exit layers to permuted samples one by one, averaged over the seed's permutations."""
     logits, labels = heads(seed, classes)
     (row,) = random_rows(logits, labels, [0.5], "f1", deal_seed)
-    layers = np.sort(exit_layers(entropy(torch.from_numpy(logits)), 0.5).numpy())
+    layers = np.sort(Entropy(0.5).exit_layers(torch.from_numpy(logits)).numpy())
     rng = np.random.default_rng(deal_seed)
     scores = []
     for _ in range(PERMUTATIONS):

@@ -24,10 +24,10 @@ from deebert.exits.criteria import (
     threshold_grid,
     top_probability,
 )
-from deebert.exits.rule import entropy, exit_layers
+from deebert.exits.table import CRITERIA, Grid
 from tests.heads import heads
 
-KINDS = [MaxProbability, Patience, ConfidentStreak]
+GRIDS = {name: entry.grid for name, entry in CRITERIA.items() if entry.grid}
 MAX_LAYERS = 6
 few = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -130,12 +130,10 @@ def test_each_criterion_is_its_definition(seed: int, classes: int, criterion: Cr
 
 @few
 @given(logit_tables(), nats)
-def test_entropy_is_the_rule_of_exits(logits: Tensor, threshold: float) -> None:
-    """The entropy criterion, and equal thresholds for all ramps, are `exits.exit_layers`."""
-    expected = exit_layers(entropy(logits), threshold).tolist()
-    assert Entropy(threshold).exit_layers(logits).tolist() == expected
+def test_equal_thresholds_are_one_threshold(logits: Tensor, threshold: float) -> None:
+    """Thresholds ramp by ramp that are all equal are the entropy criterion."""
     equal = LayerThresholds((threshold,) * (logits.shape[1] - 1), 0.0)
-    assert equal.exit_layers(logits).tolist() == expected
+    assert torch.equal(equal.exit_layers(logits), Entropy(threshold).exit_layers(logits))
 
 
 @few
@@ -164,29 +162,28 @@ def test_patience_counts_as_the_paper_does(heads_say: list[int], patience: int, 
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_grid_goes_from_nobody_to_everybody(kind: type[Criterion], classes: int) -> None:
+@pytest.mark.parametrize(("name", "grid_of"), GRIDS.items(), ids=GRIDS)
+def test_the_grid_goes_from_nobody_to_everybody(name: str, grid_of: Grid, classes: int) -> None:
     """By the first setting all stay to L, by the last all leave as early as can be; between, the saving never falls."""
     logits = torch.zeros(3, 5, classes)  # as unsure as can be, always of one mind
     logits[1, :, 1] = 50.0  # as sure as can be
     logits[2] = torch.from_numpy(heads(1, classes, n=1, layers=5)[0][0])
-    if kind is Patience:
+    if name == "patience":
         logits[2] = logits[1]
-    by_name: dict[str, list[Criterion]] = {}
-    for criterion in kind.grid(5, classes, 200):
-        by_name.setdefault(criterion.name, []).append(criterion)
+    grid = grid_of(5, classes, 200)
     earliest = {"max_probability": 1, "patience": 2, "confident_streak_2": 2, "confident_streak_3": 3}
-    for name, grid in by_name.items():
-        assert grid[0].exit_layers(logits).tolist() == [5, 5, 5]
-        assert grid[-1].exit_layers(logits).tolist() == [earliest[name]] * 3
-        assert all((b.exit_layers(logits) <= a.exit_layers(logits)).all() for a, b in pairwise(grid))
-        assert len({criterion.setting for criterion in grid}) == len(grid) == (4 if kind is Patience else len(grid))
+    assert {criterion.name for criterion in grid} == {name}
+    assert grid[0].exit_layers(logits).tolist() == [5, 5, 5]
+    assert grid[-1].exit_layers(logits).tolist() == [earliest[name]] * 3
+    assert all((b.exit_layers(logits) <= a.exit_layers(logits)).all() for a, b in pairwise(grid))
+    assert len({criterion.setting for criterion in grid}) == len(grid)
+    assert name != "patience" or len(grid) == 4
 
 
-def test_two_layers_leave_no_room_for_streaks() -> None:
-    """A grid holds only lengths that L-1 ramps can reach."""
-    assert ConfidentStreak.grid(2, 3, 10) == []
-    assert {criterion.length for criterion in ConfidentStreak.grid(3, 3, 10)} == {2}
+def test_few_layers_leave_no_room_for_streaks() -> None:
+    """A length that L-1 ramps cannot reach has no grid."""
+    assert ConfidentStreak.grid(2, 2, 3, 10) == ConfidentStreak.grid(3, 3, 3, 10) == []
+    assert {criterion.length for criterion in ConfidentStreak.grid(2, 3, 3, 10)} == {2}
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])

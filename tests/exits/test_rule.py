@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deebert.exits.rule import answers, entropy, exit_layers, layers_saved_frac
+from deebert.exits.criteria import Entropy
+from deebert.exits.rule import answers, entropy, first_exit, layers_saved_frac
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 nats = st.floats(0, 1.5, width=32)
@@ -23,6 +24,11 @@ def reference_entropy(logits: Tensor) -> np.ndarray:
     shifted = logits.double().numpy() - logits.double().numpy().max(axis=-1, keepdims=True)
     p = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
     return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0).sum(axis=-1)
+
+
+def exit_layers(entropies: Tensor, threshold: float) -> Tensor:
+    """The paper's rule on (N, L) entropies."""
+    return Entropy(threshold).exit_layers_of(entropies)
 
 
 def naive_exit_layer(entropies: list[float], threshold: float) -> int:
@@ -101,7 +107,9 @@ def test_a_higher_threshold_never_leaves_later(table: list[list[float]], one: fl
     entropies = torch.tensor(table)
     early, late = (exit_layers(entropies, threshold) for threshold in (max(one, other), min(one, other)))
     assert (early <= late).all()
-    assert layers_saved_frac(early, len(table[0])) >= layers_saved_frac(late, len(table[0]))
+    assert layers_saved_frac(early.double().mean(), len(table[0])) >= layers_saved_frac(
+        late.double().mean(), len(table[0])
+    )
 
 
 @few
@@ -110,10 +118,18 @@ def test_saving_is_equation_2(case: tuple[int, list[int]]) -> None:
     """The saving is 1 - sum(i N_i) / (L N), with N_i samples leaving at layer i."""
     num_layers, layers = case
     cost = sum(i * layers.count(i) for i in range(1, num_layers + 1)) / (num_layers * len(layers))
-    assert layers_saved_frac(torch.tensor(layers), num_layers) == pytest.approx(1 - cost, abs=1e-12)
+    assert layers_saved_frac(float(np.mean(layers)), num_layers) == pytest.approx(1 - cost, abs=1e-12)
 
 
 def test_answers_come_from_the_exit_layer() -> None:
-    """A sample's answer is the top class of the head at its exit layer."""
-    logits = torch.tensor([[[0.0, 1.0], [2.0, 1.0]], [[0.0, 1.0], [2.0, 1.0]], [[3.0, 1.0], [2.0, 9.0]]])  # (3, 2, 2)
-    assert answers(logits, torch.tensor([1, 2, 2])).tolist() == [1, 0, 1]
+    """A sample's answer is the label of the head at its exit layer, for one setting and for several at once."""
+    predictions = np.array([[1, 0], [1, 0], [0, 1]])  # (N, L)
+    assert answers(predictions, np.array([1, 2, 2])).tolist() == [1, 0, 1]
+    assert answers(predictions, np.array([[1, 2, 2], [2, 1, 1]])).tolist() == [[1, 0, 1], [0, 1, 0]]
+
+
+def test_the_first_layer_that_lets_go() -> None:
+    """The first of several counts, L where there is none, and the caller's table is left alone."""
+    leaves = torch.tensor([[False, True, True], [False, False, False], [True, False, True]])
+    before = leaves.clone()
+    assert first_exit(leaves).tolist() == [2, 3, 1] and torch.equal(leaves, before)

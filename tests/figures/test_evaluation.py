@@ -17,7 +17,9 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from deebert.analysis.baseline_table import BASELINES
 from deebert.base.errors import UserError
+from deebert.exits.table import CRITERIA
 from deebert.figures import decision, evaluation
 from deebert.figures.drawing import save, short_model_name
 
@@ -335,7 +337,7 @@ def test_tradeoff_has_a_band_and_the_baselines_of_the_first_split(rows, drawing)
         assert vertices[:, 1].min() == pytest.approx(100 * min(row["score_low"] for row in mine))
     fixed = [r for r in rows.sweep if (r["split"], r["criterion"]) == (splits[0], "fixed_layer")]
     expected = [(100 * row["layers_saved_frac"], 100 * row["score"]) for row in fixed]
-    np.testing.assert_allclose(curve(drawing["tradeoff"], "everybody at layer"), expected)
+    np.testing.assert_allclose(curve(drawing["tradeoff"], "everybody at one layer"), expected)
 
 
 def test_criteria_has_a_line_per_criterion_in_both_panels(rows, drawing):
@@ -344,7 +346,7 @@ def test_criteria_has_a_line_per_criterion_in_both_panels(rows, drawing):
     mine = [row for row in rows.sweep if row["split"] == first]
     for ax in drawing["criteria"].axes:
         lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
-        names = [name for name in decision.CRITERIA if name != "confident_streak_3"]
+        names = [name for name in CRITERIA | BASELINES if name != "confident_streak_3"]
         for line, name in zip(lines, names, strict=True):
             expected = [(100 * r["layers_saved_frac"], 100 * r["score"]) for r in mine if r["criterion"] == name]
             np.testing.assert_allclose(line.get_xydata(), expected)

@@ -8,15 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deebert.exits.criteria import (
-    ConfidentStreak,
-    Criterion,
-    Entropy,
-    LayerThresholds,
-    MaxProbability,
-    Patience,
-)
+from deebert.analysis.layer_thresholds import fit_layer_thresholds
+from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.exits.rule import entropy
+from deebert.exits.table import CRITERIA
 from deebert.inference import engine as engine_module
 from deebert.inference.engine import FULL_DEPTH, Answers, Engine
 from deebert.model import DeeBert, Ramps
@@ -117,19 +112,32 @@ def test_three_ways_one_answer(
         assert_same(in_batches(engine, encoded, criterion, 1), logits, layers, clear)
 
 
+def some_settings(name: str, logits: torch.Tensor) -> list[Criterion]:
+    """Some settings of a criterion of the table, for the model of (N, L, C) logits."""
+    if grid := CRITERIA[name].grid:
+        return list(grid(LAYERS, LABELS, 6))
+    if name == "entropy":
+        return [Entropy(threshold) for threshold in (0.0, 0.3, 0.6, 0.9)]
+    assert name == "layer_thresholds"
+    array = logits.numpy()
+    return fit_layer_thresholds(array, array[:, -1].argmax(axis=1), "accuracy", [0.3, 0.6, 0.9], [1.0, 20.0])
+
+
 @families
-@pytest.mark.parametrize(
-    "criterion", [MaxProbability(0.6), Patience(1), Patience(2), ConfidentStreak(2, 0.5)], ids=lambda c: c.name
-)
-def test_every_criterion_live_as_offline(family: str, criterion: Criterion) -> None:
-    """Criteria that remember earlier heads give live what they give on saved logits, though the batch shrinks."""
+@pytest.mark.parametrize("name", CRITERIA)
+def test_every_criterion_live_as_offline(family: str, name: str) -> None:
+    """Every criterion of the table gives live what it gives on saved logits, at any setting, while batches shrink."""
     model, engine = made(family)
     encoded = sentences(family, [int(n) for n in np.random.default_rng(5).integers(2, 20, 80)])
     logits = offline(model, encoded)
-    layers = criterion.exit_layers(logits)
-    assert len(set(layers.tolist())) > 1, "all leave at one layer, so memory would not matter"
-    assert_same(engine.answer(encoded, criterion), logits, layers)
-    assert_same(in_batches(engine, encoded, criterion, 7), logits, layers)
+    depths = set()
+    for criterion in some_settings(name, logits):
+        assert criterion.name == name
+        layers = criterion.exit_layers(logits)
+        depths.add(len(set(layers.tolist())))
+        assert_same(engine.answer(encoded, criterion), logits, layers)
+        assert_same(in_batches(engine, encoded, criterion, 7), logits, layers)
+    assert max(depths) > 1, "all leave at one layer by every setting, so memory would not matter"
 
 
 @families

@@ -4,10 +4,12 @@ Shapes: K thresholds, N samples, L layers. `predictions` are each head's answers
 """
 
 import numpy as np
+import torch
 
 from deebert.analysis.curves import Curve, curve_at
 from deebert.base.rows import Row
 from deebert.data.scores import score_of, score_terms
+from deebert.exits.rule import first_exit, layers_saved_frac
 
 PERMUTATIONS = 50
 
@@ -27,16 +29,11 @@ def oracle_curves(predictions: np.ndarray, labels: np.ndarray) -> list[Curve]:
     changing one answer, so its score is that of full depth.
     """
     wanted = {"oracle": labels, "oracle_full_depth": predictions[:, -1]}
-    return [
-        curve_at(name, [None], _first_match(predictions, answer)[None], predictions) for name, answer in wanted.items()
-    ]
-
-
-def _first_match(predictions: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """First layer 1..L whose answer in (N, L) is the wanted one of (N,), L where none is."""
-    matches = predictions == wanted[:, None]
-    matches[:, -1] = True
-    return matches.argmax(axis=1) + 1
+    curves = []
+    for name, answer in wanted.items():
+        layers = first_exit(torch.from_numpy(predictions == answer[:, None])).numpy()
+        curves.append(curve_at(name, [None], layers[None], predictions))
+    return curves
 
 
 def random_exit_rows(
@@ -63,7 +60,7 @@ def random_exit_rows(
             "threshold": threshold,
             "score": float(score),
             "accuracy": float(accuracy),
-            "layers_saved_frac": float(1 - mean_layer / num_layers),
+            "layers_saved_frac": float(layers_saved_frac(mean_layer, num_layers)),
             "mean_exit_layer": float(mean_layer),
             "n": n,
         }

@@ -25,6 +25,7 @@ import numpy as np
 
 from deebert.analysis.curves import Curve
 from deebert.base.rows import Row
+from deebert.exits.rule import layers_saved_frac
 
 HELPED_SHARE = 0.1  # of delta, spent on the bound of the helped; more of it certifies less where few are helped
 TAIL_WIDTHS = 4.5  # in sqrt(n): a binomial's terms that far below one under its mode are below 1e-17 of that one
@@ -124,7 +125,7 @@ def certificate_rows(
         "disagreement": (predictions != predictions[0]).mean(axis=1),
         "accuracy_drop": correct[0].mean() - correct.mean(axis=1),
     }
-    saved = 1.0 - layers.mean(axis=1) / curve.num_layers
+    saved = layers_saved_frac(layers.mean(axis=1), curve.num_layers)
     rows = []
     for loss, bounds_of in LOSSES.items():
         bounds = bounds_of(predictions, labels, delta)

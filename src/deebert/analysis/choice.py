@@ -13,6 +13,7 @@ from deebert.analysis.curves import Curve
 from deebert.analysis.folds import stratified_parts
 from deebert.base.rows import Row
 from deebert.data.scores import score_of, score_terms
+from deebert.exits.rule import layers_saved_frac
 
 # Cross-fitted figures are right, in the mean, for a choice made on all parts but one: the more parts, the closer to the
 # choice deployed. In simulations of 277 to 5,000 samples two halves overstated its drop, the smallest ones fivefold.
@@ -61,11 +62,11 @@ def _at(sums: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.broadcast_to(sums, (*sums.shape[:2], len(points)))[:, points, np.arange(len(points))]
 
 
-def _figures(sums: np.ndarray, full: np.ndarray) -> dict[str, np.ndarray]:
-    """Saving, score and drop (points), from sums (3, ...) of the terms and those of full depth."""
+def _figures(sums: np.ndarray, full: np.ndarray, curve: Curve) -> dict[str, np.ndarray]:
+    """Saving, score and drop (points), from sums (3, ...) of the terms over N samples and those of full depth."""
     score = score_of(*sums[:2])
     return {
-        "layers_saved": 1.0 - sums[2] / full[2],
+        "layers_saved": layers_saved_frac(sums[2] / curve.layers.shape[1], curve.num_layers),
         "score": score,
         "drop": 100 * (score_of(*full[:2]) - score),
     }
@@ -116,12 +117,12 @@ def choice_rows(
     rows = []
     for target in targets:
         deployed = _best(total, target)  # (1,)
-        seen = _figures(_at(total, deployed), total[:, 0])
+        seen = _figures(_at(total, deployed), total[:, 0], curve)
         by_part = _at(judging, _best(total - judging, target))  # (3, DIVISIONS * PARTS)
-        judged = _figures(by_part.reshape(3, DIVISIONS, PARTS).sum(axis=2), total[:, 0])  # (DIVISIONS,)
+        judged = _figures(by_part.reshape(3, DIVISIONS, PARTS).sum(axis=2), total[:, 0], curve)  # (DIVISIONS,)
         rechosen = _best(resampled, target)  # (DRAWS,)
-        world = _figures(_at(total, rechosen), total[:, 0])
-        looks = _figures(_at(resampled, rechosen), resampled[:, 0])
+        world = _figures(_at(total, rechosen), total[:, 0], curve)
+        looks = _figures(_at(resampled, rechosen), resampled[:, 0], curve)
         row = {
             "split": split,
             "target_drop_points": target,
@@ -152,7 +153,7 @@ def band_rows(split: str, curve: Curve, labels: np.ndarray, metric: str, seed: i
     terms = _terms(curve, labels, metric)
     total = terms.sum(axis=2, dtype=np.float64)  # (3, K)
     resampled = _resampled(terms, np.random.default_rng(seed))
-    seen, draws = _figures(total, total[:, :1]), _figures(resampled, resampled[:, :1])
+    seen, draws = _figures(total, total[:, :1], curve), _figures(resampled, resampled[:, :1], curve)
     rows = []
     for k, threshold in enumerate(curve.settings):
         row = {

@@ -12,7 +12,9 @@ import torch
 from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits
 from deebert.base.rows import Row
 from deebert.data.scores import METRICS
-from deebert.exits.criteria import ConfidentStreak, Criterion, Entropy, MaxProbability, Patience
+from deebert.exits.criteria import Criterion, Entropy
+from deebert.exits.rule import answers, layers_saved_frac
+from deebert.exits.table import CRITERIA
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Curve:
                 "threshold": setting,
                 "score": METRICS[main_metric](labels, predictions),
                 "accuracy": METRICS["accuracy"](labels, predictions),
-                "layers_saved_frac": float(1 - mean_exit / self.num_layers),
+                "layers_saved_frac": float(layers_saved_frac(mean_exit, self.num_layers)),
                 "mean_exit_layer": float(mean_exit),
                 "n": len(labels),
             }
@@ -53,8 +55,7 @@ class Curve:
 
 def curve_at(name: str, settings: Sequence[float | None], layers: np.ndarray, predictions: np.ndarray) -> Curve:
     """The curve of exits at `layers` (K, N), given each head's answers (N, L)."""
-    answers = predictions[np.arange(len(predictions)), layers - 1]
-    return Curve(name, tuple(settings), layers, answers, predictions.shape[1])
+    return Curve(name, tuple(settings), layers, answers(predictions, layers), predictions.shape[1])
 
 
 def curve_of(criteria: Sequence[Criterion], logits: np.ndarray) -> Curve:
@@ -71,19 +72,17 @@ def entropy_curve(logits: np.ndarray, thresholds: Sequence[float]) -> Curve:
 
 
 def other_curves(
-    logits: np.ndarray, labels: np.ndarray, main_metric: str, thresholds: Sequence[float], points: int, seed: int
+    logits: np.ndarray, labels: np.ndarray, main_metric: str, thresholds: Sequence[float], num_settings: int, seed: int
 ) -> list[Curve]:
-    """The curves of all criteria but entropy, those with a probability at up to `points` of them.
+    """The curves of all criteria but entropy: each in the table that has a grid, then thresholds ramp by ramp.
 
+    A grid has up to about `num_settings` settings, none where L is too small for the criterion: then it has no curve.
     Thresholds ramp by ramp, fitted over `thresholds` (nats), are judged by halves that had no part in fitting; their
     setting is the drop in points that the fit was allowed. They are left out of a split of fewer than two samples.
     """
     num_layers, num_labels = logits.shape[1:]
-    groups: dict[str, list[Criterion]] = {}
-    for kind in (MaxProbability, Patience, ConfidentStreak):
-        for criterion in kind.grid(num_layers, num_labels, points):
-            groups.setdefault(criterion.name, []).append(criterion)
-    curves = [curve_of(criteria, logits) for criteria in groups.values()]
+    grids = [entry.grid(num_layers, num_labels, num_settings) for entry in CRITERIA.values() if entry.grid]
+    curves = [curve_of(criteria, logits) for criteria in grids if criteria]
     if len(labels) > 1:
         layers = cross_fitted_exits(logits, labels, main_metric, thresholds, seed)
         curves.append(curve_at("layer_thresholds", DROPS_POINTS, layers, logits.argmax(axis=2)))

@@ -12,7 +12,7 @@ import torch
 from deebert.analysis.folds import stratified_halves
 from deebert.data.scores import score_of, score_terms
 from deebert.exits.criteria import LayerThresholds
-from deebert.exits.rule import entropy
+from deebert.exits.rule import entropy, layers_saved_frac
 
 DROPS_POINTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0)
 PRICES = tuple(float(price) for price in np.geomspace(0.002, 5.0, 40))  # score that saving every layer would be worth
@@ -29,7 +29,7 @@ class _Outcome:
     def value(self, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Score and saving of (..., 3) totals of `adds`."""
         n, num_layers, _ = self.adds.shape
-        return score_of(totals[..., 0], totals[..., 1]), 1 - totals[..., 2] / (n * num_layers)
+        return score_of(totals[..., 0], totals[..., 1]), layers_saved_frac(totals[..., 2] / n, num_layers)
 
     def of(self, levels: np.ndarray) -> tuple[float, float]:
         leaves = np.column_stack([self.leaves_from <= levels, np.ones(len(self.adds), dtype=bool)])

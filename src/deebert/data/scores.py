@@ -16,6 +16,7 @@ def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 
 METRICS = {"accuracy": accuracy, "f1": f1}
+METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1"}  # as people write them
 
 
 def score_terms(labels: np.ndarray, predictions: np.ndarray, metric: str) -> np.ndarray:

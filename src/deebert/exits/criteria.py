@@ -1,8 +1,9 @@
 """When to leave: the exit criteria of the field behind one interface, for a live model and for saved logits alike.
 
 A criterion reads each head by itself (`read`), then decides layer by layer with what it remembers of the heads before
-(`decide`). A live model calls `step` on the samples still in the batch and keeps the rows of the state that stay; the
-offline rule is the same `decide` on all samples at once. In either, who is still there after layer L-1 leaves at L.
+(`decide`). A live model calls `step` on the samples still in the batch and keeps the rows of the state that stay.
+Offline, `exit_layers` calls the same `decide` on all samples at once. In both, who is still there after layer L-1
+leaves at L.
 
 Shapes: N samples, B of them still in the batch, L layers (heads 1..L, ramps 1..L-1), C classes.
 """
@@ -17,10 +18,9 @@ import torch
 from torch import Tensor
 
 from deebert.base.errors import UserError
-from deebert.exits.rule import entropy
+from deebert.exits.rule import entropy, first_exit
 
 NO_ANSWER = -1
-STREAK_LENGTHS = (2, 3)
 
 
 def top_probability(logits: Tensor) -> Tensor:
@@ -76,12 +76,11 @@ class Criterion(ABC):
         """The same from (N, L) readings, which a sweep over settings makes only once."""
         n, num_layers = readings.shape
         self.check_depth(num_layers)
-        layers = torch.full((n,), num_layers, device=readings.device)
+        leaves = torch.zeros(n, num_layers, dtype=torch.bool, device=readings.device)
         state = self.start(n, readings.device)
         for layer in range(1, num_layers):
-            leaves, state = self.decide(readings[:, layer - 1], layer, state)
-            layers[leaves & (layers == num_layers)] = layer
-        return layers
+            leaves[:, layer - 1], state = self.decide(readings[:, layer - 1], layer, state)
+        return first_exit(leaves)
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,9 @@ class MaxProbability(Criterion):
         return readings > self.threshold, state
 
     @classmethod
-    def grid(cls, num_layers: int, num_labels: int, points: int) -> list["MaxProbability"]:
+    def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["MaxProbability"]:
         """From nobody leaving early to everybody at layer 1."""
-        return [cls(threshold) for threshold in probability_grid(num_labels, points)]
+        return [cls(threshold) for threshold in probability_grid(num_labels, num_settings)]
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ class Patience(Criterion):
         return count >= self.patience, torch.stack([readings, count], dim=1)
 
     @classmethod
-    def grid(cls, num_layers: int, num_labels: int, points: int) -> list["Patience"]:
+    def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["Patience"]:
         """Every patience that differs, from nobody leaving early to whoever agrees at once leaving at layer 2."""
         return [cls(patience) for patience in range(num_layers - 1, 0, -1)]
 
@@ -215,10 +214,11 @@ class ConfidentStreak(Criterion):
         return count >= self.length, count[:, None]
 
     @classmethod
-    def grid(cls, num_layers: int, num_labels: int, points: int) -> list["ConfidentStreak"]:
-        """Length by length, as far as L-1 ramps allow: from nobody leaving early to everybody at layer `length`."""
-        thresholds = probability_grid(num_labels, points)
-        return [cls(length, threshold) for length in STREAK_LENGTHS if length < num_layers for threshold in thresholds]
+    def grid(cls, length: int, num_layers: int, num_labels: int, num_settings: int) -> list["ConfidentStreak"]:
+        """From nobody leaving early to everybody at layer `length`; empty if there are fewer ramps than that."""
+        if length >= num_layers:
+            return []
+        return [cls(length, threshold) for threshold in probability_grid(num_labels, num_settings)]
 
 
 @dataclass(frozen=True)
@@ -257,25 +257,25 @@ class LayerThresholds(Criterion):
         return readings < self.thresholds_nats[layer - 1], state
 
 
-def threshold_grid(num_labels: int, points: int) -> list[float]:
-    """At most `points` thresholds in nats from near 0 to just above ln C, rising; they do not depend on the data.
+def threshold_grid(num_labels: int, num_settings: int) -> list[float]:
+    """At most `num_settings` thresholds in nats from near 0 to just above ln C, rising; they do not depend on the data.
 
-    Entropies crowd together at 0, so the grid is even not in nats but in how far the top class leads: each point is the
-    entropy of a softmax whose top logit is ahead of all the others by some lead, and the leads are evenly spaced. The
-    points are rounded up to 4 digits, few enough to copy from a table without changing who leaves, and points that
-    then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
+    Entropies crowd together at 0, so the grid is not even in nats. It is even in how far the top class leads: each
+    threshold is the entropy of a softmax whose top logit is ahead of all the others by some lead, and the leads are
+    evenly spaced. Thresholds are rounded up to 4 digits, few enough to copy from a table without changing who leaves.
+    Those that then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
     """
-    leads = torch.linspace(12.0, 0.0, points, dtype=torch.float64)  # a lead of 12 is an entropy of 8e-5 for C = 2
+    leads = torch.linspace(12.0, 0.0, num_settings, dtype=torch.float64)  # a lead of 12 is an entropy of 8e-5 for C = 2
     top = torch.stack([leads, *[torch.zeros_like(leads)] * (num_labels - 1)], dim=1).log_softmax(dim=1)
     return sorted({math.ceil(value * 1e4) / 1e4 for value in (-(top.exp() * top).sum(dim=1)).tolist()})
 
 
-def probability_grid(num_labels: int, points: int) -> list[float]:
-    """At most `points` top probabilities and 1, falling to just below 1/C; they do not depend on the data.
+def probability_grid(num_labels: int, num_settings: int) -> list[float]:
+    """At most `num_settings` top probabilities and 1, falling to just below 1/C; they do not depend on the data.
 
     The leads of the top logit are those of `threshold_grid`. Rounded down to 6 digits, since the surest samples
     differ in no fewer, and strictly below what they stand for. Above 1 is nobody, above the last everybody.
     """
-    leads = np.linspace(12.0, 0.0, points)
+    leads = np.linspace(12.0, 0.0, num_settings)
     top = 1 / (1 + (num_labels - 1) * np.exp(-leads))
     return sorted({1.0, *((math.ceil(value * 1e6) - 1) / 1e6 for value in top.tolist())}, reverse=True)

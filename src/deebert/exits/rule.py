@@ -1,11 +1,16 @@
-"""The exit rule, as pure functions on logits; the offline sweep and a live model use these same lines.
+"""The exit rule as pure functions: how unsure a head is, where a sample leaves, what it is answered, what that saves.
 
-Shapes: N samples, L layers (so L heads: ramps 1..L-1, then the backbone's own classifier), C classes.
+Shapes: N samples, K settings, L layers (so L heads: ramps 1..L-1, then the backbone's own classifier), C classes.
 Layers are counted 1..L.
 """
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 from torch import Tensor
+
+Number = TypeVar("Number", float, np.ndarray)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -18,26 +23,30 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
 
 
-def exit_layers(entropies: Tensor, threshold: float) -> Tensor:
-    """Layer 1..L at which each sample leaves: the first ramp whose entropy is strictly below `threshold`, else L.
+def first_exit(leaves: Tensor) -> Tensor:
+    """Layer 1..L at which each sample leaves, (N,) int64: the first layer that lets it go, else L.
 
     Args:
-        entropies: (N, L) in nats, a column per head. The last column does not matter: who gets that far answers there.
-        threshold: nats. At 0 nobody leaves early; above ln C everybody leaves at layer 1.
+        leaves: (N, L) bool, a column per head. The last column does not matter: who gets that far answers there.
 
-    Returns:
-        (N,) int64. Source: Xin et al., ACL 2020, section 3.2.
+    Source: Xin et al., ACL 2020, section 3.2.
     """
-    leaves = entropies < threshold  # (N, L)
-    leaves[:, -1] = True
-    return leaves.int().argmax(dim=1) + 1  # argmax gives the first of equal maxima
+    leaves = leaves.int()
+    leaves[:, -1] = 1
+    return leaves.argmax(dim=1) + 1  # argmax gives the first of equal maxima
 
 
-def answers(logits: Tensor, layers: Tensor) -> Tensor:
-    """Label (N,) that each sample's head gives at its exit layer; `logits` is (N, L, C), `layers` (N,) in 1..L."""
-    return logits[torch.arange(len(logits)), layers - 1].argmax(dim=-1)
+def answers(predictions: np.ndarray, layers: np.ndarray) -> np.ndarray:
+    """Label that each sample gets at its exit layer, (N,) or (K, N), as `layers` (1..L) is.
+
+    `predictions` (N, L) are the labels that the heads give.
+    """
+    return predictions[np.arange(len(predictions)), layers - 1]
 
 
-def layers_saved_frac(layers: Tensor, num_layers: int) -> float:
-    """Share of the backbone's layers not run: 1 - sum(exit layer) / (L N). Source: Xin et al., equation 2."""
-    return 1.0 - layers.double().mean().item() / num_layers
+def layers_saved_frac(mean_exit_layer: Number, num_layers: int) -> Number:
+    """Share of the backbone's layers not run: 1 - sum(exit layer) / (L N). Source: Xin et al., equation 2.
+
+    Takes the mean exit layer, a number or an array of them.
+    """
+    return 1.0 - mean_exit_layer / num_layers

@@ -6,7 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deebert.analysis.baseline_table import BASELINES
 from deebert.base.rows import Row
+from deebert.exits.table import CRITERIA
 from deebert.figures.drawing import (
     BLUE,
     DASHED,
@@ -14,7 +16,9 @@ from deebert.figures.drawing import (
     INK,
     ORANGE,
     Header,
+    full_depth_row,
     layer_ticks,
+    line_style,
     metric_name,
     new_figure,
     of_criterion,
@@ -26,20 +30,6 @@ from deebert.figures.drawing import (
     validation_splits,
 )
 
-CRITERIA = {  # in the order of the legend; with two classes maximum probability lies on entropy
-    "entropy": ("entropy", {"color": BLUE, "linewidth": 2.5}),
-    "max_probability": ("maximum probability", {"color": "#E69F00", "linestyle": (0, (3, 3))}),
-    "layer_thresholds": ("a threshold per ramp", {"color": "#56B4E9", "linewidth": 1.5, "marker": "^"}),
-    "patience": ("patience", {"color": "#009E73", "linewidth": 1.5, "marker": "o"}),
-    "confident_streak_2": ("2 sure ramps in a row", {"color": "#CC79A7", "linewidth": 1.5}),
-    "confident_streak_3": ("3 sure ramps in a row", {"color": ORANGE, "linewidth": 1.5}),
-    "random_exit": ("random exits, as many as entropy's", {"color": GREY, "linestyle": ":"}),
-    "fixed_layer": ("everybody at one layer", {"color": GREY, "linestyle": "None", "marker": "s"}),
-    "truncated": ("cut to its first layers, fine-tuned", {"color": "black", "linestyle": "None", "marker": "D"}),
-    "distilled": ("DistilBERT, fine-tuned", {"color": "black", "linestyle": "None", "marker": "X"}),
-    "oracle_full_depth": ("oracle: full depth's answers", {"color": INK, "linestyle": "None", "marker": "*"}),
-    "oracle": ("oracle: right answers", {"color": INK, "linestyle": "None", "marker": "P"}),
-}
 RIVALS = ("entropy", "truncated", "distilled")  # among these one chooses: none is to lie beyond the close view
 FEW_PERCENT = 1.0  # of the samples; what fewer have in common may be chance
 CLOSE_POINTS = 3.0  # of score below full depth, where one would choose
@@ -55,12 +45,12 @@ def draw_criteria(header: Header, sweep: Sequence[Row]) -> Figure:
     figure = new_figure("Exit criteria and baselines", header, (10, 5.4))
     rows = of_split(sweep, split)
     whole, close = figure.subplots(1, 2)
-    full_depth = 100 * rows[0]["score"]
+    full_depth = 100 * full_depth_row(rows)["score"]
     for ax in (whole, close):
         ax.axhline(full_depth, color=BLUE, **DASHED)
-        for name, (label, look) in CRITERIA.items():
+        for name, entry in (CRITERIA | BASELINES).items():
             if curve := of_criterion(rows, name):
-                ax.plot(*percents(curve), label=label, markersize=5, **look)
+                ax.plot(*percents(curve), label=entry.label, **line_style(entry))
         ax.set(xlabel="layers saved (%)", ylabel=f"{metric_name(header['metric'])} (%)")
     whole.set(title=split_name(header, split), xlim=(-2, 102 - 100 / header["num_layers"]))
     set_score_axis(whole, percents(rows)[1])

@@ -22,12 +22,13 @@ from matplotlib.transforms import Bbox
 
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
+from deebert.data.scores import METRIC_NAMES
+from deebert.exits.table import Entry
 
 Header = dict[str, Any]
 
 # Okabe and Ito's palette, told apart with every common kind of colour blindness.
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8A8A8A", "#444444"
-METRIC_NAMES = {"f1": "F1"}
 LONGEST_MODEL_NAME = 36  # characters
 NARROWEST_SCORE_AXIS = 4.0  # points; below that, noise would look like a slope
 PLACES = [  # around a point, in typographic points: near ones first, above the curve first
@@ -159,6 +160,22 @@ def of_criterion(rows: Sequence[Row], criterion: str) -> list[Row]:
     return [row for row in rows if row["criterion"] == criterion]
 
 
+def full_depth_row(rows: Sequence[Row]) -> Row:
+    """Of one split's sweep rows, entropy's at threshold 0: everybody at layer L."""
+    return next(row for row in of_criterion(rows, "entropy") if row["threshold"] == 0.0)
+
+
+def line_style(entry: Entry) -> dict[str, Any]:
+    """What `Axes.plot` is told of how a criterion or baseline looks."""
+    return {
+        "color": entry.color,
+        "linestyle": entry.line or "None",
+        "linewidth": entry.line_width,
+        "marker": entry.marker or "None",
+        "markersize": entry.marker_size,
+    }
+
+
 def percents(rows: Sequence[Row], key: str = "score") -> tuple[list[float], list[float]]:
     """Layers saved and `key` of sweep rows, both in percent: what trade-off figures plot."""
     return [100 * row["layers_saved_frac"] for row in rows], [100 * row[key] for row in rows]
@@ -171,7 +188,7 @@ def split_name(header: Header, split: str) -> str:
 
 def metric_name(metric: str) -> str:
     """A metric as people write it."""
-    return METRIC_NAMES.get(metric, metric)
+    return METRIC_NAMES[metric]
 
 
 def new_figure(what: str, header: Header, size_inches: tuple[float, float]) -> Figure:

@@ -6,7 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deebert.analysis.baseline_table import BASELINES
 from deebert.base.rows import Row
+from deebert.exits.rule import layers_saved_frac
 from deebert.figures.drawing import (
     BLUE,
     DASHED,
@@ -16,6 +18,7 @@ from deebert.figures.drawing import (
     Header,
     grade_colors,
     layer_ticks,
+    line_style,
     looks,
     metric_name,
     name_points,
@@ -30,22 +33,6 @@ from deebert.figures.drawing import (
 )
 
 PANELS_PER_ROW = 4
-BASELINES = {  # label and look of those in the trade-off figure; the oracle is the one that does not stretch the axis
-    "random_exit": ("random exits, as many at each layer", {"color": GREY, "linewidth": 1.2, "linestyle": ":"}),
-    "fixed_layer": (
-        "everybody at layer 1, 2, ...",
-        {"color": GREY, "linestyle": "None", "marker": "s", "markersize": 4},
-    ),
-    "truncated": (
-        "cut to its first layers and fine-tuned",
-        {"color": "black", "linestyle": "None", "marker": "D", "markersize": 5},
-    ),
-    "distilled": ("DistilBERT, fine-tuned", {"color": "black", "linestyle": "None", "marker": "X", "markersize": 7}),
-    "oracle_full_depth": (
-        "oracle: full depth's answers, earliest exits",
-        {"color": INK, "linestyle": "None", "marker": "*", "markersize": 9},
-    ),
-}
 
 
 @styled
@@ -82,12 +69,13 @@ def draw_tradeoff(header: Header, sweep: Sequence[Row], bands: Sequence[Row], th
             ax.plot(*marks, "o", color=color, markeredgecolor="white", markersize=7, zorder=4)
     ax.plot([], [], "o", color=GREY, label="numbers: entropy threshold (nats)")
     baselines = of_split(sweep, first)
-    for name, (label, look) in BASELINES.items():
-        if points := of_criterion(baselines, name):
-            ax.plot(*percents(points), label=label, **look)
+    beside = {name: entry for name, entry in BASELINES.items() if name != "oracle"}  # which would stretch the axis
+    for name, entry in beside.items():
+        if rows := of_criterion(baselines, name):
+            ax.plot(*percents(rows), label=entry.label, **line_style(entry))
     ax.set(xlabel="layers saved (%)", ylabel=f"{metric_name(header['metric'])} (%)")
     ax.set_xlim(-2, 100 - 100 / num_layers + 4)
-    drawn = [row for row in baselines if row["criterion"] in BASELINES]
+    drawn = [row for row in baselines if row["criterion"] in beside]
     around = [score for key in ("score_low", "score_high") for score in percents(bands, key)[1]]
     within = [score for curve in curves.values() for _, score in curve.values()]
     set_score_axis(ax, [*within, *around, *percents(drawn)[1]])
@@ -152,7 +140,7 @@ def draw_exits(header: Header, rows: Sequence[Row]) -> Figure:
                 edges = np.append(layers - 0.5, layers[-1] + 0.5)
                 ax.stairs(100 * shares, edges, color=INK, linestyle=":", label=split_name(header, split))
             if split == bars[0]:
-                saved = 100 * (1 - shares @ layers / header["num_layers"])
+                saved = 100 * layers_saved_frac(shares @ layers, header["num_layers"])
                 ax.set_title(f"threshold {threshold:g} nats\n{saved:.0f} % of layers saved")
         ax.set(xlim=(0.3, header["num_layers"] + 0.7), xticks=layer_ticks(header, 8))
         ax.grid(axis="x", visible=False)

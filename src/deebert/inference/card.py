@@ -7,9 +7,9 @@ from typing import Any
 
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
+from deebert.data.scores import METRIC_NAMES
 
 CAUTIOUS_POINTS = 1.0  # of score, what the example may lose
-METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1"}
 NEEDED = {
     "layers": ("task", "n", "num_layers", "full_score", "weights"),
     "sweep": ("task", "n", "full_score", "layers_saved_at", "threshold_at"),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from deebert.exits.criteria import Entropy
+from deebert.exits.rule import layers_saved_frac
 from deebert.inference.engine import Engine
 
 Batch = TypeVar("Batch")
@@ -105,7 +106,7 @@ def _early_exit_race(
 
     times = race(engine.answer, early_exit, batches, rounds, budget_s)
     counted = np.concatenate(layers[1:])  # the first call was not timed
-    return 1 - float(counted.mean()) / engine.num_layers, times
+    return layers_saved_frac(float(counted.mean()), engine.num_layers), times
 
 
 def _row(mode: str, threshold: float | None, layers_saved_frac: float, times: Race, n: int) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import torch
 from deebert.analysis.logits import SplitLogits
 from deebert.base.errors import UserError
 from deebert.data import glue
-from deebert.exits.rule import answers, entropy, exit_layers, layers_saved_frac
+from deebert.exits.criteria import Entropy
+from deebert.exits.rule import answers, layers_saved_frac
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +75,12 @@ def _tables(file: ServerFile, path: Path, threshold: float) -> tuple[list[str], 
     saved = SplitLogits.load(path)
     if len(saved.logits) != file.rows:
         raise UserError(f"{path}: has {len(saved.logits)} samples; the GLUE server expects {file.rows} in {file.name}")
-    heads = torch.from_numpy(saved.logits)  # (N, L, C)
-    layers = exit_layers(entropy(heads), threshold)
-    words = [file.words[label] for label in answers(heads, layers).tolist()]
+    layers = Entropy(threshold).exit_layers(torch.from_numpy(saved.logits)).numpy()  # (N,)
+    words = [file.words[label] for label in answers(saved.logits.argmax(axis=2), layers).tolist()]
     rows = sorted(zip(saved.idx.tolist(), words, layers.tolist(), strict=True))
     predictions = [HEADER, *(f"{index}\t{word}" for index, word, _ in rows)]
     exits = [f"{HEADER}\texit_layer", *(f"{index}\t{word}\t{layer}" for index, word, layer in rows)]
-    return predictions, exits, layers_saved_frac(layers, heads.shape[1])
+    return predictions, exits, layers_saved_frac(float(layers.mean()), saved.logits.shape[1])
 
 
 def _write_table(path: Path, lines: list[str]) -> None:

@@ -1,0 +1,141 @@
+"""The table of criteria: one class and one entry are all that a new criterion takes."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deebert.analysis.baseline_table import BASELINES
+from deebert.analysis.logits import SplitLogits
+from deebert.analysis.sweep import split_tables
+from deebert.exits.criteria import Criterion
+from deebert.exits.table import CRITERIA, Entry
+from deebert.figures.decision import draw_criteria
+from deebert.inference.engine import Engine
+from deebert.model import DeeBert, Ramps
+from deebert.reports.criteria import markdown_lines, plot_template
+from deebert.settings.params import EntropySweep, Risk
+from tests import tiny
+from tests.heads import heads
+
+ROOT = Path(__file__).parents[2]
+LAYERS, LABELS, WIDTH = 4, 3, 16
+
+
+@dataclass(frozen=True)
+class Margin(Criterion):
+    """Made up: leaves at the first ramp whose top logit is ahead of the second by more than the threshold."""
+
+    threshold: float
+    name: ClassVar[str] = "margin"
+
+    @property
+    def setting(self) -> float:
+        return self.threshold
+
+    @staticmethod
+    def read(logits: Tensor) -> Tensor:
+        first, second = logits.float().topk(2, dim=-1).values.unbind(dim=-1)
+        return first - second
+
+    def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        return readings > self.threshold, state
+
+    @classmethod
+    def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["Margin"]:
+        return [cls(threshold) for threshold in np.linspace(6.0, -1.0, num_settings).tolist()]
+
+
+@pytest.fixture
+def margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Margin` in the table."""
+    entry = Entry("made-up margin", "at the first ramp whose top logit leads", "#117733", marker="v", grid=Margin.grid)
+    monkeypatch.setitem(CRITERIA, "margin", entry)
+
+
+@pytest.mark.usefixtures("margin")
+def test_a_new_criterion_is_one_class_and_one_entry() -> None:
+    """Its rows, its curve in the figure, its colour in `dvc plots` and its line for README come by themselves."""
+    logits, labels = heads(1, LABELS)
+    saved = SplitLogits(logits, labels, np.arange(len(labels)), np.full(len(labels), 5))
+    settings = EntropySweep((0.2,), 40, (1.0,), Risk((0.05,), 0.1))
+    sweep = split_tables("validation", saved, "accuracy", settings, 1)["sweep"]
+    rows = [row for row in sweep if row["criterion"] == "margin"]
+    for row, criterion in zip(rows, Margin.grid(LAYERS, LABELS, 10), strict=True):
+        assert row["threshold"] == criterion.threshold
+        layers = criterion.exit_layers(torch.from_numpy(logits))
+        assert row["mean_exit_layer"] == pytest.approx(layers.double().mean().item())
+
+    header = {
+        **{"task": "RTE", "model": "bert-base", "metric": "accuracy", "num_layers": LAYERS},
+        **{"splits": ["validation"], "n": {"validation": len(labels)}},
+    }
+    for ax in draw_criteria(header, sweep).axes:
+        (line,) = [line for line in ax.get_lines() if line.get_label() == "made-up margin"]
+        assert (line.get_color(), line.get_marker(), len(line.get_xdata())) == ("#117733", "v", 10)
+
+    template = plot_template(json.loads((ROOT / ".dvc/plots/criteria.json").read_text()))
+    scale = template["spec"]["encoding"]["color"]["scale"]
+    assert dict(zip(scale["domain"], scale["range"], strict=True))["margin"] == "#117733"
+    assert "| `margin` | at the first ramp whose top logit leads |" in markdown_lines()
+
+
+@pytest.mark.usefixtures("margin")
+def test_a_new_criterion_runs_live() -> None:
+    """The engine lets samples leave by it where it lets them leave on saved logits, and they get the same answers."""
+    backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS)
+    torch.manual_seed(0)
+    ramps = Ramps(LAYERS - 1, WIDTH, LABELS)
+    with torch.no_grad():
+        ramps.out_weight.mul_(6)
+    model = DeeBert(backbone, ramps).eval()
+    rng = np.random.default_rng(0)
+    encoded = [
+        {"input_ids": rng.integers(2, tiny.VOCAB_SIZE, n).tolist(), "attention_mask": [1] * n}
+        for n in rng.integers(2, 20, 60).tolist()
+    ]
+    with torch.inference_mode():
+        logits = torch.cat([model(**{k: torch.tensor([v]) for k, v in each.items()}) for each in encoded])
+    engine = Engine(model)
+    depths = set()
+    for criterion in CRITERIA["margin"].grid(LAYERS, LABELS, 6):
+        layers = criterion.exit_layers(logits)
+        depths |= set(layers.tolist())
+        live = engine.answer(encoded, criterion)
+        np.testing.assert_array_equal(live.exit_layers, layers.numpy())
+        expected = logits[torch.arange(len(layers)), layers - 1]
+        np.testing.assert_allclose(live.logits, expected.numpy(), atol=1e-4)
+    assert len(depths) > 2
+
+
+@pytest.mark.parametrize(("name", "entry"), (CRITERIA | BASELINES).items(), ids=CRITERIA | BASELINES)
+def test_an_entry_can_be_drawn(name: str, entry: Entry) -> None:
+    """Colours are as CSS and Matplotlib both take them, and whatever has no line has marks."""
+    assert re.fullmatch(r"#[0-9A-F]{6}", entry.color)
+    assert entry.line or entry.marker
+    assert entry.label and entry.leaves and "|" not in entry.leaves
+
+
+def test_no_two_curves_look_alike() -> None:
+    """No name stands in both tables, and no two entries share colour, line and marker."""
+    entries = [*CRITERIA.values(), *BASELINES.values()]
+    assert not set(CRITERIA) & set(BASELINES)
+    assert len({(entry.color, entry.line, entry.marker) for entry in entries}) == len(entries)
+    assert len({entry.label for entry in entries}) == len(entries)
+
+
+@pytest.mark.parametrize("room", ["exits", "analysis"])
+def test_criteria_and_analysis_know_nothing_of_transformers(room: str) -> None:
+    """In a fresh interpreter all modules of the room, and all that they import, come without `transformers`."""
+    modules = sorted(f"deebert.{room}.{file.stem}" for file in (ROOT / "src/deebert" / room).glob("*.py"))
+    assert len(modules) > 2
+    code = f"import {', '.join(modules)}, sys; sys.exit('transformers' in sys.modules)".replace(".__init__", "")
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "src")}).returncode == 0
