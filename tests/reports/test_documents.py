@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from deebert.analysis.baseline_table import BASELINES
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
+from deebert.exits.table import CRITERIA
 from deebert.reports.document_blocks import BLOCKS, Run, read_run
 from deebert.reports.documents import END, START, fill
 
@@ -119,6 +121,14 @@ def test_no_smaller_model(committed: Run) -> None:
     alone = with_rows(committed, "sweep", [row for row in committed.plots["sweep"] if row["criterion"] != "truncated"])
     assert BLOCKS["smaller"](alone) == "No smaller model of this task, model and settings was fine-tuned."
     assert "truncated" in BLOCKS["criteria"](committed) and "truncated" not in BLOCKS["criteria"](alone)
+
+
+def test_criteria_come_in_the_order_of_their_tables(committed: Run) -> None:
+    """One line of three cells for each that the run has, in the order of the figure's legend."""
+    head, rule, *lines = BLOCKS["criteria"](committed).splitlines()
+    present = {row["criterion"] for row in committed.plots["sweep"]}
+    assert {line.count("|") for line in (head, rule, *lines)} == {4}
+    assert [line.split("`")[1] for line in lines] == [name for name in CRITERIA | BASELINES if name in present]
 
 
 def test_a_criterion_that_loses_too_much(committed: Run) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deebert.analysis.baseline_table import BASELINES
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.base.rows import Row
-from deebert.figures.decision import CRITERIA
+from deebert.exits.table import CRITERIA
 from deebert.figures.drawing import metric_name
 
 METRICS = ("benchmark",)
@@ -141,14 +142,15 @@ def _promise(row: Row) -> str:
 
 
 def criteria(run: Run) -> str:
-    """Table: the most layers that each criterion and baseline saves at the example's loss."""
+    """Table: when a sample leaves by each criterion and baseline, and the most layers saved at the example's loss."""
     rows = _of(run.plots["sweep"], split=run.split)
     floor = run.score(run.split) - LOSS_POINTS / 100 - EXACT
+    entries = CRITERIA | BASELINES
     lines = []
-    for name in sorted({row["criterion"] for row in rows}, key=list(CRITERIA).index):
+    for name in sorted({row["criterion"] for row in rows}, key=list(entries).index):
         saved = [row["layers_saved_frac"] for row in _of(rows, criterion=name) if row["score"] >= floor]
-        lines.append([f"`{name}`", CRITERIA[name][0], _percent(max(saved)) if saved else "none"])
-    return _table(["criterion", "in the figure", f"saves at a loss of {_points(LOSS_POINTS)} (%)"], lines)
+        lines.append([f"`{name}`", entries[name].leaves, _percent(max(saved)) if saved else "none"])
+    return _table(["criterion", "a sample leaves", f"saves at a loss of {_points(LOSS_POINTS)} (%)"], lines)
 
 
 def leavers(run: Run) -> str:
