@@ -9,7 +9,7 @@ DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 INSTALL = @echo "Installing what $< pins, into .venv; the first time this may take minutes" >&2; \
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r $<
 
-.PHONY: help setup repro test lint plots seeds report smaller paper submission lock-check
+.PHONY: help setup repro test lint plots seeds report docs smaller paper submission lock-check
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ seeds: .venv/for-repro ## compare the runs that differ in the seed alone; draws 
 report: .venv/for-report ## show changed metrics and parameters as Markdown, against BASE=HEAD
 	@echo "### Metrics"; $(DVC) metrics diff --md --precision 4 $(BASE)
 	@echo; echo "### Parameters"; $(DVC) params diff --md $(BASE)
+
+docs: .venv/for-repro ## write the committed run's numbers into README.md and docs/
+	@PYTHONPATH=src $(BIN)/python tools/docs_numbers.py README.md docs/*.md
 
 smaller: .venv/for-repro ## take in the scores of smaller models fine-tuned alone, for the next `dvc repro plot`
 	@PYTHONPATH=src $(BIN)/python tools/smaller_models.py baselines/smaller_models.json

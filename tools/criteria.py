@@ -1,7 +1,6 @@
-"""Bring what git holds about criteria up to date with their tables: writes the template of `dvc plots`, prints README's
-table.
+"""Bring the template by which `dvc plots` draws criteria up to date with their tables.
 
-    PYTHONPATH=src python tools/criteria.py
+PYTHONPATH=src python tools/criteria.py
 """
 
 import json
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from deebert.base.files import read_json
 from deebert.base.stage import run
-from deebert.reports.criteria import markdown_lines, plot_template
+from deebert.reports.criteria import plot_template
 
 TEMPLATE = Path(__file__).parents[1] / ".dvc" / "plots" / "criteria.json"
 
@@ -17,7 +16,6 @@ TEMPLATE = Path(__file__).parents[1] / ".dvc" / "plots" / "criteria.json"
 def main() -> None:
     text = json.dumps(plot_template(read_json(TEMPLATE)), indent=2)
     TEMPLATE.write_text(text + "\n", encoding="utf-8")
-    print(*markdown_lines(), sep="\n")
 
 
 if __name__ == "__main__":

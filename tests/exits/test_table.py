@@ -20,8 +20,10 @@ from deebert.exits.criteria import Criterion
 from deebert.exits.table import CRITERIA, Entry
 from deebert.figures.decision import draw_criteria
 from deebert.inference.engine import Engine
-from deebert.model import DeeBert, Ramps
-from deebert.reports.criteria import markdown_lines, plot_template
+from deebert.model import DeeBert
+from deebert.ramps import Ramps
+from deebert.reports.criteria import plot_template
+from deebert.reports.document_blocks import BLOCKS, Run
 from deebert.settings.entropy_sweep import EntropySweep, Risk
 from tests import tiny
 from tests.heads import heads
@@ -63,12 +65,12 @@ def margin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("margin")
 def test_a_new_criterion_is_one_class_and_one_entry() -> None:
-    """Its rows, its curve in the figure, its colour in `dvc plots` and its line for README come by themselves."""
+    """Its rows, its curve in the figure, its colour in `dvc plots` and its line in the documents come by themselves."""
     logits, labels = heads(1, LABELS)
     saved = SplitLogits(logits, labels, np.arange(len(labels)), np.full(len(labels), 5))
     settings = EntropySweep((0.2,), 40, (1.0,), Risk((0.05,), 0.1))
-    sweep = split_tables("validation", saved, "accuracy", settings, 1)["sweep"]
-    rows = [row for row in sweep if row["criterion"] == "margin"]
+    tables = split_tables("validation", saved, "accuracy", settings, 1)
+    rows = [row for row in tables["sweep"] if row["criterion"] == "margin"]
     for row, criterion in zip(rows, Margin.grid(LAYERS, LABELS, 10), strict=True):
         assert row["threshold"] == criterion.threshold
         layers = criterion.exit_layers(torch.from_numpy(logits))
@@ -78,14 +80,14 @@ def test_a_new_criterion_is_one_class_and_one_entry() -> None:
         **{"task": "RTE", "model": "bert-base", "metric": "accuracy", "num_layers": LAYERS},
         **{"splits": ["validation"], "n": {"validation": len(labels)}},
     }
-    for ax in draw_criteria(header, sweep).axes:
+    for ax in draw_criteria(header, tables["sweep"]).axes:
         (line,) = [line for line in ax.get_lines() if line.get_label() == "made-up margin"]
         assert (line.get_color(), line.get_marker(), len(line.get_xdata())) == ("#117733", "v", 10)
 
     template = plot_template(json.loads((ROOT / ".dvc/plots/criteria.json").read_text()))
     scale = template["spec"]["encoding"]["color"]["scale"]
     assert dict(zip(scale["domain"], scale["range"], strict=True))["margin"] == "#117733"
-    assert "| `margin` | at the first ramp whose top logit leads |" in markdown_lines()
+    assert "\n| `margin` | at the first ramp whose top logit leads | " in BLOCKS["criteria"](Run({}, tables))
 
 
 @pytest.mark.usefixtures("margin")

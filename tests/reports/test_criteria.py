@@ -1,4 +1,4 @@
-"""What git holds about criteria is what their tables say."""
+"""The template of `dvc plots` is what the tables of criteria and baselines say."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from deebert.analysis.baseline_table import BASELINES
 from deebert.exits.table import CRITERIA
-from deebert.reports.criteria import markdown_lines, plot_template
+from deebert.reports.criteria import plot_template
 
 TEMPLATE = Path(__file__).parents[2] / ".dvc" / "plots" / "criteria.json"
 
@@ -31,10 +31,3 @@ def test_another_table_is_another_template(monkeypatch: pytest.MonkeyPatch) -> N
     assert "patience" in TEMPLATE.read_text() and "patience" not in json.dumps(other)
     monkeypatch.undo()
     assert plot_template(other) == template
-
-
-def test_the_table_for_readers_names_every_criterion_and_baseline() -> None:
-    """One line of two cells for each, in the tables' order, under a head."""
-    head, rule, *lines = markdown_lines()
-    assert head.count("|") == rule.count("|") == 3 and {line.count("|") for line in lines} == {3}
-    assert [line.split("`")[1] for line in lines] == [*CRITERIA, *BASELINES]

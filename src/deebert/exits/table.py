@@ -1,6 +1,7 @@
-"""The one table of exit criteria: rows, figures, `dvc plots` and README's table all follow from it.
+"""The one table of exit criteria: rows, figures, `dvc plots` and the documents' table all follow from it.
 
-A new criterion is a class in `criteria` and an entry here, then `python tools/criteria.py` for the files in git.
+A new criterion is a class in `criteria` and an entry here. Then `python tools/criteria.py` and `make docs` bring the
+files in git up to date.
 Smaller models, oracles and the like are no criteria; their table, of the same entries, is `analysis.baseline_table`.
 """
 
@@ -19,7 +20,7 @@ class Entry:
 
     Attributes:
         label: in legends.
-        leaves: when a sample leaves, as README's table says it.
+        leaves: when a sample leaves, as the documents' table says it.
         color: as #RRGGBB.
         line: a line style of Matplotlib; None = no line.
         line_width: in typographic points.

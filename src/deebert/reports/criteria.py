@@ -1,20 +1,10 @@
-"""What stands in git about criteria and baselines and follows from their two tables."""
+"""The template of `dvc plots` for criteria and baselines, as it follows from their two tables."""
 
 import copy
 from typing import Any
 
 from deebert.analysis.baseline_table import BASELINES
 from deebert.exits.table import CRITERIA
-
-
-def markdown_lines() -> list[str]:
-    """README's table: the name of each criterion and baseline, and when a sample leaves by it."""
-    entries = CRITERIA | BASELINES
-    return [
-        "| criterion | a sample leaves |",
-        "|---|---|",
-        *(f"| `{name}` | {entry.leaves} |" for name, entry in entries.items()),
-    ]
 
 
 def plot_template(template: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,239 @@
+"""What the documents say of the committed run: whole sentences and tables, made from metrics/ and plots/ alone.
+
+Each function of `BLOCKS` makes one block of Markdown. All speak of the first validation split.
+"""
+
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deebert.analysis.baseline_table import BASELINES
+from deebert.base.errors import UserError
+from deebert.base.files import read_json
+from deebert.base.rows import Row
+from deebert.exits.table import CRITERIA
+from deebert.figures.drawing import metric_name
+
+METRICS = ("benchmark",)
+PLOTS = ("benchmark", "certificates", "choice", "layers", "leavers", "sweep")
+LOSS_POINTS = 1.0  # of score: what the text's example may lose
+EXACT = 1e-9  # two equal scores may differ in their last bit
+WIDTH = 120  # characters in a line
+LOSSES = {"accuracy_drop": "accuracy lost", "disagreement": "answers changed"}
+MODES = {"batch_1": "one at a time", "batched": "all at once"}
+SMALLER = {"truncated": "cut", "distilled": "DistilBERT"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run has left in git: contents of `metrics/<name>.json` and rows of `plots/<name>.json`, by name."""
+
+    metrics: Mapping[str, Mapping[str, Any]]
+    plots: Mapping[str, Sequence[Row]]
+
+    @property
+    def split(self) -> str:
+        """The first validation split."""
+        return self.plots["choice"][0]["split"]
+
+    @property
+    def choice(self) -> list[Row]:
+        """Recommended thresholds of that split, from the smallest loss allowed to the largest."""
+        return sorted(_of(self.plots["choice"], split=self.split), key=lambda row: row["target_drop_points"])
+
+    @property
+    def example(self) -> Row:
+        """Of the recommended thresholds the boldest that may lose one point at most, or else the most cautious."""
+        return ([row for row in self.choice if row["target_drop_points"] <= LOSS_POINTS] or self.choice[:1])[-1]
+
+    @property
+    def has_test(self) -> bool:
+        """Whether labels of a test split are known."""
+        return bool(_of(self.plots["sweep"], split="test"))
+
+    def score(self, split: str, threshold_nats: float = 0.0) -> float:
+        """Score (fraction) by the entropy rule; at 0 nats that of full depth."""
+        rows = _of(self.plots["sweep"], split=split, criterion="entropy", threshold=threshold_nats)
+        if not rows:
+            raise UserError(f"plots/sweep.json: no row of {split} at {threshold_nats:g} nats; `dvc repro` makes it")
+        return rows[0]["score"]
+
+
+def read_run(metrics: Path, plots: Path) -> Run:
+    """Read the folders `metrics` and `plots`; a missing or damaged file is a UserError."""
+    return Run(
+        {name: read_json(metrics / f"{name}.json") for name in METRICS},
+        {name: read_json(plots / f"{name}.json") for name in PLOTS},
+    )
+
+
+def _of(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """The rows with these values."""
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}"
+
+
+def _points(number: float) -> str:
+    return f"{number:g} point" if number == 1 else f"{number:g} points"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    first, *others = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
+    return "\n".join([first, "|---" * len(heads) + "|", *others])
+
+
+def _paragraph(*sentences: str) -> str:
+    return textwrap.fill(" ".join(sentences), WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def headline(run: Run) -> str:
+    """Sentences: full depth, and what the example's threshold keeps and saves."""
+    threshold, saved = run.example["threshold"], _percent(run.example["layers_saved_frac"], 0)
+    metric = metric_name(run.plots["layers"][0]["metric"])
+    here = run.split.replace("_", " ")
+    sentences = [
+        f"At full depth the {metric} is {_percent(run.score(run.split))} % on {here}.",
+        f"At a threshold of {threshold:g} nats it is {_percent(run.score(run.split, threshold))} %,"
+        f" and {saved} % of the layers are saved.",
+    ]
+    if run.has_test:
+        there, full = _percent(run.score("test", threshold)), _percent(run.score("test"))
+        sentences.append("The test split had no part in choosing this threshold.")
+        sentences.append(f"There the {metric} is {there} %, and {full} % at full depth.")
+    return _paragraph(*sentences)
+
+
+def recommended(run: Run) -> str:
+    """Table: the recommended threshold of each target."""
+    heads = ["may lose (points)", "threshold (nats)", "layers saved (%)", "loses, cross-fitted (points)"]
+    rows = []
+    for row in run.choice:
+        loss = f"{row['drop_points']:.2f} ({row['drop_low']:.2f} to {row['drop_high']:.2f})"
+        cells = [f"{row['target_drop_points']:g}", f"{row['threshold']:g}", _percent(row["layers_saved_frac"]), loss]
+        if run.has_test:
+            cells.append(f"{100 * (run.score('test') - run.score('test', row['threshold'])):.2f}")
+        rows.append(cells)
+    return _table([*heads, *(["loses on the test split (points)"] if run.has_test else [])], rows)
+
+
+def certified(run: Run) -> str:
+    """Table: the certified threshold of each tolerated risk, or that there is none."""
+    rows = _of(run.plots["certificates"], split=run.split)
+    epsilons = sorted({row["epsilon"] for row in rows})
+    promises = [
+        [f"{100 * epsilon:g} %", *(_promise(_of(rows, epsilon=epsilon, loss=loss)[0]) for loss in LOSSES)]
+        for epsilon in epsilons
+    ]
+    confidence = f"Each cell holds with {100 * (1 - rows[0]['delta']):g} % confidence:"
+    return f"{confidence}\n\n" + _table(["at most", *LOSSES.values()], promises)
+
+
+def _promise(row: Row) -> str:
+    if row["certified"]:
+        return f"{row['threshold']:g} nats, saves {_percent(row['layers_saved_frac'])} % of the layers"
+    if row["smallest_epsilon"] is None:
+        return "none: no threshold saves a layer"
+    return f"none; the smallest that could be certified is {_percent(row['smallest_epsilon'], 2)} %"
+
+
+def criteria(run: Run) -> str:
+    """Table: when a sample leaves by each criterion and baseline, and the most layers saved at the example's loss."""
+    rows = _of(run.plots["sweep"], split=run.split)
+    floor = run.score(run.split) - LOSS_POINTS / 100 - EXACT
+    entries = CRITERIA | BASELINES
+    lines = []
+    for name in sorted({row["criterion"] for row in rows}, key=list(entries).index):
+        saved = [row["layers_saved_frac"] for row in _of(rows, criterion=name) if row["score"] >= floor]
+        lines.append([f"`{name}`", entries[name].leaves, _percent(max(saved)) if saved else "none"])
+    return _table(["criterion", "a sample leaves", f"saves at a loss of {_points(LOSS_POINTS)} (%)"], lines)
+
+
+def leavers(run: Run) -> str:
+    """Sentence and table: who leaves where at the example's threshold, and what is wrong there."""
+    threshold = run.example["threshold"]
+    rows = _of(run.plots["leavers"], split=run.split, threshold=threshold)
+    samples = sum(row["exits"] for row in rows)
+    kind = "mean_difficulty" if "mean_difficulty" in rows[0] else "mean_tokens"
+    lines = [
+        [
+            str(row["layer"]),
+            _percent(row["exits"] / samples),
+            f"{row[kind]:.1f}",
+            _percent(row["error_rate"]),
+            _percent(row["full_depth_error_rate"]),
+        ]
+        for row in rows
+    ]
+    heads = [
+        "exit layer",
+        "samples that leave (%)",
+        f"their {kind.replace('_', ' ')}",
+        "wrong among them (%)",
+        "wrong at full depth (%)",
+    ]
+    return f"At {threshold:g} nats, of {samples:,} validation samples:\n\n" + _table(heads, lines)
+
+
+def smaller(run: Run) -> str:
+    """Table: models cut to their first layers and trained alone, beside early exit that saves as much."""
+    rows = sorted(
+        (row for row in _of(run.plots["sweep"], split=run.split) if row["criterion"] in SMALLER),
+        key=lambda row: (row["criterion"], row["layers_saved_frac"]),
+    )
+    if not rows:
+        return "No smaller model of this task, model and settings was fine-tuned."
+    curve = _of(run.plots["sweep"], split=run.split, criterion="entropy")
+    lines = []
+    for row in rows:
+        as_bold = [each["score"] for each in curve if each["layers_saved_frac"] >= row["layers_saved_frac"] - EXACT]
+        cells = [f"{SMALLER[row['criterion']]}, {row['threshold']} layers", _percent(row["layers_saved_frac"])]
+        lines.append([*cells, _percent(row["score"]), _percent(max(as_bold)) if as_bold else "saves less"])
+    return _table(["smaller model", "layers saved (%)", "its score (%)", "early exit that saves as much (%)"], lines)
+
+
+def clock(run: Run) -> str:
+    """Sentences and table: what the stage `benchmark` measured."""
+    about, rows = run.metrics["benchmark"], run.plots["benchmark"]
+    modes = {mode: [row for row in _of(rows, mode=mode) if row["threshold"] is not None] for mode in MODES}
+    lines = [
+        [f"{single['threshold']:g}", _percent(single["layers_saved_frac"]), _time(single), _time(batched)]
+        for single, batched in zip(*modes.values(), strict=True)
+    ]
+    where = (
+        f"Measured on {about['device']} (threads: {about['threads']}), in {about['precision']}, with torch"
+        f" {about['torch']}, on {about['n']:,} validation samples. Brackets are the range over all rounds."
+    )
+    heads = ["threshold (nats)", "layers saved (%)", *(f"time saved (%), {how}" for how in MODES.values())]
+    return "\n\n".join([_paragraph(where), _table(heads, lines), _paragraph(_break_even(modes["batch_1"]))])
+
+
+def _time(row: Row) -> str:
+    low, high = (_percent(row[f"time_saved_frac_{end}"]) for end in ("min", "max"))
+    return f"{_percent(row['time_saved_frac'])} ({low} to {high})"
+
+
+def _break_even(rows: Sequence[Row]) -> str:
+    """Sentence: from what saving on early exit is no loss of time, by a straight line between two measured rows."""
+    ramps_run = sorted((row for row in rows if row["threshold"] > 0), key=lambda row: row["layers_saved_frac"])
+    costly = [row for row in ramps_run if row["time_saved_frac"] < 0]
+    gains = [row for row in ramps_run if not costly or row["layers_saved_frac"] > costly[-1]["layers_saved_frac"]]
+    if not costly:
+        return "One at a time, early exit saved time in every row with ramps."
+    if not gains:
+        return "One at a time, early exit saved time in no row with ramps."
+    (x0, y0), (x1, y1) = ((row["layers_saved_frac"], row["time_saved_frac"]) for row in (costly[-1], gains[0]))
+    even = x0 - y0 * (x1 - x0) / (y1 - y0)
+    return (
+        f"One at a time, early exit saves time beyond about {_percent(even, 0)} % of the layers saved,"
+        " by a straight line between the two nearest rows."
+    )
+
+
+BLOCKS: dict[str, Callable[[Run], str]] = {
+    block.__name__: block for block in (headline, recommended, certified, criteria, leavers, smaller, clock)
+}
