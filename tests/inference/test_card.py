@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from deebert.encoders.backbones import start_model
 
 from deebert.base.errors import UserError
 from deebert.base.files import write_json
 from deebert.inference.card import NEEDED, is_untouched, model_card, read_metrics
 from tests import tiny
+from tests.starting import start_model
 
 ABOUT = {
     "model": "bert-base",

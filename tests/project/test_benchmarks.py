@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
+from tests import tiny
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--size", "tiny", "--samples", "4"]

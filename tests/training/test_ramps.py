@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from deebert.data.inputs import encode
+from deebert.data.encoded import encode
 from torch import nn
 from transformers import PreTrainedModel
 
