@@ -9,7 +9,7 @@ DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 INSTALL = @echo "Installing what $< pins, into .venv; the first time this may take minutes" >&2; \
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r $<
 
-.PHONY: help setup repro test lint plots seeds report docs smaller paper submission lock-check
+.PHONY: help setup repro test lint plots seeds report docs smaller paper submission checkpoints lock-check
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ paper: .venv/for-repro ## hold the experiments that exist against the paper's ta
 submission: .venv/for-repro ## write the GLUE server's files at THRESHOLD=0.3 nats into submission/
 	@$(if $(THRESHOLD),,echo "error: name a threshold in nats: make submission THRESHOLD=0.3" >&2; exit 1;) \
 	PYTHONPATH=src $(BIN)/python tools/glue_submission.py '$(THRESHOLD)'
+
+checkpoints: .venv/for-repro ## show what broken-off trainings go on from; CLEAR=all or the start of a key removes it
+	@PYTHONPATH=src $(BIN)/python tools/checkpoints.py $(if $(CLEAR),--clear '$(CLEAR)')
 
 lock-check: .venv/for-report ## fail unless dvc.lock fits the code and the parameters; needs no data
 	@plan=$$($(DVC) repro --allow-missing --dry 2>&1) && ! echo "$$plan" | grep "Running stage" || \

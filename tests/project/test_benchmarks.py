@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests import tiny
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from deebert.base.errors import UserError
 from deebert.data.sources.glue_tasks import GLUE_TASKS
-from deebert.settings.run import DATASETS
 from deebert.settings.params import Params, read_params
+from deebert.settings.run import DATASETS
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 

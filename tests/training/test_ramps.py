@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from deebert.data.encoded import encode
 from torch import nn
 from transformers import PreTrainedModel
 
 from deebert.base.errors import UserError
 from deebert.base.recipe import Recipe
+from deebert.data.encoded import encode
 from deebert.ramps import Ramps
 from deebert.settings.params import TrainRamps
 from deebert.training.checkpoints import Checkpoints

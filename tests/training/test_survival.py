@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from deebert.base.errors import UserError
-from deebert.training.checkpoints import FOLDER_VARIABLE, KEPT_RUNS, KEPT_STATES, PAUSE_VARIABLE, Checkpoints
+from deebert.training.checkpoints import FOLDER_VARIABLE, KEPT_STATES, PAUSE_VARIABLE, Checkpoints, clear, kept
 from deebert.training.processes import VARIABLE
 from tests import tiny
 from tests.starting import write_start
@@ -45,6 +45,8 @@ def execute(name: str, folder: Path, stderr: Path, environment: dict[str, str], 
     """Run a stage's script as `python stages/<name>.py ...` does in `folder`; the target of a process."""
     os.chdir(folder)
     os.environ.update(environment)
+    if VARIABLE in environment:
+        os.setsid()  # a group of its own, as a shell's job has, for signals to all its processes
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     if max_file_bytes:  # to whoever writes more it looks like a full disk
@@ -60,9 +62,13 @@ class Project:
 
     folder: Path
 
-    def start(self, name: str = "finetune_backbone", *, every_s: float = 0, max_file_bytes: int = 0) -> BaseProcess:
+    def start(
+        self, name: str = "finetune_backbone", *, every_s: float = 0, max_file_bytes: int = 0, processes: int = 1
+    ) -> BaseProcess:
         self.stderr.unlink(missing_ok=True)
         environment = {PAUSE_VARIABLE: str(every_s)}
+        if processes > 1:
+            environment |= {VARIABLE: str(processes), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         arguments = (name, self.folder, self.stderr, environment, max_file_bytes)
         process = PROCESSES.Process(target=execute, args=arguments)
         process.start()
@@ -211,6 +217,59 @@ def test_told_to_stop(project: Project, undisturbed: Project, number: int, code:
     assert project.outputs() == outputs_of(undisturbed, *FINETUNED)
 
 
+def process_of_rank(rank: int, parent: int) -> int | None:
+    """Number of the process that torchrun, running as `parent`, has started with this rank."""
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+    return None
+
+
+def newest_step(project: Project) -> int:
+    return int(project.checkpoints()[-1].name.split(".")[0])
+
+
+def test_two_processes_stop_together(project: Project) -> None:
+    """Told all at once or one of them alone, both stop after the same step, which is saved and told in one line.
+
+    The next run goes on from that very step and ends with the bytes of an undisturbed one, dropout included.
+    """
+    assert project.run(processes=2) == 0, project.told()
+    expected = project.outputs()
+    shutil.rmtree(project.folder / "models")
+    (project.folder / "data/finetune.json").unlink()
+    before = project.outputs()
+    for number, code, is_told_alone in (
+        (signal.SIGTERM, 1, False),
+        (signal.SIGTERM, 1, True),
+        (signal.SIGINT, 130, False),
+    ):
+        went_on_from = newest_step(project) if project.checkpoints() else 0
+        process = project.start(processes=2)
+        wait_for(lambda step=went_on_from: project.checkpoints() and newest_step(project) > step, process)
+        if is_told_alone:
+            os.kill(process_of_rank(1, process.pid), number)
+        else:
+            os.killpg(process.pid, number)
+        assert ended(process) == code, project.told()
+        assert "Traceback" not in project.stderr.read_text()
+        (told,) = [line for line in project.told() if "stopped by" in line]
+        said = re.search("stopped by (SIGTERM|Ctrl-C); step ([0-9]+) of 76 is saved, and the next run goes on", told)
+        assert int(said[2]) == newest_step(project) > went_on_from
+        assert [line for line in project.told() if not line.startswith(("going on", "epoch "))] == [told]
+        assert project.outputs() == before
+    assert project.run(processes=2) == 0 and project.went_on(), project.told()
+    assert project.outputs() == expected
+    assert not (project.folder / ".cache").exists()
+
+
+def test_what_ends_the_first_process_ends_the_other(project: Project) -> None:
+    """A disk that is full for the first of two processes is one line; the other ends with it and says nothing."""
+    assert project.run(processes=2, max_file_bytes=30_000) == 1
+    assert re.match("error: .cache/finetune_backbone/.*no checkpoint can be written", project.error())
+    assert project.told() == [project.error()]
+
+
 def broken_off(project: Project) -> None:
     """Have a fine-tuning killed that has saved some states."""
     process = project.start()
@@ -308,27 +367,61 @@ def test_only_its_own_checkpoints(project: Project) -> None:
     assert [path.read_bytes() for path in project.checkpoints()] == kept
 
 
-def test_the_newest_of_other_runs_are_kept(tmp_path: Path) -> None:
-    """States of a few broken-off runs stay, oldest forgotten first, but never one that a process is at work on."""
-    home = tmp_path / "cache" / "home"
-    at_work = Checkpoints(home)
-    at_work.open("at work")
-    os.utime(at_work.folder, (0, 0))
-    for i in range(6):
-        with pytest.raises(UserError), Checkpoints(home) as checkpoints:
-            checkpoints.open(f"run {i}")
-            checkpoints.save(i, {"weight": torch.ones(2)}, {})
-            os.utime(checkpoints.folder, (i + 1, i + 1))
-            raise UserError("broken off")
-    with pytest.raises(UserError, match=f"process {os.getpid()} is at work"), Checkpoints(home) as checkpoints:
-        checkpoints.open("at work")
-    with Checkpoints(home) as checkpoints:
-        checkpoints.open("another")
-        left = {folder.name for folder in home.iterdir()}
-        assert left == {"at work", "another"} | {f"run {i}" for i in range(6)[-KEPT_RUNS:]}
+def test_six_broken_off_trainings_all_go_on(project: Project) -> None:
+    """Six trainings of one project that were broken off, restarted in any order, go on from their own states."""
+    seeds = list(range(6))
+    for seed in seeds:
+        project.put(seed=seed)
+        broken_off_early(project)
+    assert len(kept(project.folder / ".cache")) == 6
+    random.Random(0).shuffle(seeds)
+    for seed in seeds:
+        project.put(seed=seed)
+        assert project.run(every_s=1000) == 0 and project.went_on(), seed
+    assert not (project.folder / ".cache").exists()
+
+
+def broken_off_early(project: Project) -> None:
+    """Have a fine-tuning killed as soon as it has saved a state of its own."""
+    before = set(project.checkpoints())
+    process = project.start()
+    wait_for(lambda: set(project.checkpoints()) - before, process)
+    process.kill()
+    ended(process)
+
+
+def broken_off_state(home: Path, key: str, step: int) -> None:
+    with pytest.raises(UserError), Checkpoints(home) as checkpoints:
+        checkpoints.open(key)
+        checkpoints.save(step, {"weight": torch.ones(2)}, {})
+        raise UserError("broken off")
+
+
+def test_states_are_shown_and_cleared_on_request(tmp_path: Path) -> None:
+    """Each training's key, step, size, age and holder are told; a person clears some or all, but none at work."""
+    root = tmp_path / "cache"
+    at_work = Checkpoints(root / "home")
+    at_work.open("ab0")
+    for step, name in enumerate(("ab1", "ab2", "cd1", "cd2"), start=1):
+        broken_off_state(root / "home", name, step)
+    old = next((root / "home" / "cd1").glob("*.safetensors"))
+    os.utime(old, (time.time() - 7200,) * 2)
+
+    found = {each.key: each for each in kept(root)}
+    assert next(iter(found)) == "cd1" and 7190 < found["cd1"].age_s < 7300
+    assert {name: each.step for name, each in found.items()} == {"ab0": 0, "ab1": 1, "ab2": 2, "cd1": 3, "cd2": 4}
+    assert found["cd1"].num_bytes >= old.stat().st_size > 0
+    assert found["ab0"].holder == str(os.getpid()) and found["ab1"].holder is None
+    assert {each.stage for each in found.values()} == {"home"}
+
+    removed, spared = clear(root, "ab")
+    assert sorted(each.key for each in removed) == ["ab1", "ab2"] and [each.key for each in spared] == ["ab0"]
+    assert sorted(folder.name for folder in (root / "home").iterdir()) == ["ab0", "cd1", "cd2"]
+    clear(root)
+    assert [folder.name for folder in (root / "home").iterdir()] == ["ab0"]
     with at_work:
         pass
-    assert {folder.name for folder in home.iterdir()} == left - {"at work", "another"}
+    assert not root.exists() and kept(root) == []
 
 
 def test_states_come_back(tmp_path: Path) -> None:

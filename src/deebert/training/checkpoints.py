@@ -88,6 +88,9 @@ class Checkpoints:
         self.folder = self.home / key
         try:
             self._lock = _lock(self.folder)
+            if self._lock is None:  # maybe by someone who only looks, see `kept`, and has it for an instant
+                time.sleep(0.1)
+                self._lock = _lock(self.folder)
             if self._lock is None:
                 raise UserError(
                     f"{self.folder}: process {_holder(self.folder)} is at work on this very training;"
@@ -172,7 +175,10 @@ class Kept:
 
 def kept(root: Path) -> list[Kept]:
     """All trainings with states below `root`, oldest first."""
-    found = [_kept(lock.parent) for lock in root.glob("*/*/lock")]
+    found = []
+    for lock in root.glob("*/*/lock"):
+        with suppress(FileNotFoundError):  # it has just ended
+            found.append(_kept(lock.parent))
     return sorted(found, key=lambda each: -each.age_s)
 
 
