@@ -160,6 +160,13 @@ def test_other_targets_than_the_shipped_ones(targets: dict[str, float], threshol
     assert f"threshold={threshold})  # loses at most {points} of score on validation" in card
 
 
+def test_without_targets_the_example_is_full_depth() -> None:
+    """Where no threshold is recommended, none is made up."""
+    sweep = SWEEP | {"layers_saved_at": {}, "threshold_at": {}}
+    card = model_card(ABOUT, {"sweep": sweep, "choice": CHOICE | {"cross_fitted_score_at": {}}})
+    assert "threshold=0.0)  # full depth" in card
+
+
 def test_certified_thresholds_come_with_what_is_promised() -> None:
     """Confidence, samples, and per risk the threshold and what it saves, or that there is none."""
     card = model_card(ABOUT, {"sweep": SWEEP, "choice": CHOICE})
@@ -248,7 +255,7 @@ def test_whatever_the_card_reads_may_be_damaged(tmp_path: Path, name: str) -> No
     """A key that is missing, or has a value of another type, is one line naming file and key."""
     for key in NEEDED[name]:
         section, _, inner = key.partition(".")
-        for bad in (None, True, [1], {"drop_0_0": "much"}, {}):
+        for bad in (None, True, [1], {"drop_0_0": "much"}):
             change = {section: {**ALL[name][section], inner: bad} if inner else bad}
             with pytest.raises(UserError, match=rf"{name}\.json: {key}: .* is not allowed; expected ") as caught:
                 read_metrics(write(tmp_path, ALL | {name: ALL[name] | change}), ABOUT)

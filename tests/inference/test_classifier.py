@@ -549,7 +549,7 @@ def test_folders_beside_the_models_files_are_left_behind(classifier: EarlyExitCl
         ("copy", "other", "other/layers.json: metrics of another model: task RTE; expected tiny, the model's"),
         ("copy", "old", "old/choice.json: has no cross_fitted_score_at; `dvc repro` makes it"),
         ("copy", "damaged", "damaged/sweep.json: not readable as JSON"),
-        ("copy", "list", "list/sweep.json: has no task; `dvc repro` makes it"),
+        ("copy", "list", "list/sweep.json: expected figures by name, found []; `dvc repro` makes it"),
         ("copy", "half", "half/benchmark.json: has no n;"),
     ],
 )

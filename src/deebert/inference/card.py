@@ -76,7 +76,7 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
 
 def _is(kind: str, value: Any) -> bool:
     if kind == FIGURES:
-        return isinstance(value, dict) and bool(value) and all(_is(NUMBER, each) for each in value.values())
+        return isinstance(value, dict) and all(_is(NUMBER, each) for each in value.values())
     return isinstance(value, {TEXT: str, COUNT: int, NUMBER: Real}[kind]) and not isinstance(value, bool)
 
 
@@ -238,7 +238,7 @@ def _example(about: Mapping[str, Any]) -> str:
 
 def _first_choice(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """The example's threshold, its bracket and what it does: of the recommended ones, a cautious one."""
-    if "sweep" not in metrics:
+    if not metrics.get("sweep", {}).get("threshold_at"):
         return "threshold=0.0)  # full depth; nobody knows yet what other thresholds cost"
     thresholds = {figure_target("drop", key): threshold for key, threshold in metrics["sweep"]["threshold_at"].items()}
     points = max((points for points in thresholds if points <= CAUTIOUS_POINTS), default=min(thresholds))
