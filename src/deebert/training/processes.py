@@ -51,6 +51,8 @@ def launch() -> None:
         raise UserError(f"{VARIABLE}: {wanted} is more than the {devices} GPUs that can be seen; one process uses one")
     if "RANK" not in os.environ and int(wanted) > 1:
         _run_by_torchrun(int(wanted))
+    if rank() > 0:
+        logging.getLogger("deebert").setLevel(logging.ERROR)  # what all have to tell, the first one tells
 
 
 def _run_by_torchrun(size: int) -> NoReturn:
