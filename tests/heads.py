@@ -5,9 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from deebert.analysis.curves import entropy_curve
 from deebert.base.rows import Row
+
+SCORED = [(2, "accuracy"), (2, "f1"), (2, "macro_f1"), (3, "accuracy"), (3, "macro_f1"), (4, "macro_f1")]
+scored_classes = st.sampled_from(SCORED)  # numbers of classes, each with a metric for them
 
 
 def heads(seed: int, labels: int = 2, n: int = 40, layers: int = 4, best: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -48,6 +52,13 @@ def naive_exit(sample: np.ndarray, threshold: float) -> int:
 def naive_f1(labels: list[int], predictions: list[int]) -> float:
     hits = sum(a == b == 1 for a, b in zip(labels, predictions, strict=True))
     return 2 * hits / (labels.count(1) + predictions.count(1)) if hits else 0.0
+
+
+def naive_macro_f1(labels: list[int], predictions: list[int]) -> float:
+    classes = {*labels, *predictions}
+    return sum(
+        naive_f1([int(a == label) for a in labels], [int(a == label) for a in predictions]) for label in classes
+    ) / len(classes)
 
 
 def naive_accuracy(labels: list[int], predictions: list[int]) -> float:

@@ -14,11 +14,11 @@ from deebert.analysis.layers import layer_rows
 from deebert.base.rows import Row
 from deebert.data.scores import METRICS
 from deebert.exits.criteria import Entropy, threshold_grid
-from tests.heads import entropy_rows_of, heads
+from tests.heads import entropy_rows_of, heads, scored_classes
 
 LAYERS = 4
 few = settings(max_examples=30, deadline=None, derandomize=True)
-metrics = st.sampled_from(["accuracy", "f1"])
+metrics = st.sampled_from(["accuracy", "f1", "macro_f1"])
 
 
 def answers_of(logits: np.ndarray) -> np.ndarray:
@@ -37,9 +37,10 @@ def oracle_rows(logits: np.ndarray, labels: np.ndarray, metric: str) -> dict[str
 
 
 @few
-@given(st.integers(0, 10_000), st.integers(2, 3), metrics)
-def test_a_fixed_layer_scores_as_its_head(seed: int, classes: int, metric: str) -> None:
+@given(st.integers(0, 10_000), scored_classes)
+def test_a_fixed_layer_scores_as_its_head(seed: int, scored: tuple[int, str]) -> None:
     """Leaving always at layer k has that head's score and saves 1 - k/L."""
+    classes, metric = scored
     logits, labels = heads(seed, classes)
     rows = fixed_layer_curve(answers_of(logits)).rows("validation", labels, metric)
     assert [row["threshold"] for row in rows] == [row["mean_exit_layer"] for row in rows] == [4, 3, 2, 1]
@@ -61,17 +62,18 @@ def test_random_exits_have_the_mean_accuracy_of_all_deals(seed: int) -> None:
 
 
 @few
-@given(st.integers(0, 10_000), st.integers(0, 5), st.integers(2, 3))
-def test_random_f1_is_the_mean_of_seeded_deals(seed: int, deal_seed: int, classes: int) -> None:
+@given(st.integers(0, 10_000), st.integers(0, 5), st.sampled_from([(2, "f1"), (2, "macro_f1"), (3, "macro_f1")]))
+def test_random_f1_is_the_mean_of_seeded_deals(seed: int, deal_seed: int, scored: tuple[int, str]) -> None:
     """F1 is that of dealing the exit layers to permuted samples one by one, averaged over the seed's permutations."""
+    classes, metric = scored
     logits, labels = heads(seed, classes)
-    (row,) = random_rows(logits, labels, [0.5], "f1", deal_seed)
+    (row,) = random_rows(logits, labels, [0.5], metric, deal_seed)
     layers = np.sort(Entropy(0.5).exit_layers(torch.from_numpy(logits)).numpy())
     rng = np.random.default_rng(deal_seed)
     scores = []
     for _ in range(PERMUTATIONS):
         order = rng.permutation(len(labels))
-        scores.append(METRICS["f1"](labels[order], logits[order, layers - 1].argmax(axis=1)))
+        scores.append(METRICS[metric](labels[order], logits[order, layers - 1].argmax(axis=1)))
     assert row["score"] == pytest.approx(np.mean(scores))
 
 
@@ -108,9 +110,10 @@ def test_random_exits_know_nothing() -> None:
 
 
 @few
-@given(st.integers(0, 10_000), st.integers(2, 4), metrics)
-def test_the_oracles_are_plain_loops(seed: int, classes: int, metric: str) -> None:
+@given(st.integers(0, 10_000), scored_classes)
+def test_the_oracles_are_plain_loops(seed: int, scored: tuple[int, str]) -> None:
     """Each leaves at the first layer that says what it waits for, at L where none does."""
+    classes, metric = scored
     logits, labels = heads(seed, classes, n=15)
     rows = oracle_rows(logits, labels, metric)
     for name, wanted in (("oracle", labels), ("oracle_full_depth", logits[:, -1].argmax(axis=1))):

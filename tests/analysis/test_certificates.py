@@ -21,7 +21,6 @@ from deebert.analysis.certificates import (
     certify,
     disagreement_bounds,
     smallest_epsilon,
-    verdict,
 )
 from deebert.analysis.curves import Curve
 
@@ -93,7 +92,7 @@ def test_never_weaker_than_hoeffding_bentkus(data: st.DataObject, n: int, delta:
 
 
 def test_277_samples_without_a_disagreement_reach_83_in_10000() -> None:
-    """RTE's validation at delta 0.1: 1 - 0.1 ** (1 / 277) is the best there is, and below it the verdict is plain."""
+    """RTE's validation at delta 0.1: 1 - 0.1 ** (1 / 277) is the best there is, and below it nothing is certified."""
     nobody = np.zeros((3, 277), dtype=bool)
     predictions, layers, labels = grid(nobody, nobody)
     best = 1 - 0.1 ** (1 / 277)
@@ -105,8 +104,6 @@ def test_277_samples_without_a_disagreement_reach_83_in_10000() -> None:
     assert (too_much["threshold"], too_much["layers_saved_frac"]) == (0.0, 0.0)
     assert (enough["threshold"], enough["layers_saved_frac"]) == (0.2, pytest.approx(0.2))
     assert too_much["smallest_epsilon"] == enough["smallest_epsilon"] == 0.0083
-    assert "not certifiable with 277 samples, which reach 0.0083 at best" in verdict(too_much)
-    assert "threshold 0.2 saves 20.0% of the layers" in verdict(enough)
 
 
 def test_certify_stops_at_the_first_failure() -> None:
@@ -189,13 +186,12 @@ def test_disagreement_asks_for_no_labels() -> None:
 
 
 def test_rows_are_plain_data_also_where_nothing_can_be_saved() -> None:
-    """Rows survive JSON; a grid with only full depth has no smallest epsilon and says so."""
+    """Rows survive JSON; a grid with only full depth has no smallest epsilon."""
     nobody = np.zeros((1, 30), dtype=bool)
     predictions, layers, labels = grid(nobody, nobody)
     rows = certificate_rows("validation", Curve("entropy", (0.0,), layers, predictions, LAYERS), labels, [0.05], 0.1)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert [row["smallest_epsilon"] for row in rows] == [None, None] and not any(row["certified"] for row in rows)
-    assert "no threshold saves any layer" in verdict(rows[0])
 
 
 # Worlds of known risk. In `edge` the points come up to epsilon and then exceed it by a hair: nothing is easier to get

@@ -196,6 +196,21 @@ def test_the_seed_decides() -> None:
     assert rows(1) == rows(1) and rows(1) != rows(2)
 
 
+def test_sums_of_any_size_are_exact() -> None:
+    """Where all samples leave at one layer, so do all resamples: the interval has no width, however large its sums.
+
+    The sums here are of 2^32 and differ by 1,000, which float32 cannot tell.
+    """
+    num_layers, n = 2**22, 1000
+    layers = np.repeat([[num_layers], [num_layers - 1]], n, axis=1)
+    answers = np.zeros((2, n), dtype=int)
+    grid = Curve("entropy", (0.0, 0.1), layers, answers, num_layers), np.zeros(n, dtype=int)
+    rows = [*band_rows("validation", *grid, "accuracy", 0)[1:], *choice_rows("validation", *grid, "accuracy", [0], 0)]
+    for row in rows:
+        for key in ("layers_saved_frac", "layers_saved_low", "layers_saved_high"):
+            assert row[key] == pytest.approx(1 / num_layers, rel=1e-6)
+
+
 def test_an_unknown_metric_is_refused() -> None:
     """A metric that is no ratio of sums is an error, not a wrong interval."""
     with pytest.raises(NotImplementedError, match="matthews"):

@@ -10,21 +10,24 @@ from deebert.analysis.curves import entropy_curve, other_curves
 from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits
 from deebert.analysis.layers import layer_rows
 from deebert.exits.criteria import ConfidentStreak, MaxProbability, Patience, threshold_grid
-from tests.heads import entropy_rows_of, heads, naive_accuracy, naive_exit, naive_f1
+from tests.heads import entropy_rows_of, heads, naive_accuracy, naive_exit, naive_f1, naive_macro_f1, scored_classes
 
 N, LAYERS = 40, 4
 few = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 @few
-@given(st.integers(0, 10_000), st.integers(2, 4), st.floats(0, 1.5), st.sampled_from(["accuracy", "f1"]))
-def test_a_row_is_what_a_plain_loop_finds(seed: int, classes: int, threshold: float, metric: str) -> None:
+@given(st.integers(0, 10_000), scored_classes, st.floats(0, 1.5))
+def test_a_row_is_what_a_plain_loop_finds(seed: int, scored: tuple[int, str], threshold: float) -> None:
     """Score, accuracy, saving and mean exit layer of a threshold agree with going through the samples one by one."""
+    classes, metric = scored
     logits, labels = heads(seed, classes)
     (row,) = entropy_curve(logits, [threshold]).rows("validation", labels, metric)
     layers = [naive_exit(sample, threshold) for sample in logits]
     predictions = [int(sample[layer - 1].argmax()) for sample, layer in zip(logits, layers, strict=True)]
-    score = {"f1": naive_f1, "accuracy": naive_accuracy}[metric](labels.tolist(), predictions)
+    score = {"f1": naive_f1, "macro_f1": naive_macro_f1, "accuracy": naive_accuracy}[metric](
+        labels.tolist(), predictions
+    )
     assert row == {
         "split": "validation",
         "criterion": "entropy",
@@ -50,7 +53,7 @@ def test_the_curve_begins_at_full_depth_and_ends_at_layer_1(seed: int, classes: 
     assert savings == sorted(savings)
 
 
-@pytest.mark.parametrize(("classes", "metric"), [(2, "f1"), (3, "accuracy")])
+@pytest.mark.parametrize(("classes", "metric"), [(2, "f1"), (3, "accuracy"), (3, "macro_f1")])
 def test_curves_of_all_other_criteria(classes: int, metric: str) -> None:
     """Every criterion but entropy has a curve over its own grid, whose exits and answers are that setting's."""
     logits, labels = heads(5, classes)

@@ -14,16 +14,18 @@ from deebert.analysis.folds import stratified_halves
 from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits, fit_layer_thresholds
 from deebert.exits.criteria import threshold_grid
 from deebert.exits.rule import entropy
-from tests.heads import best_within, entropy_rows_of, heads
+from tests.heads import SCORED, best_within, entropy_rows_of, heads
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+@pytest.mark.parametrize(("classes", "metric"), SCORED)
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000), st.integers(2, 60), st.integers(2, 6))
-def test_fitted_thresholds_keep_the_floor_and_beat_one_for_all(metric: str, seed: int, n: int, layers: int) -> None:
+def test_fitted_thresholds_keep_the_floor_and_beat_one_for_all(
+    classes: int, metric: str, seed: int, n: int, layers: int
+) -> None:
     """On the fitted samples: no score below its floor, no saving below the best single threshold's, more for more."""
-    logits, labels = heads(seed, n=n, layers=layers)
-    grid = [0.0, *threshold_grid(2, 30)]
+    logits, labels = heads(seed, classes, n=n, layers=layers)
+    grid = [0.0, *threshold_grid(classes, 30)]
     single = entropy_rows_of(logits, labels, grid, metric)
     fitted = fit_layer_thresholds(logits, labels, metric, grid)
     assert fitted == fit_layer_thresholds(logits, labels, metric, grid)

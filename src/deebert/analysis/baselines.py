@@ -44,7 +44,8 @@ def random_exit_rows(
     With the same exits layer by layer, and not just the same mean depth, the two curves differ in one thing: whether
     entropy knows who is ready. (The mean alone would leave a choice of layers, hence of scores.) The accuracy is the
     exact mean over all ways to deal: the sum over layers of the share that leaves there times the accuracy of its
-    head. F1 is no mean over samples and has no such form; it is averaged over 50 permutations drawn with `seed`.
+    head. Other scores are no mean over samples and have no such form. They are averaged over 50 permutations drawn with
+    `seed`.
     Columns are those of `Curve.rows`.
     """
     n, num_layers = predictions.shape
@@ -77,7 +78,7 @@ def _mean_score(exits: np.ndarray, predictions: np.ndarray, labels: np.ndarray, 
     K rows.
     """
     n, num_layers = predictions.shape
-    terms = score_terms(labels[:, None], predictions, metric)  # (2, N, L)
+    terms = score_terms(labels[:, None], predictions, metric)  # (T, N, L)
     ends = exits.cumsum(axis=1)  # (K, L)
     at = np.arange(num_layers)
     rng = np.random.default_rng(seed)
@@ -85,8 +86,8 @@ def _mean_score(exits: np.ndarray, predictions: np.ndarray, labels: np.ndarray, 
     for _ in range(PERMUTATIONS):
         order = rng.permutation(n)
         sums = []
-        for part in terms:
-            upto = np.vstack([np.zeros(num_layers), part[order].cumsum(axis=0)])  # (N + 1, L)
+        for term in terms:
+            upto = np.vstack([np.zeros(num_layers), term[order].cumsum(axis=0)])  # (N + 1, L)
             sums.append((upto[ends, at] - upto[ends - exits, at]).sum(axis=1))
-        total += score_of(*sums)
+        total += score_of(np.stack(sums))
     return total / PERMUTATIONS

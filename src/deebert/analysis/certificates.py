@@ -149,13 +149,3 @@ def certificate_rows(
                 }
             )
     return rows
-
-
-def verdict(row: Row) -> str:
-    """A row of `certificate_rows` as a sentence for people."""
-    claim = f"{row['loss'].replace('_', ' ')} of at most {row['epsilon']:g} with confidence {1 - row['delta']:g}"
-    if row["certified"]:
-        return f"{claim}: threshold {row['threshold']:g} saves {row['layers_saved_frac']:.1%} of the layers"
-    if row["smallest_epsilon"] is None:
-        return f"{claim}: no threshold saves any layer"
-    return f"{claim}: not certifiable with {row['n']} samples, which reach {row['smallest_epsilon']:g} at best"

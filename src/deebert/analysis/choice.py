@@ -27,48 +27,48 @@ CONFIDENCE = 0.95
 
 
 def _terms(curve: Curve, labels: np.ndarray, metric: str) -> np.ndarray:
-    """(3, K, N) float32: each sample's terms of the score, and its exit layer.
+    """(T + 1, K, N): each sample's T terms of the score, then its exit layer.
 
-    A resampled score is then a matrix product. All are whole numbers whose sums stay below 2^24, so exact in float32.
+    A resampled score is then a matrix product. All are whole numbers, so their sums are exact in float64 below 2^53.
     """
-    return np.concatenate([score_terms(labels, curve.predictions, metric), curve.layers[None]]).astype(np.float32)
+    return np.concatenate([score_terms(labels, curve.predictions, metric), curve.layers[None]])
 
 
 def _members(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(N, PARTS) of 0 and 1: who is in which part of a random division."""
-    return np.eye(PARTS, dtype=np.float32)[stratified_parts(labels, PARTS, rng)]
+    return np.eye(PARTS)[stratified_parts(labels, PARTS, rng)]
 
 
 def _resampled(terms: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap: sums (3, K, DRAWS) of the terms over as many samples, drawn with replacement."""
+    """Bootstrap: sums (T + 1, K, DRAWS) of the terms over as many samples, drawn with replacement."""
     n = terms.shape[2]
     sums = []
     for _ in range(DRAWS // DRAWS_AT_ONCE):
         picks = rng.integers(n, size=(DRAWS_AT_ONCE, n)) + n * np.arange(DRAWS_AT_ONCE)[:, None]
         times = np.bincount(picks.ravel(), minlength=n * DRAWS_AT_ONCE).reshape(DRAWS_AT_ONCE, n)
-        sums.append((terms @ times.T.astype(np.float32)).astype(np.float64))
+        sums.append(terms @ times.T.astype(np.float64))
     return np.concatenate(sums, axis=2)
 
 
 def _best(sums: np.ndarray, drop_points: float) -> np.ndarray:
-    """Of sums (3, K, D), the index (D,) of the point that saves most within the drop: D times."""
-    scores = score_of(*sums[:2])
+    """Of sums (T + 1, K, D), the index (D,) of the point that saves most within the drop: D times."""
+    scores = score_of(sums[:-1])
     allowed = scores >= scores[0] - drop_points / 100 - 1e-9  # two equal scores may differ in their last bit
-    return np.where(allowed, sums[2], np.inf).argmin(axis=0)  # the first, so the safest, of equals
+    return np.where(allowed, sums[-1], np.inf).argmin(axis=0)  # the first, so the safest, of equals
 
 
 def _at(sums: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(3, D) of sums (3, K, D) or (3, K, 1), taken at one point (D,) per column."""
+    """(T + 1, D) of sums (T + 1, K, D) or (T + 1, K, 1), taken at one point (D,) per column."""
     return np.broadcast_to(sums, (*sums.shape[:2], len(points)))[:, points, np.arange(len(points))]
 
 
 def _figures(sums: np.ndarray, full: np.ndarray, curve: Curve) -> dict[str, np.ndarray]:
-    """Saving, score and drop (points), from sums (3, ...) of the terms over N samples and those of full depth."""
-    score = score_of(*sums[:2])
+    """Saving, score and drop (points), from sums (T + 1, ...) of the terms over N samples and those of full depth."""
+    score = score_of(sums[:-1])
     return {
-        "layers_saved": layers_saved_frac(sums[2] / curve.layers.shape[1], curve.num_layers),
+        "layers_saved": layers_saved_frac(sums[-1] / curve.layers.shape[1], curve.num_layers),
         "score": score,
-        "drop": 100 * (score_of(*full[:2]) - score),
+        "drop": 100 * (score_of(full[:-1]) - score),
     }
 
 
@@ -110,16 +110,16 @@ def choice_rows(
     """
     rng = np.random.default_rng(seed)
     terms = _terms(curve, labels, metric)
-    total = terms.sum(axis=2, dtype=np.float64)[:, :, None]  # (3, K, 1)
+    total = terms.sum(axis=2)[:, :, None]  # (T + 1, K, 1)
     divisions = np.hstack([_members(labels, rng) for _ in range(DIVISIONS)])  # (N, DIVISIONS * PARTS)
-    judging = (terms @ divisions).astype(np.float64)  # (3, K, DIVISIONS * PARTS)
-    resampled = _resampled(terms, rng)  # (3, K, DRAWS)
+    judging = terms @ divisions  # (T + 1, K, DIVISIONS * PARTS)
+    resampled = _resampled(terms, rng)  # (T + 1, K, DRAWS)
     rows = []
     for target in targets:
         deployed = _best(total, target)  # (1,)
         seen = _figures(_at(total, deployed), total[:, 0], curve)
-        by_part = _at(judging, _best(total - judging, target))  # (3, DIVISIONS * PARTS)
-        judged = _figures(by_part.reshape(3, DIVISIONS, PARTS).sum(axis=2), total[:, 0], curve)  # (DIVISIONS,)
+        by_part = _at(judging, _best(total - judging, target))  # (T + 1, DIVISIONS * PARTS)
+        judged = _figures(by_part.reshape(-1, DIVISIONS, PARTS).sum(axis=2), total[:, 0], curve)  # (DIVISIONS,)
         rechosen = _best(resampled, target)  # (DRAWS,)
         world = _figures(_at(total, rechosen), total[:, 0], curve)
         looks = _figures(_at(resampled, rechosen), resampled[:, 0], curve)
@@ -151,7 +151,7 @@ def band_rows(split: str, curve: Curve, labels: np.ndarray, metric: str, seed: i
     all together. Keys as in `choice_rows`, less those about targets.
     """
     terms = _terms(curve, labels, metric)
-    total = terms.sum(axis=2, dtype=np.float64)  # (3, K)
+    total = terms.sum(axis=2)  # (T + 1, K)
     resampled = _resampled(terms, np.random.default_rng(seed))
     seen, draws = _figures(total, total[:, :1], curve), _figures(resampled, resampled[:, :1], curve)
     rows = []

@@ -23,13 +23,13 @@ class _Outcome:
     """What thresholds, given as (L-1,) positions `levels` in a rising list of K, lead to on the fitted samples."""
 
     leaves_from: np.ndarray  # (N, L-1), the lowest level at which each ramp lets the sample go; K: none
-    adds: np.ndarray  # (N, L, 3), what leaving at a layer adds to both sums of the score and to that of layers
+    adds: np.ndarray  # (N, L, T + 1), what leaving at a layer adds to the sums of the score's T terms and of layers
     num_levels: int
 
     def value(self, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Score and saving of (..., 3) totals of `adds`."""
+        """Score and saving of (..., T + 1) totals of `adds`."""
         n, num_layers, _ = self.adds.shape
-        return score_of(totals[..., 0], totals[..., 1]), layers_saved_frac(totals[..., 2] / n, num_layers)
+        return score_of(np.moveaxis(totals[..., :-1], -1, 0)), layers_saved_frac(totals[..., -1] / n, num_layers)
 
     def of(self, levels: np.ndarray) -> tuple[float, float]:
         leaves = np.column_stack([self.leaves_from <= levels, np.ones(len(self.adds), dtype=bool)])
@@ -41,7 +41,7 @@ class _Outcome:
 
         For a ramp, all its levels are tried at once: who is still there is counted by the level that lets it go.
         """
-        n, num_layers, _ = self.adds.shape
+        n, num_layers, num_sums = self.adds.shape
         levels, moved = np.array(start), True
         passed = {start: self.of(levels)}
         while moved:
@@ -50,7 +50,7 @@ class _Outcome:
             for i in range(num_layers - 2, 0, -1):
                 goes = (self.leaves_from[:, i] <= levels[i])[:, None]
                 staying.append(np.where(goes, self.adds[:, i], staying[-1]))
-            here, left = np.arange(n), np.zeros(3)
+            here, left = np.arange(n), np.zeros(num_sums)
             for i, stays in zip(range(num_layers - 1), reversed(staying), strict=False):
                 change = self.adds[here, i] - stays[here]
                 counted = [np.bincount(self.leaves_from[here, i], c, self.num_levels + 1)[:-1] for c in change.T]
@@ -90,9 +90,9 @@ def fit_layer_thresholds(
     entropies = entropy(torch.from_numpy(logits))[:, :-1].contiguous()  # (N, L-1)
     # In float32, as the rule compares; right: a threshold equal to the entropy lets nobody go.
     leaves_from = torch.searchsorted(torch.tensor(levels_nats), entropies, right=True).numpy()
-    top, bottom = score_terms(labels[:, None], logits.argmax(axis=2), main_metric)  # (N, L) each
-    depth = np.broadcast_to(np.arange(1.0, logits.shape[1] + 1), top.shape)
-    outcome = _Outcome(leaves_from, np.stack([top, bottom, depth], axis=2), len(levels_nats))
+    terms = score_terms(labels[:, None], logits.argmax(axis=2), main_metric)  # (T, N, L)
+    depth = np.broadcast_to(np.arange(1.0, logits.shape[1] + 1), terms.shape[1:])
+    outcome = _Outcome(leaves_from, np.stack([*terms, depth], axis=2), len(levels_nats))
 
     ramps = logits.shape[1] - 1
     singles = {(level,) * ramps: outcome.of(np.full(ramps, level)) for level in range(len(levels_nats))}

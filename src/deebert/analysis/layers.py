@@ -25,17 +25,17 @@ def layer_rows(split: str, logits: np.ndarray, labels: np.ndarray, metrics: Sequ
 def layer_metrics(task: str, rows: Sequence[Row], split: str, n: int) -> dict[str, Any]:
     """The few figures about single layers that a pull request shows, from `layer_rows` of all splits."""
     of_split = [row for row in rows if row["split"] == split]
-    scores = [row["score"] for row in of_split if row["metric"] == of_split[0]["metric"]]  # main metric, layer 1..L
-    accuracies = [row["score"] for row in of_split if row["metric"] == "accuracy"]
-    ramps = scores[:-1]
+    at = {(row["metric"], row["layer"]): row["score"] for row in of_split}
+    main_metric, num_layers = of_split[0]["metric"], max(row["layer"] for row in of_split)
+    ramps = [at[main_metric, layer] for layer in range(1, num_layers)]
     return {
         "task": task,
         "n": n,
-        "num_layers": len(scores),
-        "full_score": round(scores[-1], 4),
-        "full_accuracy": round(accuracies[-1], 4),
+        "num_layers": num_layers,
+        "full_score": round(at[main_metric, num_layers], 4),
+        "full_accuracy": round(at["accuracy", num_layers], 4),
         "ramp_first_score": round(ramps[0], 4),
-        "ramp_middle_score": round(scores[len(scores) // 2 - 1], 4),
+        "ramp_middle_score": round(at[main_metric, num_layers // 2], 4),
         "ramp_last_score": round(ramps[-1], 4),
         "ramp_best_score": round(max(ramps), 4),
         "ramp_best_layer": ramps.index(max(ramps)) + 1,

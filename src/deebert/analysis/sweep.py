@@ -19,6 +19,7 @@ from deebert.base.metric_keys import figure_key
 from deebert.base.rows import Row
 from deebert.exits.criteria import threshold_grid
 from deebert.exits.rule import entropy
+from deebert.exits.table import full_depth_row
 from deebert.settings.entropy_sweep import EntropySweep
 
 COARSER = 4  # grids of criteria that are there to be compared, not to choose a threshold from
@@ -146,7 +147,7 @@ def sweep_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) ->
 
     Per target drop (points): the most layers saved and the threshold (nats) that does it.
     """
-    full = next(row for row in tables["sweep"] if row["split"] == split)
+    full = full_depth_row(row for row in tables["sweep"] if row["split"] == split)
     choice = {figure_key("drop", row["target_drop_points"]): row for row in tables["choice"] if row["split"] == split}
     return {
         "task": task,
@@ -170,11 +171,12 @@ def choice_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) -
         for row in tables["certificates"]
         if (row["split"], row["loss"]) == (split, "accuracy_drop")
     }
+    (delta,) = {row["delta"] for row in certified.values()}
     return {
         "task": task,
-        "n": next(iter(choice.values()))["n"],
+        "n": full_depth_row(row for row in tables["sweep"] if row["split"] == split)["n"],
         "cross_fitted_score_at": {key: round(row["score"], 4) for key, row in choice.items()},
-        "certified_confidence": round(1 - tables["certificates"][0]["delta"], 4),
+        "certified_confidence": round(1 - delta, 4),
         "certified_layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in certified.items()},
         "certified_threshold_at": {key: row["threshold"] for key, row in certified.items()},
     }

@@ -5,10 +5,11 @@ files in git up to date.
 Smaller models, oracles and the like are no criteria; their table, of the same entries, is `analysis.baseline_table`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from deebert.base.rows import Row
 from deebert.exits.criteria import ConfidentStreak, Criterion, MaxProbability, Patience
 
 Grid = Callable[[int, int, int], Sequence[Criterion]]
@@ -39,6 +40,11 @@ class Entry:
     marker: str | None = None
     marker_size: float = 5
     grid: Grid | None = None
+
+
+def full_depth_row(rows: Iterable[Row]) -> Row:
+    """Of one split's sweep rows, entropy's at threshold 0: everybody leaves at layer L."""
+    return next(row for row in rows if (row["criterion"], row["threshold"]) == ("entropy", 0.0))
 
 
 # By the names in rows, in the order of legends. The colours are of Okabe and Ito's palette, told apart with every

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from deebert.analysis.baseline_table import BASELINES
 from deebert.base.rows import Row
-from deebert.exits.table import CRITERIA
+from deebert.exits.table import CRITERIA, full_depth_row
 from deebert.figures.drawing import (
     BLUE,
     DASHED,
@@ -16,7 +16,6 @@ from deebert.figures.drawing import (
     INK,
     ORANGE,
     Header,
-    full_depth_row,
     layer_ticks,
     line_style,
     metric_name,
@@ -90,10 +89,12 @@ def draw_choice(header: Header, choice: Sequence[Row], certificates: Sequence[Ro
             _spread(row["drop_points"], row["drop_low"], row["drop_high"], digits=2),
         ]
         table.append([*cells, f"{100 * (at[0.0] - at[row['threshold']]):.2f}"] if tests else cells)
-    promises = {loss: [row for row in promised if row["loss"] == loss] for loss in ("accuracy_drop", "disagreement")}
+    promises = {(row["epsilon"], row["loss"]): _promise(row) for row in promised}
     guarantee = [
-        [f"{100 * rows[0]['epsilon']:g}", *map(_promise, rows)] for rows in zip(*promises.values(), strict=True)
+        [f"{100 * epsilon:g}", promises[epsilon, "accuracy_drop"], promises[epsilon, "disagreement"]]
+        for epsilon in sorted({row["epsilon"] for row in promised})
     ]
+    (delta,) = {row["delta"] for row in promised}
     figure = new_figure("Which threshold", header, (9, 2.9 + 0.3 * (len(table) + len(guarantee))))
     upper, lower = figure.subplots(2, 1, height_ratios=[len(table) + 3, len(guarantee) + 3])
     _draw_table(
@@ -104,7 +105,7 @@ def draw_choice(header: Header, choice: Sequence[Row], certificates: Sequence[Ro
     )
     _draw_table(
         lower,
-        f"Certified for new samples of the same kind, each with {100 - 100 * promised[0]['delta']:g} % confidence",
+        f"Certified for new samples of the same kind, each with {100 - 100 * delta:g} % confidence",
         ["at most\n(%)", "accuracy lost\nagainst full depth", "answers that differ\nfrom full depth's"],
         guarantee,
     )

@@ -156,11 +156,6 @@ def of_criterion(rows: Sequence[Row], criterion: str) -> list[Row]:
     return [row for row in rows if row["criterion"] == criterion]
 
 
-def full_depth_row(rows: Sequence[Row]) -> Row:
-    """Of one split's sweep rows, entropy's at threshold 0: everybody at layer L."""
-    return next(row for row in of_criterion(rows, "entropy") if row["threshold"] == 0.0)
-
-
 def line_style(entry: Entry) -> dict[str, Any]:
     """What `Axes.plot` is told of how a criterion or baseline looks."""
     return {
