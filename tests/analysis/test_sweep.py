@@ -29,7 +29,7 @@ from tests.heads import best_within, check_metrics, heads, naive_entropy, naive_
 ROOT = Path(__file__).parents[2]
 N, LAYERS = 40, 4
 few = settings(max_examples=25, deadline=None, derandomize=True)
-SETTINGS = EntropySweep((0.0, 0.2, 0.5), 40, (0.0, 0.5, 1.0, 3.0), Risk((0.05, 0.2), 0.1))
+SETTINGS = EntropySweep(1, (0.0, 0.2, 0.5), 40, (0.0, 0.5, 1.0, 3.0), Risk((0.05, 0.2), 0.1))
 
 
 def saved_logits(seed: int, labels: int = 2, n: int = N, difficulty: bool = True) -> SplitLogits:

@@ -16,7 +16,7 @@ from deebert.settings.finetune_backbone import FinetuneBackbone
 from tests.runs import run
 
 DOWNLOAD = DownloadGlue("hub", 0)
-FINETUNE = FinetuneBackbone(None, None, None, None, 128, "auto")
+FINETUNE = FinetuneBackbone("full_depth", None, None, None, None, 128, "auto")
 RECIPE = {
     "source": "hub",
     "toy_seed": 0,
@@ -89,13 +89,13 @@ def test_a_row_of_another_run_is_not_taken(changed: dict[str, Any]) -> None:
 
 def test_a_cut_run_has_nothing_smaller_beside_it() -> None:
     """A run that is itself cut is no whole model, even if it has as many layers."""
-    cut = FinetuneBackbone(6, None, None, None, 128, "auto")
+    cut = FinetuneBackbone("full_depth", 6, None, None, None, 128, "auto")
     assert smaller_rows([row()], {**ABOUT, "num_layers": 6}, "bert-base", DOWNLOAD, cut) == []
 
 
 def test_settings_are_compared_by_value() -> None:
     """A rate of 2e-5 is the same however it was written, and a set value is not the default."""
-    finetune = FinetuneBackbone(None, 3.0, 0.00002, None, 128, "auto")
+    finetune = FinetuneBackbone("full_depth", None, 3.0, 0.00002, None, 128, "auto")
     set_alike = row(recipe={**RECIPE, "epochs": 3, "learning_rate": 2e-5})
     assert len(smaller_rows([set_alike, row()], ABOUT, "bert-base", DOWNLOAD, finetune)) == 1
 

@@ -22,7 +22,7 @@ from deebert.base.errors import UserError
 from deebert.base.recipe import Recipe
 from deebert.data.encoded import encode
 from deebert.ramps import Ramps
-from deebert.settings.params import TrainRamps
+from deebert.settings.train_ramps import TrainRamps
 from deebert.training.checkpoints import Checkpoints
 from deebert.training.loop import finetune
 from deebert.training.objective import find
