@@ -17,6 +17,7 @@ from deebert.settings.finetune_backbone import FinetuneBackbone
 from deebert.settings.reading import read_section, read_value
 from deebert.training import processes
 from deebert.training.checkpoints import Checkpoints, home
+from deebert.training.launch import launch
 from deebert.training.loop import finetune
 from deebert.training.objective import find
 from deebert.training.plan import Plan, Samples
@@ -26,35 +27,31 @@ PARAMS = Path("params.yaml")
 
 def main(data_folder: Path, start_file: Path, out: Path, curve: Path) -> None:
     settings, seed = read_section(PARAMS, FinetuneBackbone), read_value(PARAMS, "seed", SEED)
-    start = Start.read(start_file)
-    processes.launch()
-    data = DataSet.load(data_folder)
+    start, data = Start.read(start_file), DataSet.load(data_folder)
     task = data.task
+    launch()
     set_seed(seed)
     beginning = begin(start, Wanted(task.name, task.label_names, settings.max_length, settings.truncate_to))
     about = {**beginning.origin, **trained_on(task)}
-    if beginning.ramps:  # trained already, ramps included
+    if beginning.ramps:  # it is trained already, and so are its ramps
         with output_dir(out) as folder:
             beginning.save(folder, about)
         write_json(curve, [])
         return
 
+    tables = (data["train"], data.validation)
+    columns, tokenizer = task.text_columns, beginning.tokenizer
+    samples = [Samples(encode(tokenizer, table, columns), table["label"].to_numpy()) for table in tables]
     recipe = Recipe.of(start.recipe, dataclasses.asdict(settings))
-    samples = [
-        Samples(encode(beginning.tokenizer, table, task.text_columns), table["label"].to_numpy())
-        for table in (data["train"], data.validation)
-    ]
     how = (recipe, seed, settings.precision, find(settings.objective))
-    plan = Plan(beginning.tokenizer, *samples, task.metrics[0], *how)
-
-    device = pick_device()
+    plan = Plan(tokenizer, *samples, task.metrics[0], *how)
     with Checkpoints(home("finetune_backbone")) as checkpoints:
         if processes.rank() > 0:  # helps the first process, which writes
-            finetune(beginning.model, plan, device, checkpoints)
+            finetune(beginning.model, plan, pick_device(), checkpoints)
             return
         with output_dir(out) as folder:
-            how, rows = finetune(beginning.model, plan, device, checkpoints)
-            beginning.save(folder, {**about, **how})
+            record, rows = finetune(beginning.model, plan, pick_device(), checkpoints)
+            beginning.save(folder, {**about, **record})
             write_json(curve, rows)
 
 

@@ -23,8 +23,8 @@ from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.base.recipe import Recipe
 from deebert.data.encoded import encode
-from deebert.training import processes
 from deebert.training.checkpoints import Checkpoints
+from deebert.training.launch import launch
 from deebert.training.loop import epoch_batches, finetune, rate
 from deebert.training.objective import find
 from deebert.training.plan import Plan, Samples, key
@@ -286,7 +286,7 @@ def test_wrong_number_of_processes(monkeypatch: pytest.MonkeyPatch, wanted: str)
     """What is no number of processes is one line that names the variable."""
     monkeypatch.setenv("DEEBERT_PROCESSES", wanted)
     with pytest.raises(UserError, match=f"^DEEBERT_PROCESSES: '{wanted}' is not allowed; expected a whole number"):
-        processes.launch()
+        launch()
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from deebert.settings.model_names import HUB_ID, is_folder
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
+UNCOUNTED = ("base", "settings")
 
 
 def resolve(model: str) -> tuple[Start, str]:
@@ -77,6 +78,8 @@ def family_fingerprint(family: str) -> str:
 def fingerprint(module: str) -> str:
     """12 hexadecimal digits that change with any line of `module`, or of what it imports of this package.
 
+    The rooms `base` and `settings` do not count: they check and tell, and no weight and no logit follows from them.
+
     A module that is imported by name is no dependency of a stage in `dvc.yaml`: there one would have to list them all,
     and each new one would run the stage again for every model. The stage depends on this fingerprint instead.
     """
@@ -100,7 +103,8 @@ def _imported(file: Path) -> Iterator[Path]:
     for node in _executed(ast.parse(file.read_bytes())):
         if isinstance(node, ast.ImportFrom):
             names = (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
-            yield from filter(Path.is_file, map(_file_of, names))
+            files = filter(Path.is_file, map(_file_of, names))
+            yield from (file for file in files if file.parent.name not in UNCOUNTED)
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:

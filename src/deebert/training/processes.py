@@ -1,27 +1,15 @@
-"""One training by several processes: torchrun starts them, PyTorch's DDP joins them.
+"""One training by several processes: torchrun starts them (see `launch`), PyTorch's DDP joins them."""
 
-Whoever starts the stage by torchrun has nothing to set; `DEEBERT_PROCESSES=2 dvc repro` has the stage do it itself.
-"""
-
-import logging
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import distributed
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from deebert.base.errors import UserError
-
-VARIABLE = "DEEBERT_PROCESSES"
 PATIENCE = timedelta(hours=1)  # of the others, while the first process scores the validation split or writes
-SAVING = timedelta(minutes=10)  # a checkpoint may take so long after SIGTERM; torchrun itself kills after 30 seconds
 
 
 def rank() -> int:
@@ -32,44 +20,6 @@ def rank() -> int:
 def count() -> int:
     """How many processes share the work, 1 unless started by torchrun or its like."""
     return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
-
-
-def launch() -> None:
-    """Have torchrun run this very command in as many processes as DEEBERT_PROCESSES says; by default do nothing.
-
-    With more than one this does not return: the process ends as those that it has started, and adds no word to theirs.
-
-    Raises:
-        UserError: the variable is not a whole number of processes that this machine has devices for, or a process was
-            killed.
-    """
-    wanted = os.environ.get(VARIABLE, "1")
-    if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:
-        raise UserError(f"{VARIABLE}: {wanted!r} is not allowed; expected a whole number, 1 or more")
-    devices = torch.cuda.device_count()
-    if devices and int(wanted) > devices:
-        raise UserError(f"{VARIABLE}: {wanted} is more than the {devices} GPUs that can be seen; one process uses one")
-    if "RANK" not in os.environ and int(wanted) > 1:
-        _run_by_torchrun(int(wanted))
-    if rank() > 0:
-        logging.getLogger("deebert").setLevel(logging.ERROR)  # what all have to tell, the first one tells
-
-
-def _run_by_torchrun(size: int) -> NoReturn:
-    from torch.distributed import run  # takes a while to import, and is rarely needed
-
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", f"{SAVING.total_seconds():.0f}")
-    logging.disable()  # torchrun tells at length that a process has failed, which that process has told in a line
-    try:
-        run.main(["--standalone", f"--nproc-per-node={size}", *sys.argv])
-    except SignalException as error:  # passed on to all, which have ended
-        sys.exit(130 if error.sigval == signal.SIGINT else 1)
-    except ChildFailedError as error:
-        status = error.get_first_failure()[1].exitcode
-        if status < 0:
-            raise UserError(f"one of the {size} processes was killed: {signal.Signals(-status).name}") from None
-        sys.exit(status)
-    sys.exit(0)
 
 
 @contextmanager

@@ -1,0 +1,59 @@
+"""The start of several processes for one training.
+
+Whoever starts the stage by torchrun has nothing to set; `DEEBERT_PROCESSES=2 dvc repro` has the stage do it itself.
+"""
+
+import logging
+import os
+import signal
+import sys
+from datetime import timedelta
+from typing import NoReturn
+
+import torch
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from deebert.base.errors import UserError
+from deebert.training.processes import rank
+
+VARIABLE = "DEEBERT_PROCESSES"
+SAVING = timedelta(minutes=10)  # a checkpoint may take so long after SIGTERM; torchrun itself kills after 30 seconds
+
+
+def launch() -> None:
+    """Have torchrun run this very command in as many processes as DEEBERT_PROCESSES says; by default do nothing.
+
+    With more than one this does not return: the process ends as those that it has started, and adds no word to theirs.
+
+    Raises:
+        UserError: the variable is not a whole number of processes that this machine has devices for, or a process was
+            killed.
+    """
+    wanted = os.environ.get(VARIABLE, "1")
+    if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:
+        raise UserError(f"{VARIABLE}: {wanted!r} is not allowed; expected a whole number, 1 or more")
+    devices = torch.cuda.device_count()
+    if devices and int(wanted) > devices:
+        raise UserError(f"{VARIABLE}: {wanted} is more than the {devices} GPUs that can be seen; one process uses one")
+    if "RANK" not in os.environ and int(wanted) > 1:
+        _run_by_torchrun(int(wanted))
+    if rank() > 0:
+        logging.getLogger("deebert").setLevel(logging.ERROR)  # what all have to tell, the first one tells
+
+
+def _run_by_torchrun(size: int) -> NoReturn:
+    from torch.distributed import run  # takes a while to import, and is rarely needed
+
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", f"{SAVING.total_seconds():.0f}")
+    logging.disable()  # torchrun tells at length that a process has failed, which that process has told in a line
+    try:
+        run.main(["--standalone", f"--nproc-per-node={size}", *sys.argv])
+    except SignalException as error:  # passed on to all, which have ended
+        sys.exit(130 if error.sigval == signal.SIGINT else 1)
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        if status < 0:
+            raise UserError(f"one of the {size} processes was killed: {signal.Signals(-status).name}") from None
+        sys.exit(status)
+    sys.exit(0)
