@@ -1,0 +1,184 @@
+"""A new objective is one module: found by its name, trained by the loop, unknown to every other training."""
+
+import ast
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from deebert.base.errors import UserError
+from deebert.base.recipe import Recipe
+from deebert.data.inputs import encode
+from deebert.training import objectives
+from deebert.training.checkpoints import Checkpoints
+from deebert.training.loop import finetune
+from deebert.training.objective import Objective, find, names
+from deebert.training.objectives.full_depth import FullDepth
+from deebert.training.plan import Plan, Samples, key
+from deebert.training.step import Training
+from tests import tiny
+
+PACKAGE = Path(objectives.__path__[0]).parent
+CPU = torch.device("cpu")
+FRAME = tiny.samples(64)
+SAMPLES = Samples(encode(tiny.tokenizer(), FRAME, ["sentence"]), FRAME["label"].to_numpy())
+RECIPE = Recipe(epochs=3, learning_rate=1e-2, batch_size=16)
+PLAN = Plan(tiny.tokenizer(), SAMPLES, SAMPLES, "accuracy", RECIPE, 1, "fp32", FullDepth)
+
+MADE_UP = '''
+"""A ramp after the first layer learns beside the head, ten times as fast; word embeddings stay as they are."""
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from deebert.training.objective import Objective, Trained
+
+
+class MadeUp(Objective):
+    def __init__(self, model):
+        super().__init__(model)
+        self.ramp = nn.Linear(model.config.hidden_size, model.config.num_labels)
+
+    def trained(self, model):
+        words = model.get_input_embeddings().weight
+        rest = [weight for weight in model.parameters() if weight is not words]
+        return [Trained(rest), Trained(list(self.ramp.parameters()), 10.0)]
+
+    def loss(self, model, inputs, labels):
+        output = model(**inputs, output_hidden_states=True)
+        early = self.ramp(output.hidden_states[1][:, 0])
+        return sum(cross_entropy(each.float(), labels, reduction="sum") for each in (output.logits, early))
+
+
+OBJECTIVE = MadeUp
+'''
+
+
+@pytest.fixture
+def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Objective]:
+    """An objective of which there is one file and nothing else."""
+    (tmp_path / "made_up.py").write_text(MADE_UP)
+    monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "deebert.training.objectives.made_up", raising=False)
+    return find("made_up")
+
+
+def trained(plan: Plan, folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of a tiny model after `plan`, whose checkpoints go to `folder`."""
+    model = tiny.model("bert", layers=2, initializer_range=0.1)
+    with Checkpoints(folder / "checkpoints" / "home") as checkpoints:
+        finetune(model, plan, CPU, checkpoints)
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def test_names(made_up: type[Objective]) -> None:
+    """The names are those of the files in the folder; another one is a line that lists them."""
+    assert "full_depth" in names() and "made_up" in names()
+    assert find("full_depth") is FullDepth
+    with pytest.raises(UserError, match=r"^objective: 'deep' is not allowed; expected one of full_depth, made_up$"):
+        find("deep")
+
+
+def test_nobody_imports_an_objective() -> None:
+    """No module of the package names an objective, so that a new one is no dep of a training without it."""
+    for file in PACKAGE.parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            module = node.module if isinstance(node, ast.ImportFrom) else ""
+            assert not (module or "").startswith("deebert.training.objectives"), file
+
+
+def test_a_made_up_objective_trains(made_up: type[Objective], tmp_path: Path) -> None:
+    """What it trains changes, what it leaves out does not, and the whole repeats to the bit."""
+    plan = dataclasses.replace(PLAN, objective=made_up)
+    start = tiny.model("bert", layers=2, initializer_range=0.1).state_dict()
+    weights, again, other = trained(plan, tmp_path), trained(plan, tmp_path), trained(PLAN, tmp_path)
+    words = "bert.embeddings.word_embeddings.weight"
+    assert torch.equal(weights[words], start[words]) and not torch.equal(other[words], start[words])
+    assert {name for name in start if torch.equal(weights[name], start[name])} <= {words}
+    assert all(torch.equal(weight, again[name]) for name, weight in weights.items())
+    assert any(not torch.equal(weight, other[name]) for name, weight in weights.items())
+
+
+def test_rates_and_state_of_its_own_modules(made_up: type[Objective]) -> None:
+    """They have their own learning rate in every step, belong to a checkpoint, and start the same for a seed."""
+    model = tiny.model("bert", layers=2)
+    plan = dataclasses.replace(PLAN, objective=made_up)
+    with Training(model, plan) as training:
+        first = training.joint.objective.ramp.weight.clone()
+        training.set_rate(0.5)
+        assert [group["lr"] for group in training.optimizer.param_groups] == pytest.approx([5e-3, 5e-3, 5e-2, 5e-2])
+        training.step(np.arange(16))
+        assert not torch.equal(training.joint.objective.ramp.weight, first)
+        names_of_state = set(training.changing())
+    assert {"weight.objective.ramp.weight", "exp_avg.objective.ramp.bias"} <= names_of_state
+    assert not any("word_embeddings" in name for name in names_of_state)
+    assert all(weight.requires_grad for weight in model.parameters())
+    torch.rand(3)
+    assert torch.equal(Training(model, plan).joint.objective.ramp.weight, first)
+
+
+def test_a_broken_off_training_goes_on(
+    made_up: type[Objective], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules of the objective's own are part of what is saved: the next run ends with the same bytes."""
+    plan = dataclasses.replace(PLAN, objective=made_up)
+    expected = trained(plan, tmp_path / "undisturbed")
+    steps = 0
+    original = Training.step
+
+    def failing(self: Training, rows: np.ndarray) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == 7:
+            raise RuntimeError("power failure")
+        return original(self, rows)
+
+    monkeypatch.setenv("DEEBERT_CHECKPOINT_EVERY_S", "0")
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="power failure"):
+        patched.setattr(Training, "step", failing)
+        trained(plan, tmp_path)
+    counted = []
+    monkeypatch.setattr(Training, "step", lambda self, rows: counted.append(rows) or original(self, rows))
+    found = trained(plan, tmp_path)
+    assert len(counted) == 12 - 6
+    assert all(torch.equal(weight, found[name]) for name, weight in expected.items())
+
+
+class InTwoPasses(FullDepth):
+    """The same gradient as full depth, each half of it from a backward pass of its own."""
+
+    def loss(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], labels: Tensor, share: float = 1.0) -> Tensor:
+        return super().loss(model, inputs, labels) * share
+
+    def backward(self, loss: Callable[..., Tensor]) -> Tensor:
+        for share in (0.25, 0.75):
+            loss(share=share).backward()
+        return loss().detach()
+
+
+def test_more_than_one_backward_pass() -> None:
+    """An objective may go backward twice in a step, and gets the sum of both gradients."""
+    gone = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    made = []
+    for objective in (FullDepth, InTwoPasses):
+        model = tiny.model("bert", layers=2, **gone)
+        with Training(model, dataclasses.replace(PLAN, objective=objective)) as training:
+            losses = [float(training.step(rows)) for rows in np.split(np.arange(64), 4)]
+        made.append((losses, model.state_dict()))
+    (expected, weights), (losses, in_two) = made
+    assert losses == pytest.approx(expected, rel=1e-4)
+    for name, weight in weights.items():
+        if not name.endswith("key.bias"):  # softmax cancels it: its gradient is rounding, which AdamW scales up
+            torch.testing.assert_close(in_two[name], weight, atol=1e-3, rtol=1e-3)
+
+
+def test_the_objective_is_part_of_the_key() -> None:
+    """States of one objective are not taken up by another."""
+    model = tiny.model("bert", layers=2)
+    plans = (PLAN, dataclasses.replace(PLAN, objective=InTwoPasses))
+    assert len({key({}, model, plan) for plan in plans}) == 2
