@@ -14,7 +14,7 @@ from deebert.analysis.calibration import (
     calibration_rows,
     expected_calibration_error,
     fit_temperatures,
-    log_softmax,
+    log_probabilities,
     negative_log_likelihood,
     scaled,
     smoothed_targets,
@@ -66,7 +66,7 @@ def test_no_other_temperature_fits_better(seed: int, classes: int, true: float) 
     targets = smoothed_targets(labels, classes)
 
     def loss(temperature: float) -> float:
-        return -(targets * log_softmax(logits[:, 0] / temperature)).sum(axis=1).mean()
+        return -(targets * log_probabilities(logits[:, 0] / temperature)).sum(axis=1).mean()
 
     (fitted,) = fit_temperatures(logits, labels)
     assert TEMPERATURE_BOUNDS[0] * 0.999 <= fitted <= TEMPERATURE_BOUNDS[1] * 1.001
@@ -111,7 +111,7 @@ def test_the_loss_is_that_of_a_plain_loop(seed: int, classes: int, size: float) 
             math.log(np.exp(row - row.max()).sum()) + row.max() - row[y] for row, y in zip(rows, labels, strict=True)
         ]
         assert loss == pytest.approx(np.mean(terms), abs=1e-9 * size)
-    assert np.exp(log_softmax(logits)).sum(axis=2) == pytest.approx(1.0)
+    assert np.exp(log_probabilities(logits)).sum(axis=2) == pytest.approx(1.0)
 
 
 @few

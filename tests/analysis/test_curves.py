@@ -25,14 +25,12 @@ def test_a_row_is_what_a_plain_loop_finds(seed: int, scored: tuple[int, str], th
     (row,) = entropy_curve(logits, [threshold]).rows("validation", labels, metric)
     layers = [naive_exit(sample, threshold) for sample in logits]
     predictions = [int(sample[layer - 1].argmax()) for sample, layer in zip(logits, layers, strict=True)]
-    score = {"f1": naive_f1, "macro_f1": naive_macro_f1, "accuracy": naive_accuracy}[metric](
-        labels.tolist(), predictions
-    )
+    naive = {"f1": naive_f1, "macro_f1": naive_macro_f1, "accuracy": naive_accuracy}[metric]
     assert row == {
         "split": "validation",
         "criterion": "entropy",
         "threshold": threshold,
-        "score": pytest.approx(score),
+        "score": pytest.approx(naive(labels.tolist(), predictions)),
         "accuracy": pytest.approx(naive_accuracy(labels.tolist(), predictions)),
         "layers_saved_frac": pytest.approx(1 - sum(layers) / (LAYERS * N)),
         "mean_exit_layer": pytest.approx(sum(layers) / N),

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from deebert.data.inputs import encode
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from deebert.base.errors import UserError
 from deebert.base.recipe import Recipe
-from deebert.data.inputs import encode
 from deebert.training import objectives
 from deebert.training.checkpoints import Checkpoints
 from deebert.training.loop import finetune

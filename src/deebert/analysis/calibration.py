@@ -5,6 +5,7 @@ Everything here is float64: at a high temperature float32 would make ties of clo
 """
 
 import numpy as np
+from scipy.special import log_softmax
 
 from deebert.analysis.folds import stratified_halves
 from deebert.base.errors import UserError
@@ -20,16 +21,14 @@ def scaled(logits: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
     return logits.astype(np.float64) / temperatures[:, None]
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log-probabilities (..., C) in float64."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Log-softmax over the last axis of (..., C) logits, in float64."""
+    return log_softmax(logits.astype(np.float64), axis=-1)
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Mean of -ln p(label) in nats for each head, (L,), of (N, L, C) logits."""
-    return -log_softmax(logits)[np.arange(len(labels)), :, labels].mean(axis=0)
+    return -log_probabilities(logits)[np.arange(len(labels)), :, labels].mean(axis=0)
 
 
 def smoothed_targets(labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -55,12 +54,12 @@ def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     low, high = (np.full(logits.shape[1], np.log(bound)) for bound in TEMPERATURE_BOUNDS)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        probabilities = np.exp(log_softmax(scaled(logits, np.exp(middle))))
+        probabilities = np.exp(log_probabilities(scaled(logits, np.exp(middle))))
         too_hot = (probabilities * logits).sum(axis=2).mean(axis=0) < wanted
         low, high = np.where(too_hot, low, middle), np.where(too_hot, middle, high)
     fitted = np.exp((low + high) / 2)
     before, after = (
-        -(targets * log_softmax(each)).sum(axis=2).mean(axis=0) for each in (logits, scaled(logits, fitted))
+        -(targets * log_probabilities(each)).sum(axis=2).mean(axis=0) for each in (logits, scaled(logits, fitted))
     )
     return np.where(after < before, fitted, 1.0)
 
@@ -73,7 +72,7 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
     a handful each. With two classes a temperature then leaves every bin's members as they are, so that before and after
     compare like with like.
     """
-    confidence = np.exp(log_softmax(logits).max(axis=2))  # (N, L)
+    confidence = np.exp(log_probabilities(logits).max(axis=2))  # (N, L)
     right = logits.argmax(axis=2) == labels[:, None]
     errors = []
     for i in range(logits.shape[1]):
@@ -88,7 +87,7 @@ def calibration_error_by_chance(logits: np.ndarray, bins: int = BINS) -> np.ndar
     In a bin the number of right answers then strays from the confidences' sum by sqrt(2 / pi) of its standard deviation
     in the mean. With few samples that is most of what is found.
     """
-    confidence = np.exp(log_softmax(logits).max(axis=2))  # (N, L)
+    confidence = np.exp(log_probabilities(logits).max(axis=2))  # (N, L)
     errors = []
     for i in range(logits.shape[1]):
         variances = np.bincount(_bins(confidence[:, i], bins), confidence[:, i] * (1 - confidence[:, i]))

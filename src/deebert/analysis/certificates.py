@@ -22,14 +22,13 @@ Shapes: K operating points, N samples. Point 0 is full depth; the others follow 
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from scipy.stats import beta
 
 from deebert.analysis.curves import Curve
 from deebert.base.rows import Row
 from deebert.exits.rule import layers_saved_frac
 
 HELPED_SHARE = 0.1  # of delta, spent on the bound of the helped; more of it certifies less where few are helped
-TAIL_WIDTHS = 4.5  # in sqrt(n): a binomial's terms that far below one under its mode are below 1e-17 of that one
-HALVINGS = 52  # of an interval in [0, 1]: to the last bit
 
 
 def binomial_upper_bound(counts: np.ndarray, n: int, delta: float) -> np.ndarray:
@@ -39,24 +38,13 @@ def binomial_upper_bound(counts: np.ndarray, n: int, delta: float) -> np.ndarray
     1 - delta ** (1 / n). Source: Clopper and Pearson, Biometrika 26 (1934), https://doi.org/10.1093/biomet/26.4.404.
     """
     counts = np.asarray(counts)
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    steps = np.arange(min(n, int(TAIL_WIDTHS * n**0.5)) + 1)
-    hits = np.maximum(counts[:, None] - steps, 0)  # (K, steps), from the count downwards: the tail that matters
-    log_ways = log_factorial[n] - log_factorial[hits] - log_factorial[n - hits]
-    log_ways[steps > counts[:, None]] = -np.inf
-    low, high = counts / n, np.ones(len(counts))  # at the rate observed the tail is 1/2 or more
-    for _ in range(HALVINGS):
-        rate = (low + high) / 2
-        with np.errstate(divide="ignore", invalid="ignore"):  # n hits: the rate is 1 throughout, and its NaN plausible
-            log_tail = log_ways + hits * np.log(rate)[:, None] + (n - hits) * np.log1p(-rate)[:, None]
-        plausible = ~(np.exp(log_tail).sum(axis=1) <= delta)
-        low, high = np.where(plausible, rate, low), np.where(plausible, high, rate)
-    return high
+    return np.where(counts == n, 1.0, beta.isf(delta, counts + 1, n - counts))  # n hits: the distribution is none
 
 
 def binomial_lower_bound(counts: np.ndarray, n: int, delta: float) -> np.ndarray:
     """The smallest rate that `counts` (K,) hits in n trials leave plausible: the misses' upper bound, mirrored."""
-    return 1.0 - binomial_upper_bound(n - np.asarray(counts), n, delta)
+    counts = np.asarray(counts)
+    return np.where(counts == 0, 0.0, beta.ppf(delta, counts, n - counts + 1))
 
 
 def disagreement_bounds(predictions: np.ndarray, labels: np.ndarray, delta: float) -> np.ndarray:
