@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deebert.data.inputs import encode
+from deebert.data.encoded import encode
 from torch import Tensor
 from transformers import PreTrainedModel
 
