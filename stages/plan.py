@@ -11,10 +11,12 @@ from deebert.base.files import write_json
 from deebert.base.stage import run
 from deebert.encoders.resolve import family_fingerprint, resolve
 from deebert.settings.params import read_params
+from deebert.training.objective_names import check
 
 
 def main(start_file: Path, family_file: Path) -> None:
     params = read_params(Path("params.yaml"))
+    check(params.finetune_backbone.objective)
     start, family = resolve(params.backbone)
     write_json(start_file, dataclasses.asdict(start))
     write_json(family_file, {"family": family, "code": family_fingerprint(family)})

@@ -120,7 +120,7 @@ def test_modernberts_windows_matter() -> None:
     assert np.abs(Engine(wide, device=CPU).all_logits(encoded) - by_transformers(model, encoded)).max() > 1e-3
 
 
-ERNIE = '''
+ERNIE = """
 from deebert.encoders.families.bert import bert_layer
 from deebert.encoders.interface import Family
 
@@ -134,7 +134,7 @@ class Ernie(Family):
 
 
 FAMILY = Ernie()
-'''
+"""
 
 
 def test_a_new_family_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

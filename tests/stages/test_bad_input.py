@@ -197,6 +197,11 @@ THRESHOLDS = "entropy_sweep.thresholds"
 MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
     # params.yaml
     "unknown data set": ("download_glue", put("dataset", "CoLA"), ["dataset: 'CoLA'", "toy, SST-2, MRPC, RTE, QNLI"]),
+    "unknown objective": (
+        "plan",
+        put("finetune_backbone.objective", "half_depth"),
+        ["finetune_backbone.objective: 'half_depth'", "one of full_depth"],
+    ),
     "unknown model": ("plan", put("model", "brt-base"), ["model: 'brt-base'", "bert-base", "a folder"]),
     "unknown key": ("plan", put("sead", 1), ["unknown key sead", TOP]),
     "unknown key in a section": (

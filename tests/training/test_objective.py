@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deebert.data.encoded import encode
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from deebert.base.errors import UserError
 from deebert.base.recipe import Recipe
+from deebert.data.encoded import encode
 from deebert.training import objectives
 from deebert.training.checkpoints import Checkpoints
 from deebert.training.loop import finetune
-from deebert.training.objective import Objective, find, names
+from deebert.training.objective import Objective, find
+from deebert.training.objective_names import names
 from deebert.training.objectives.full_depth import FullDepth
 from deebert.training.plan import Plan, Samples, key
 from deebert.training.step import Training

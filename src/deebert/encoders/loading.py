@@ -38,6 +38,8 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         raise UserError(f"{folder}: no model here (config.json is missing); `dvc repro` makes it")
     with load_errors(str(folder)):
         config = supported_config(str(folder), folder)
+        if (pooling := getattr(config, "classifier_pooling", "cls")) != "cls":
+            raise UserError(f"{folder}: classifier_pooling in config.json is {pooling}; expected cls, the first token")
         model, report = load_model(folder, None, config)
     tokenizer = load_tokenizer(str(folder), folder, config)
     if report["missing_keys"]:

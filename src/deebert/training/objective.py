@@ -1,15 +1,14 @@
 """The interface between the loop and what it minimises, and how an objective is found by its name."""
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from deebert.base.errors import UserError
 from deebert.training import objectives
+from deebert.training.objective_names import check
 
 
 @dataclass(frozen=True)
@@ -65,17 +64,11 @@ class Objective(nn.Module):
         return value.detach()
 
 
-def names() -> list[str]:
-    """The objectives that there are, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(objectives.__path__))
-
-
 def find(name: str) -> type[Objective]:
     """The objective of this name; no other one is imported.
 
     Raises:
         UserError: there is none.
     """
-    if name not in names():
-        raise UserError(f"objective: {name!r} is not allowed; expected one of {', '.join(names())}")
+    check(name)
     return importlib.import_module(f"{objectives.__name__}.{name}").OBJECTIVE

@@ -19,6 +19,8 @@ def begin(start: Start, wanted: Wanted) -> Beginning:
     name, place, revision = start.model, start.place, start.revision
     with load_errors(name):
         config = supported_config(name, place, revision, **wanted.labels)
+        if hasattr(config, "classifier_pooling"):  # the fresh head is to read the first token, as every ramp does
+            config.classifier_pooling = "cls"
         cut = truncate(name, config, wanted.truncate_to)  # now, so that deeper layers are not even loaded
         model, report = load_model(place, revision, config)
     tokenizer = load_tokenizer(name, place, config, revision)
