@@ -51,13 +51,16 @@ class Encoded:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each sample, special ones included; (N,) int64."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     def take(self, rows: np.ndarray) -> "Encoded":
-        """The samples `rows` in the order asked for; a row may come twice."""
-        lengths = self.lengths[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        tokens = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        """The samples `rows`, numbers from 0, in the order asked for; a row may come twice."""
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts  # not of all N samples, of which one batch needs few
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        tokens = np.repeat(starts - offsets[:-1], lengths)
+        tokens += np.arange(len(tokens))
         types = self.token_type_ids
         return Encoded(self.input_ids[tokens], offsets, None if types is None else types[tokens])
 

@@ -48,3 +48,10 @@ def test_the_source_of_a_data_set_goes_before_the_one_named(tmp_path: Path, monk
     monkeypatch.setitem(table.SOURCES, ("download_glue.source", "made-up"), made_up)
     data = download(tmp_path / "glue", "toy", source="made-up", toy_seed=3)
     assert (data.task.name, data.task.source, data.task.origin) == ("toy", "toy", {"seed": 3})
+
+
+def test_only_the_download_depends_on_sources() -> None:
+    """A new source, or a change in one, makes no other stage run again whose data stay the same."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    depend = {name for name, stage in stages.items() if any("/data/sources/" in dep for dep in stage["deps"])}
+    assert depend == {"download_glue"}
