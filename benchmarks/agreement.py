@@ -20,6 +20,7 @@ from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
 from deebert.data.scores import METRICS
 from deebert.exits.criteria import Entropy
+from deebert.exits.rule import layers_saved_frac
 from deebert.inference.clock import processor_name
 from deebert.inference.engine import Answers, Engine
 from deebert.model import DeeBert
@@ -38,7 +39,9 @@ def compare(
         "same_exit_layer_frac": round(float(np.mean(layers["fp32"] == layers["bf16"])), 4),
         "same_label_frac": round(float(np.mean(predictions["fp32"] == predictions["bf16"])), 4),
         "score": {name: round(METRICS[metric](labels, predictions[name]), 4) for name in answers},
-        "layers_saved_frac": {name: round(1 - float(each.mean()) / num_layers, 4) for name, each in layers.items()},
+        "layers_saved_frac": {
+            name: round(layers_saved_frac(float(each.mean()), num_layers), 4) for name, each in layers.items()
+        },
     }
 
 

@@ -25,7 +25,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from deebert.data.batches import batches_by_length
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
-from deebert.exits.rule import entropy
+from deebert.exits.rule import entropy, layers_saved_frac
 from deebert.inference.clock import processor_name, race
 from deebert.inference.engine import PACK_TOKENS, Engine
 from deebert.model import DeeBert
@@ -117,7 +117,7 @@ def compare(
         times = race(engine.answer, partial(engine.answer, criterion=criterion), batches, rounds)
         plain_s.append(np.median(times.plain.sum(axis=1)))
         layers = np.concatenate([engine.answer(batch, criterion).exit_layers for batch in batches])
-        layers_saved = 1 - float(layers.mean()) / engine.num_layers
+        layers_saved = layers_saved_frac(float(layers.mean()), engine.num_layers)
         saved = times.time_saved()
         result[name] = {"layers_saved_frac": round(layers_saved, 3), **{k: round(v, 3) for k, v in saved.items()}}
         if layers_saved > 0:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deebert.analysis.baselines import PERMUTATIONS, fixed_layer_curve, oracle_curves, random_exit_rows
-from deebert.analysis.curves import entropy_curve, other_curves
+from deebert.analysis.curves import ScoredCurve, entropy_curve, other_curves
 from deebert.analysis.layers import layer_rows
 from deebert.base.rows import Row
 from deebert.data.scores import METRICS
@@ -28,7 +28,8 @@ def answers_of(logits: np.ndarray) -> np.ndarray:
 def random_rows(
     logits: np.ndarray, labels: np.ndarray, thresholds: list[float], metric: str, seed: int = 0
 ) -> list[Row]:
-    return random_exit_rows("validation", entropy_curve(logits, thresholds), answers_of(logits), labels, metric, seed)
+    scored = ScoredCurve("validation", entropy_curve(logits, thresholds), labels, metric, seed)
+    return random_exit_rows(scored, answers_of(logits))
 
 
 def oracle_rows(logits: np.ndarray, labels: np.ndarray, metric: str) -> dict[str, Row]:
@@ -137,7 +138,7 @@ def test_nothing_beats_the_oracles(seed: int, classes: int) -> None:
     curves = [
         entropy_curve(logits, thresholds),
         fixed_layer_curve(answers_of(logits)),
-        *other_curves(logits, labels, "accuracy", thresholds, 10, seed=0),
+        *other_curves(logits, labels, "accuracy", thresholds, 10, resampling_seed=0),
     ]
     rows = [row for curve in curves for row in curve.rows("validation", labels, "accuracy")]
     assert full_depth["score"] == rows[0]["score"]

@@ -155,7 +155,7 @@ def test_what_chance_alone_finds(n: int) -> None:
 def test_rows_are_fitted_on_one_half_and_checked_on_the_other() -> None:
     """One row per layer 1..L; with heads too sure, the error and the loss fall on samples the fit never saw."""
     logits, labels = drawn(4, 2001, [3.0, 1.0, 0.4])
-    rows = calibration_rows("validation", logits, labels, seed=5)
+    rows = calibration_rows("validation", logits, labels, resampling_seed=5)
     fit, check = stratified_halves(labels, 5)
     temperatures = fit_temperatures(logits[fit], labels[fit])
     assert [row["layer"] for row in rows] == [1, 2, 3]
@@ -175,14 +175,14 @@ def test_rows_are_fitted_on_one_half_and_checked_on_the_other() -> None:
         }
     for row in (rows[0], rows[2]):
         assert row["ece_after"] < row["ece_before"] / 2 and row["nll_after"] < row["nll_before"]
-    assert rows == calibration_rows("validation", logits, labels, seed=5)
+    assert rows == calibration_rows("validation", logits, labels, resampling_seed=5)
 
 
 def test_what_cannot_be_calibrated_is_an_error() -> None:
     """Logits that are not finite and fewer than two samples are refused in one line with the split and the layer."""
     logits, labels = drawn(0, 6, [1.0, 1.0])
     with pytest.raises(UserError, match="validation: 1 samples"):
-        calibration_rows("validation", logits[:1], labels[:1], seed=0)
+        calibration_rows("validation", logits[:1], labels[:1], resampling_seed=0)
     logits[3, 1, 0] = math.inf
     with pytest.raises(UserError, match="validation: logits of layer 2"):
-        calibration_rows("validation", logits, labels, seed=0)
+        calibration_rows("validation", logits, labels, resampling_seed=0)

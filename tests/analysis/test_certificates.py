@@ -22,7 +22,7 @@ from deebert.analysis.certificates import (
     disagreement_bounds,
     smallest_epsilon,
 )
-from deebert.analysis.curves import Curve
+from deebert.analysis.curves import Curve, ScoredCurve
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 LAYERS = 10
@@ -98,7 +98,7 @@ def test_277_samples_without_a_disagreement_reach_83_in_10000() -> None:
     best = 1 - 0.1 ** (1 / 277)
     assert smallest_epsilon(disagreement_bounds(predictions, labels, 0.1), layers) == pytest.approx(best, abs=1e-12)
     curve = Curve("entropy", (0.0, 0.1, 0.2), layers, predictions, LAYERS)
-    rows = certificate_rows("validation", curve, labels, [0.005, 0.01], 0.1)
+    rows = certificate_rows(ScoredCurve("validation", curve, labels, "accuracy", 0), [0.005, 0.01], 0.1)
     too_much, enough = [row for row in rows if row["loss"] == "disagreement"]
     assert not too_much["certified"] and enough["certified"]
     assert (too_much["threshold"], too_much["layers_saved_frac"]) == (0.0, 0.0)
@@ -171,7 +171,7 @@ def test_points_that_save_nothing_must_pass_but_certify_nothing() -> None:
     predictions, layers, labels = grid(harmed, nobody)
     layers[1] = LAYERS
     curve = Curve("entropy", (0.0, 0.1, 0.2), layers, predictions, LAYERS)
-    for row in certificate_rows("validation", curve, labels, [0.05], 0.1):
+    for row in certificate_rows(ScoredCurve("validation", curve, labels, "accuracy", 0), [0.05], 0.1):
         assert (row["certified"], row["threshold"], row["risk"]) == (False, 0.0, 0.0)
         assert row["smallest_epsilon"] > 40 / 277
 
@@ -189,7 +189,8 @@ def test_rows_are_plain_data_also_where_nothing_can_be_saved() -> None:
     """Rows survive JSON; a grid with only full depth has no smallest epsilon."""
     nobody = np.zeros((1, 30), dtype=bool)
     predictions, layers, labels = grid(nobody, nobody)
-    rows = certificate_rows("validation", Curve("entropy", (0.0,), layers, predictions, LAYERS), labels, [0.05], 0.1)
+    curve = Curve("entropy", (0.0,), layers, predictions, LAYERS)
+    rows = certificate_rows(ScoredCurve("validation", curve, labels, "accuracy", 0), [0.05], 0.1)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert [row["smallest_epsilon"] for row in rows] == [None, None] and not any(row["certified"] for row in rows)
 

@@ -1,4 +1,4 @@
-"""Choosing an operating point and judging it: against plain loops, and against worlds whose scores are known."""
+"""Choosing a setting and judging it: against plain loops, and against worlds whose scores are known."""
 
 import dataclasses
 import json
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from deebert.analysis import choice
 from deebert.analysis.choice import band_rows, choice_rows, over_seeds
-from deebert.analysis.curves import Curve
-from deebert.analysis.folds import stratified_parts
+from deebert.analysis.curves import Curve, ScoredCurve
+from deebert.analysis.folds import stratified_folds
 from deebert.data.scores import METRICS
 from tests.heads import best_within
 
@@ -24,23 +24,23 @@ ENDS = [f"{name}_{end}" for name in ("layers_saved", "score", "drop") for end in
 Grid = tuple[Curve, np.ndarray]  # and labels
 
 
-def draw_grid(rng: np.random.Generator, n: int, points: int = 12, worst: float = 0.15) -> Grid:
-    """A grid like a real one: the later the point, the earlier samples leave and the more often the answer flips.
+def draw_grid(rng: np.random.Generator, n: int, num_settings: int = 12, worst: float = 0.15) -> Grid:
+    """A grid like a real one: the later the setting, the earlier samples leave and the more often the answer flips.
 
-    Full depth is wrong for one sample in ten. Point k flips the answers of a share `worst` * (k / last) ** 2, the same
-    samples and more from point to point.
+    Full depth is wrong for one sample in ten. Setting k flips the answers of a share `worst` * (k / last) ** 2: the
+    same samples and more from setting to setting.
     """
-    boldness = np.linspace(0, 1, points)[:, None]  # (K, 1)
+    boldness = np.linspace(0, 1, num_settings)[:, None]  # (K, 1)
     labels = rng.integers(0, 2, n)
     full = np.where(rng.random(n) < 0.1, 1 - labels, labels)
     predictions = np.where(rng.random(n) < worst * boldness**2, 1 - full, full)
     layers = LAYERS - (rng.random(n) * LAYERS * boldness).astype(int)
-    return Curve("entropy", tuple(np.linspace(0, 0.7, points).tolist()), layers, predictions, LAYERS), labels
+    return Curve("entropy", tuple(np.linspace(0, 0.7, num_settings).tolist()), layers, predictions, LAYERS), labels
 
 
-def true_score(points: int = 12, worst: float = 0.15) -> np.ndarray:
-    """Accuracy (K,) of `draw_grid`'s points on endless samples: a flip mends one answer in ten, spoils the others."""
-    return 0.9 - 0.8 * worst * np.linspace(0, 1, points) ** 2
+def true_score(num_settings: int = 12, worst: float = 0.15) -> np.ndarray:
+    """Accuracy (K,) of `draw_grid`'s settings on endless samples: a flip mends one answer in ten, spoils the others."""
+    return 0.9 - 0.8 * worst * np.linspace(0, 1, num_settings) ** 2
 
 
 def sweep_like(grid: Grid, metric: str, members: np.ndarray | slice = slice(None)) -> list[dict]:
@@ -50,7 +50,7 @@ def sweep_like(grid: Grid, metric: str, members: np.ndarray | slice = slice(None
         {
             "threshold": threshold,
             "score": METRICS[metric](labels[members], curve.predictions[k, members]),
-            "layers_saved_frac": 1 - curve.layers[k, members].mean() / LAYERS,
+            "layers_saved_frac": 1 - curve.exit_layers[k, members].mean() / LAYERS,
         }
         for k, threshold in enumerate(curve.settings)
     ]
@@ -62,7 +62,7 @@ def test_the_threshold_is_best_within_of_all_samples(seed: int, n: int, metric: 
     """Threshold, saving and in-sample drop are those of the sweep's own choice, for every metric there is."""
     grid = draw_grid(np.random.default_rng(seed), n)
     rows = sweep_like(grid, metric)
-    for row in choice_rows("validation", *grid, metric, TARGETS, seed=1):
+    for row in choice_rows(ScoredCurve("validation", *grid, metric, 1), TARGETS):
         best = best_within(rows, row["target_drop_points"])
         assert row["threshold"] == best["threshold"] and row["n"] == n
         assert row["layers_saved_frac"] == pytest.approx(best["layers_saved_frac"])
@@ -72,24 +72,24 @@ def test_the_threshold_is_best_within_of_all_samples(seed: int, n: int, metric: 
 @few
 @given(st.integers(0, 10_000), st.integers(1, 60), st.sampled_from(sorted(METRICS)))
 def test_cross_fitted_figures_are_what_a_plain_loop_finds(seed: int, n: int, metric: str) -> None:
-    """Each part is judged by the point that `best_within` chooses on the rest; the parts' answers make one score."""
+    """Each fold is judged by the setting that `best_within` chooses on the rest; the folds' answers make one score."""
     grid = draw_grid(np.random.default_rng(seed), n)
     curve, labels = grid
     rng, full = np.random.default_rng(5), METRICS[metric](labels, curve.predictions[0])
     scores, saved = {target: [] for target in TARGETS}, {target: [] for target in TARGETS}
     for _ in range(choice.DIVISIONS):
-        part_of = stratified_parts(labels, choice.PARTS, rng)
+        fold_of = stratified_folds(labels, choice.FOLDS, rng)
         for target in TARGETS:
             answers, exits = np.full(n, -1), np.zeros(n)
-            for part in np.unique(part_of):
-                judged = part_of == part
+            for fold in np.unique(fold_of):
+                judged = fold_of == fold
                 point = 0  # nothing to choose on
                 if not judged.all():
                     point = curve.settings.index(best_within(sweep_like(grid, metric, ~judged), target)["threshold"])
-                answers[judged], exits[judged] = curve.predictions[point, judged], curve.layers[point, judged]
+                answers[judged], exits[judged] = curve.predictions[point, judged], curve.exit_layers[point, judged]
             scores[target].append(METRICS[metric](labels, answers))
             saved[target].append(1 - exits.mean() / LAYERS)
-    for row in choice_rows("validation", *grid, metric, TARGETS, seed=5):
+    for row in choice_rows(ScoredCurve("validation", *grid, metric, 5), TARGETS):
         target = row["target_drop_points"]
         assert row["score"] == pytest.approx(np.mean(scores[target]))
         assert row["drop_points"] == pytest.approx(100 * (full - np.mean(scores[target])), abs=1e-9)
@@ -102,7 +102,7 @@ def test_cross_fitting_does_not_flatter() -> None:
     cross, inside, true = [], [], []
     for seed in range(60):
         grid = draw_grid(rng, 300)  # half a point is one sample of them, and one of the nine tenths too
-        (row,) = choice_rows("validation", *grid, "accuracy", [0.5], seed)
+        (row,) = choice_rows(ScoredCurve("validation", *grid, "accuracy", seed), [0.5])
         cross.append(row["drop_points"])
         inside.append(row["in_sample_drop_points"])
         true.append(100 * (truth[0] - truth[grid[0].settings.index(row["threshold"])]))
@@ -117,7 +117,7 @@ def test_intervals_hold_what_they_are_about() -> None:
     inside = {"score": [], "drop": []}
     for seed in range(150):
         grid = draw_grid(rng, 400)
-        (row,) = choice_rows("validation", *grid, "accuracy", [3], seed)
+        (row,) = choice_rows(ScoredCurve("validation", *grid, "accuracy", seed), [3])
         score = truth[grid[0].settings.index(row["threshold"])]
         inside["score"].append(row["score_low"] <= score <= row["score_high"])
         inside["drop"].append(row["drop_low"] <= 100 * (truth[0] - score) <= row["drop_high"])
@@ -132,9 +132,9 @@ def test_intervals_shrink_with_the_square_root_of_n(rows_of: str) -> None:
     for n in (500, 8000):
         grid = draw_grid(np.random.default_rng(2), n)
         if rows_of == "choice":
-            (row,) = choice_rows("validation", *grid, "accuracy", [3], 0)
+            (row,) = choice_rows(ScoredCurve("validation", *grid, "accuracy", 0), [3])
         else:
-            row = band_rows("validation", *grid, "accuracy", 0)[6]
+            row = band_rows(ScoredCurve("validation", *grid, "accuracy", 0))[6]
         widths.append([row[f"{name}_high"] - row[f"{name}_low"] for name in ("layers_saved", "score", "drop")])
     assert np.divide(*widths) == pytest.approx(4, rel=0.35)
 
@@ -142,10 +142,10 @@ def test_intervals_shrink_with_the_square_root_of_n(rows_of: str) -> None:
 @few
 @given(st.integers(0, 10_000), st.sampled_from(sorted(METRICS)))
 def test_a_curve_row_is_what_the_metrics_say(seed: int, metric: str) -> None:
-    """Score, saving and drop of each point are those of the whole split, and lie between their ends."""
+    """Score, saving and drop of each setting are those of the whole split, and lie between their ends."""
     grid = draw_grid(np.random.default_rng(seed), 50)
     rows = sweep_like(grid, metric)
-    for row, plain in zip(band_rows("test", *grid, metric, seed=0), rows, strict=True):
+    for row, plain in zip(band_rows(ScoredCurve("test", *grid, metric, 0)), rows, strict=True):
         assert (row["split"], row["threshold"], row["n"]) == ("test", plain["threshold"], 50)
         assert row["score"] == pytest.approx(plain["score"])
         assert row["layers_saved_frac"] == pytest.approx(plain["layers_saved_frac"])
@@ -159,18 +159,20 @@ def test_intervals_are_paired() -> None:
     """Where exits answer as full depth does, the drop is 0 for certain though the score is not certain at all."""
     curve, labels = draw_grid(np.random.default_rng(3), 200)
     grid = dataclasses.replace(curve, predictions=np.repeat(curve.predictions[:1], 12, axis=0)), labels
-    for row in choice_rows("validation", *grid, "accuracy", [0], 0) + band_rows("validation", *grid, "accuracy", 0):
+    scored = ScoredCurve("validation", *grid, "accuracy", 0)
+    for row in choice_rows(scored, [0]) + band_rows(scored):
         assert row["drop_low"] == row["drop_points"] == row["drop_high"] == 0
         assert row["score_high"] - row["score_low"] > 0.02
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
 @pytest.mark.parametrize("metric", sorted(METRICS))
-def test_few_samples_and_one_point_are_no_trouble(n: int, metric: str) -> None:
-    """Fewer samples than parts, one label only, only full depth: rows of plain numbers, nothing saved, nothing lost."""
+def test_few_samples_and_one_setting_are_no_trouble(n: int, metric: str) -> None:
+    """Fewer samples than folds, one label only, only full depth: rows of plain numbers, nothing saved, nothing lost."""
     answers = np.zeros((1, n), dtype=int)
     grid = Curve("entropy", (0.0,), np.full((1, n), LAYERS), answers, LAYERS), np.zeros(n, dtype=int)
-    rows = choice_rows("validation", *grid, metric, TARGETS, 0) + band_rows("validation", *grid, metric, 0)
+    scored = ScoredCurve("validation", *grid, metric, 0)
+    rows = choice_rows(scored, TARGETS) + band_rows(scored)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     for row in rows:
         assert (row["threshold"], row["layers_saved_frac"], row["drop_points"]) == (0.0, 0.0, 0.0)
@@ -182,7 +184,8 @@ def test_shares_stay_shares() -> None:
     curve, labels = draw_grid(np.random.default_rng(6), 100)
     predictions = np.tile(np.where(np.arange(100) < 2, 1 - labels, labels), (12, 1))
     grid = dataclasses.replace(curve, predictions=predictions), labels
-    for row in choice_rows("validation", *grid, "accuracy", TARGETS, 0) + band_rows("test", *grid, "accuracy", 0):
+    scored = ScoredCurve("validation", *grid, "accuracy", 0)
+    for row in choice_rows(scored, TARGETS) + band_rows(scored):
         assert all(0 <= row[key] <= 1 for key in ENDS if not key.startswith("drop"))
 
 
@@ -191,7 +194,8 @@ def test_the_seed_decides() -> None:
     grid = draw_grid(np.random.default_rng(4), 150)
 
     def rows(seed: int) -> Sequence[dict]:
-        return choice_rows("validation", *grid, "f1", TARGETS, seed) + band_rows("validation", *grid, "f1", seed)
+        scored = ScoredCurve("validation", *grid, "f1", seed)
+        return choice_rows(scored, TARGETS) + band_rows(scored)
 
     assert rows(1) == rows(1) and rows(1) != rows(2)
 
@@ -205,7 +209,8 @@ def test_sums_of_any_size_are_exact() -> None:
     layers = np.repeat([[num_layers], [num_layers - 1]], n, axis=1)
     answers = np.zeros((2, n), dtype=int)
     grid = Curve("entropy", (0.0, 0.1), layers, answers, num_layers), np.zeros(n, dtype=int)
-    rows = [*band_rows("validation", *grid, "accuracy", 0)[1:], *choice_rows("validation", *grid, "accuracy", [0], 0)]
+    scored = ScoredCurve("validation", *grid, "accuracy", 0)
+    rows = [*band_rows(scored)[1:], *choice_rows(scored, [0])]
     for row in rows:
         for key in ("layers_saved_frac", "layers_saved_low", "layers_saved_high"):
             assert row[key] == pytest.approx(1 / num_layers, rel=1e-6)
@@ -214,7 +219,7 @@ def test_sums_of_any_size_are_exact() -> None:
 def test_an_unknown_metric_is_refused() -> None:
     """A metric that is no ratio of sums is an error, not a wrong interval."""
     with pytest.raises(NotImplementedError, match="matthews"):
-        choice_rows("validation", *draw_grid(np.random.default_rng(0), 20), "matthews", TARGETS, 0)
+        choice_rows(ScoredCurve("validation", *draw_grid(np.random.default_rng(0), 20), "matthews", 0), TARGETS)
 
 
 def test_over_seeds() -> None:

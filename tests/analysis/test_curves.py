@@ -56,7 +56,8 @@ def test_curves_of_all_other_criteria(classes: int, metric: str) -> None:
     """Every criterion but entropy has a curve over its own grid, whose exits and answers are that setting's."""
     logits, labels = heads(5, classes)
     thresholds = threshold_grid(classes, 20)
-    curves = {curve.criterion: curve for curve in other_curves(logits, labels, metric, thresholds, 20, seed=3)}
+    others = other_curves(logits, labels, metric, thresholds, 20, resampling_seed=3)
+    curves = {curve.criterion: curve for curve in others}
     kinds = {
         "max_probability": MaxProbability,
         "patience": lambda setting: Patience(int(setting)),
@@ -66,17 +67,17 @@ def test_curves_of_all_other_criteria(classes: int, metric: str) -> None:
     assert list(curves) == [*kinds, "layer_thresholds"]
     for name, kind in kinds.items():
         for setting, layers, answers in zip(
-            curves[name].settings, curves[name].layers, curves[name].predictions, strict=True
+            curves[name].settings, curves[name].exit_layers, curves[name].predictions, strict=True
         ):
             assert kind(setting).exit_layers(torch.from_numpy(logits)).tolist() == layers.tolist()
             assert answers.tolist() == logits[np.arange(N), layers - 1].argmax(axis=1).tolist()
     fitted = curves["layer_thresholds"]
     assert fitted.settings == DROPS_POINTS
-    assert np.array_equal(fitted.layers, cross_fitted_exits(logits, labels, metric, thresholds, 3))
+    assert np.array_equal(fitted.exit_layers, cross_fitted_exits(logits, labels, metric, thresholds, 3))
 
 
 def test_one_sample_cannot_be_fitted_and_judged() -> None:
     """A single sample has curves of every criterion but the fitted one."""
     logits, labels = heads(1, n=1)
-    names = {curve.criterion for curve in other_curves(logits, labels, "accuracy", [0.1], 5, seed=0)}
+    names = {curve.criterion for curve in other_curves(logits, labels, "accuracy", [0.1], 5, resampling_seed=0)}
     assert names == {"max_probability", "patience", "confident_streak_2", "confident_streak_3"}

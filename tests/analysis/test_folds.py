@@ -1,25 +1,25 @@
-"""Divisions of samples: every sample once, parts alike, drawn by the seed."""
+"""Divisions of samples: every sample once, folds alike, drawn by the seed."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deebert.analysis.folds import stratified_halves, stratified_parts
+from deebert.analysis.folds import stratified_folds, stratified_halves
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @few
 @given(st.integers(0, 10_000), st.integers(1, 80), st.integers(1, 4), st.integers(2, 10))
-def test_parts_are_alike(seed: int, n: int, classes: int, parts: int) -> None:
-    """Each sample is in one part; no two parts differ by more than one sample, in all or of any label."""
+def test_folds_are_alike(seed: int, n: int, classes: int, folds: int) -> None:
+    """Each sample is in one fold; no two folds differ by more than one sample, in all or of any label."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)
-    part = stratified_parts(labels, parts, rng)
+    fold = stratified_folds(labels, folds, rng)
     sizes = [
-        np.bincount(part[members], minlength=parts) for members in (labels >= 0, *map(labels.__eq__, range(classes)))
+        np.bincount(fold[members], minlength=folds) for members in (labels >= 0, *map(labels.__eq__, range(classes)))
     ]
-    assert all(len(size) == parts and np.ptp(size) <= 1 for size in sizes)
+    assert all(len(size) == folds and np.ptp(size) <= 1 for size in sizes)
 
 
 @few

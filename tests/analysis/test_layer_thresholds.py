@@ -72,7 +72,7 @@ def test_fitting_with_nan() -> None:
 def test_no_sample_meets_thresholds_it_helped_to_fit() -> None:
     """Each half leaves by the thresholds fitted on the other, drop by drop."""
     logits, labels = heads(7, n=31, best=2.5)
-    exits = cross_fitted_exits(logits, labels, "accuracy", threshold_grid(2, 20), seed=3)
+    exits = cross_fitted_exits(logits, labels, "accuracy", threshold_grid(2, 20), resampling_seed=3)
     one, other = stratified_halves(labels, 3)
     for fit, check in ((one, other), (other, one)):
         fitted = fit_layer_thresholds(logits[fit], labels[fit], "accuracy", threshold_grid(2, 20))

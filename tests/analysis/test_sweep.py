@@ -124,7 +124,7 @@ def test_depth_by_difficulty() -> None:
 def test_tables_of_a_split(metric: str) -> None:
     """Entropy's curve comes first, at all thresholds; every table speaks of the split; equal input, equal tables."""
     saved = saved_logits(1)
-    tables = split_tables("validation", saved, metric, SETTINGS, seed=1)
+    tables = split_tables("validation", saved, metric, SETTINGS, resampling_seed=1)
     assert {row["split"] for rows in tables.values() for row in rows} == {"validation"} and all(tables.values())
     names = list(dict.fromkeys(row["criterion"] for row in tables["sweep"]))
     assert names[0] == "entropy" and set(names) == {
@@ -138,12 +138,12 @@ def test_tables_of_a_split(metric: str) -> None:
     assert {row["threshold"] for row in tables["leavers"]} == {row["threshold"] for row in tables["choice"]}
     assert [row["layer"] for row in tables["calibration"]] == [1, 2, 3, 4]
     assert [row["epsilon"] for row in tables["certificates"]] == [0.05, 0.2, 0.05, 0.2]
-    assert tables == split_tables("validation", saved, metric, SETTINGS, seed=1)
+    assert tables == split_tables("validation", saved, metric, SETTINGS, resampling_seed=1)
 
 
 def test_the_band_lies_around_the_curve() -> None:
     """Each threshold's band has the curve's own score and saving, and holds them."""
-    tables = split_tables("validation", saved_logits(2, n=200), "accuracy", SETTINGS, seed=1)
+    tables = split_tables("validation", saved_logits(2, n=200), "accuracy", SETTINGS, resampling_seed=1)
     for row, band in zip(tables["sweep"], tables["bands"], strict=False):
         assert (row["threshold"], row["score"]) == (band["threshold"], pytest.approx(band["score"]))
         assert row["layers_saved_frac"] == pytest.approx(band["layers_saved_frac"])
@@ -152,20 +152,20 @@ def test_the_band_lies_around_the_curve() -> None:
 
 def test_nothing_is_chosen_on_a_test_split() -> None:
     """Thresholds, guarantees and temperatures come from validation; a test split only has curves and exits."""
-    tables = split_tables("test", saved_logits(1), "accuracy", SETTINGS, seed=1)
+    tables = split_tables("test", saved_logits(1), "accuracy", SETTINGS, resampling_seed=1)
     assert set(tables) == {"sweep", "exits", "depths", "entropies"}
 
 
 def test_one_sample_is_enough() -> None:
     """A split of one sample has all tables but what needs two: fitted thresholds and temperatures."""
-    tables = split_tables("validation", saved_logits(1, n=1), "accuracy", SETTINGS, seed=1)
+    tables = split_tables("validation", saved_logits(1, n=1), "accuracy", SETTINGS, resampling_seed=1)
     assert tables["calibration"] == [] and len(tables["choice"]) == 4
 
 
 def test_sweep_metrics() -> None:
     """Per target what was chosen and its cross-fitted score, per risk what is certified; keys by the targets alone."""
-    tables = split_tables("validation", saved_logits(1), "accuracy", SETTINGS, seed=1)
-    other = split_tables("other", saved_logits(2), "accuracy", SETTINGS, seed=1)
+    tables = split_tables("validation", saved_logits(1), "accuracy", SETTINGS, resampling_seed=1)
+    other = split_tables("other", saved_logits(2), "accuracy", SETTINGS, resampling_seed=1)
     both = {name: other[name] + rows for name, rows in tables.items()}
     content, choice = (made("toy", "validation", both) for made in (sweep_metrics, choice_metrics))
     check_metrics(content)

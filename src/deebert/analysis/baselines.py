@@ -1,12 +1,12 @@
 """What a trade-off curve must be held against: leaving without looking, and leaving with the labels in sight.
 
-Shapes: K thresholds, N samples, L layers. `predictions` are each head's answers, (N, L).
+Shapes: K settings, N samples, L layers. `predictions` are each head's answers, (N, L).
 """
 
 import numpy as np
 import torch
 
-from deebert.analysis.curves import Curve, curve_at
+from deebert.analysis.curves import Curve, ScoredCurve, curve_at
 from deebert.base.rows import Row
 from deebert.data.scores import score_of, score_terms
 from deebert.exits.rule import first_exit, layers_saved_frac
@@ -22,7 +22,7 @@ def fixed_layer_curve(predictions: np.ndarray) -> Curve:
 
 
 def oracle_curves(predictions: np.ndarray, labels: np.ndarray) -> list[Curve]:
-    """The two ends of what any criterion could do with these heads, a point each; there is nothing to set.
+    """The two ends of what any criterion could do with these heads, of one setting each; there is nothing to set.
 
     `oracle` knows the label and leaves at the first layer whose answer is right, at L if none is. `oracle_full_depth`
     knows the backbone's answer and leaves at the first layer that gives it: the most that can be saved without
@@ -31,32 +31,29 @@ def oracle_curves(predictions: np.ndarray, labels: np.ndarray) -> list[Curve]:
     wanted = {"oracle": labels, "oracle_full_depth": predictions[:, -1]}
     curves = []
     for name, answer in wanted.items():
-        layers = first_exit(torch.from_numpy(predictions == answer[:, None])).numpy()
-        curves.append(curve_at(name, [None], layers[None], predictions))
+        exit_layers = first_exit(torch.from_numpy(predictions == answer[:, None])).numpy()
+        curves.append(curve_at(name, [None], exit_layers[None], predictions))
     return curves
 
 
-def random_exit_rows(
-    split: str, entropy: Curve, predictions: np.ndarray, labels: np.ndarray, main_metric: str, seed: int
-) -> list[Row]:
+def random_exit_rows(entropy: ScoredCurve, predictions: np.ndarray) -> list[Row]:
     """Entropy's exits at each threshold (nats), dealt out at random: as many leave at each layer, but any samples.
 
     With the same exits layer by layer, and not just the same mean depth, the two curves differ in one thing: whether
     entropy knows who is ready. (The mean alone would leave a choice of layers, hence of scores.) The accuracy is the
     exact mean over all ways to deal: the sum over layers of the share that leaves there times the accuracy of its
-    head. Other scores are no mean over samples and have no such form. They are averaged over 50 permutations drawn with
-    `seed`.
+    head. Other scores are no mean over samples and have no such form. They are averaged over 50 permutations.
     Columns are those of `Curve.rows`.
     """
     n, num_layers = predictions.shape
-    exits = np.stack([np.bincount(layers, minlength=num_layers + 1)[1:] for layers in entropy.layers])  # (K, L)
-    accuracies = exits / n @ (predictions == labels[:, None]).mean(axis=0)  # (K,)
-    is_accuracy = main_metric == "accuracy"
-    scores = accuracies if is_accuracy else _mean_score(exits, predictions, labels, main_metric, seed)
+    curve = entropy.curve
+    exits = np.stack([np.bincount(each, minlength=num_layers + 1)[1:] for each in curve.exit_layers])  # (K, L)
+    accuracies = exits / n @ (predictions == entropy.labels[:, None]).mean(axis=0)  # (K,)
+    scores = accuracies if entropy.metric == "accuracy" else _mean_score(exits, predictions, entropy)
     mean_layers = exits / n @ np.arange(1, num_layers + 1)
     return [
         {
-            "split": split,
+            "split": entropy.split,
             "criterion": "random_exit",
             "threshold": threshold,
             "score": float(score),
@@ -65,23 +62,21 @@ def random_exit_rows(
             "mean_exit_layer": float(mean_layer),
             "n": n,
         }
-        for threshold, score, accuracy, mean_layer in zip(
-            entropy.settings, scores, accuracies, mean_layers, strict=True
-        )
+        for threshold, score, accuracy, mean_layer in zip(curve.settings, scores, accuracies, mean_layers, strict=True)
     ]
 
 
-def _mean_score(exits: np.ndarray, predictions: np.ndarray, labels: np.ndarray, metric: str, seed: int) -> np.ndarray:
+def _mean_score(exits: np.ndarray, predictions: np.ndarray, scored: ScoredCurve) -> np.ndarray:
     """Mean score (K,) over permutations of the samples, for K rows of `exits` (K, L).
 
     In a permutation the first samples leave at layer 1, the next at layer 2, and so on: running sums along it serve all
     K rows.
     """
     n, num_layers = predictions.shape
-    terms = score_terms(labels[:, None], predictions, metric)  # (T, N, L)
+    terms = score_terms(scored.labels[:, None], predictions, scored.metric)  # (T, N, L)
     ends = exits.cumsum(axis=1)  # (K, L)
     at = np.arange(num_layers)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(scored.resampling_seed)
     total = np.zeros(len(exits))
     for _ in range(PERMUTATIONS):
         order = rng.permutation(n)

@@ -101,7 +101,7 @@ def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:
     return np.searchsorted(edges, confidence)
 
 
-def calibration_rows(split: str, logits: np.ndarray, labels: np.ndarray, seed: int) -> list[Row]:
+def calibration_rows(split: str, logits: np.ndarray, labels: np.ndarray, resampling_seed: int) -> list[Row]:
     """One row per layer 1..L: temperature fitted on one half of the split; error and loss of `n` samples, the other.
 
     Columns: `split, layer, temperature, ece_before, ece_after, ece_by_chance` (of a perfect head as sure as this one is
@@ -115,7 +115,7 @@ def calibration_rows(split: str, logits: np.ndarray, labels: np.ndarray, seed: i
         raise UserError(f"{split}: logits of layer {layer} are not all finite; calibration needs finite ones")
     if len(labels) < 2:
         raise UserError(f"{split}: {len(labels)} samples; calibration needs 2 or more, to fit and to check on others")
-    fit, check = stratified_halves(labels, seed)
+    fit, check = stratified_halves(labels, resampling_seed)
     temperatures = fit_temperatures(logits[fit], labels[fit])
     before, after, truth = logits[check], scaled(logits[check], temperatures), labels[check]
     columns = {

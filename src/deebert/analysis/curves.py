@@ -24,20 +24,20 @@ class Curve:
     Attributes:
         criterion: its name in rows and figures.
         settings: K, from the safest to the boldest; None where there is nothing to set.
-        layers: (K, N) int64, 1..L.
+        exit_layers: (K, N) int64, 1..L.
         predictions: (K, N) int64, labels.
         num_layers: L.
     """
 
     criterion: str
     settings: tuple[float | None, ...]
-    layers: np.ndarray
+    exit_layers: np.ndarray
     predictions: np.ndarray
     num_layers: int
 
     def rows(self, split: str, labels: np.ndarray, main_metric: str) -> list[Row]:
         """One row per setting, scored on (N,) labels."""
-        mean_exits = self.layers.mean(axis=1)  # (K,)
+        mean_exits = self.exit_layers.mean(axis=1)  # (K,)
         return [
             {
                 "split": split,
@@ -53,17 +53,36 @@ class Curve:
         ]
 
 
-def curve_at(name: str, settings: Sequence[float | None], layers: np.ndarray, predictions: np.ndarray) -> Curve:
-    """The curve of exits at `layers` (K, N), given each head's answers (N, L)."""
-    return Curve(name, tuple(settings), layers, answers(predictions, layers), predictions.shape[1])
+@dataclass(frozen=True)
+class ScoredCurve:
+    """A curve on a split whose labels are known, and how it is scored: what is read off a curve starts from this.
+
+    Attributes:
+        split: name of the split in rows.
+        curve: its first setting is full depth, by which nobody leaves early.
+        labels: (N,).
+        metric: name in `scores.METRICS`.
+        resampling_seed: of all that is drawn: divisions, resamples, permutations.
+    """
+
+    split: str
+    curve: Curve
+    labels: np.ndarray
+    metric: str
+    resampling_seed: int
+
+
+def curve_at(name: str, settings: Sequence[float | None], exit_layers: np.ndarray, predictions: np.ndarray) -> Curve:
+    """The curve of exits at `exit_layers` (K, N), given each head's answers (N, L)."""
+    return Curve(name, tuple(settings), exit_layers, answers(predictions, exit_layers), predictions.shape[1])
 
 
 def curve_of(criteria: Sequence[Criterion], logits: np.ndarray) -> Curve:
     """The curve of one criterion's settings on (N, L, C) logits."""
     readings = criteria[0].read(torch.from_numpy(logits))  # (N, L), the same for all settings
-    layers = np.stack([criterion.exit_layers_of(readings).numpy() for criterion in criteria])
+    exit_layers = np.stack([criterion.exit_layers_of(readings).numpy() for criterion in criteria])
     settings = [criterion.setting for criterion in criteria]
-    return curve_at(criteria[0].name, settings, layers, logits.argmax(axis=2))
+    return curve_at(criteria[0].name, settings, exit_layers, logits.argmax(axis=2))
 
 
 def entropy_curve(logits: np.ndarray, thresholds: Sequence[float]) -> Curve:
@@ -72,18 +91,23 @@ def entropy_curve(logits: np.ndarray, thresholds: Sequence[float]) -> Curve:
 
 
 def other_curves(
-    logits: np.ndarray, labels: np.ndarray, main_metric: str, thresholds: Sequence[float], num_settings: int, seed: int
+    logits: np.ndarray,
+    labels: np.ndarray,
+    main_metric: str,
+    thresholds: Sequence[float],
+    num_settings: int,
+    resampling_seed: int,
 ) -> list[Curve]:
     """The curves of all criteria but entropy: each in the table that has a grid, then thresholds ramp by ramp.
 
     A grid has up to about `num_settings` settings, none where L is too small for the criterion: then it has no curve.
-    Thresholds ramp by ramp, fitted over `thresholds` (nats), are judged by halves that had no part in fitting; their
-    setting is the drop in points that the fit was allowed. They are left out of a split of fewer than two samples.
+    Thresholds ramp by ramp, fitted over `thresholds` (nats), are judged by halves that had no part in fitting. Their
+    setting is the drop in percentage points that the fit was allowed. A split of fewer than two samples has none.
     """
     num_layers, num_labels = logits.shape[1:]
     grids = [entry.grid(num_layers, num_labels, num_settings) for entry in CRITERIA.values() if entry.grid]
     curves = [curve_of(criteria, logits) for criteria in grids if criteria]
     if len(labels) > 1:
-        layers = cross_fitted_exits(logits, labels, main_metric, thresholds, seed)
-        curves.append(curve_at("layer_thresholds", DROPS_POINTS, layers, logits.argmax(axis=2)))
+        exit_layers = cross_fitted_exits(logits, labels, main_metric, thresholds, resampling_seed)
+        curves.append(curve_at("layer_thresholds", DROPS_POINTS, exit_layers, logits.argmax(axis=2)))
     return curves

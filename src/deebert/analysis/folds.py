@@ -1,17 +1,20 @@
-"""Seeded divisions of samples into parts that are alike: what one part chooses or fits, the others judge."""
+"""Seeded divisions of samples into folds that are alike: what is chosen or fitted on some folds, others judge.
+
+Scikit-learn's `StratifiedKFold` refuses data with fewer samples of a label than folds; here any number will do.
+"""
 
 import numpy as np
 
 
-def stratified_parts(labels: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """Part 0..parts-1 of each of (N,) samples, at random; sizes differ by at most 1, in each label too."""
+def stratified_folds(labels: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Fold 0..folds-1 of each of (N,) samples, at random; sizes differ by at most 1, in each label too."""
     order = np.lexsort((rng.random(len(labels)), labels))  # by label, at random within each
-    part = np.empty(len(labels), dtype=np.int64)
-    part[order] = np.arange(len(labels)) % parts
-    return part
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % folds
+    return fold
 
 
-def stratified_halves(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_halves(labels: np.ndarray, resampling_seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rising positions of the two halves of (N,) labels."""
-    part = stratified_parts(labels, 2, np.random.default_rng(seed))
-    return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
+    fold = stratified_folds(labels, 2, np.random.default_rng(resampling_seed))
+    return np.flatnonzero(fold == 0), np.flatnonzero(fold == 1)

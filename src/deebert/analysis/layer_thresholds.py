@@ -84,7 +84,7 @@ def fit_layer_thresholds(
     Args:
         logits: (N, L, C), with (N,) labels: the samples to fit.
         main_metric: name in `scores.METRICS`.
-        drops_points: points of 100, against the score of full depth on these samples.
+        drops_points: percentage points, against the score of full depth on these samples.
     """
     levels_nats = sorted({0.0, *thresholds})
     entropies = entropy(torch.from_numpy(logits))[:, :-1].contiguous()  # (N, L-1)
@@ -115,19 +115,19 @@ def fit_layer_thresholds(
 
 
 def cross_fitted_exits(
-    logits: np.ndarray, labels: np.ndarray, main_metric: str, thresholds: Sequence[float], seed: int
+    logits: np.ndarray, labels: np.ndarray, main_metric: str, thresholds: Sequence[float], resampling_seed: int
 ) -> np.ndarray:
     """Exit layers (len(DROPS_POINTS), N) by fitted thresholds, where no sample meets those that it helped to fit.
 
     The halves are fitted apart, and each sample leaves by the thresholds of the other half. What is saved may thus be
     less than by one threshold for all, and what is lost more than the drop it was fitted for.
     """
-    halves = stratified_halves(labels, seed)
+    halves = stratified_halves(labels, resampling_seed)
     readings = LayerThresholds.read(torch.from_numpy(logits))
-    layers = np.empty((len(DROPS_POINTS), len(labels)), dtype=np.int64)
+    exit_layers = np.empty((len(DROPS_POINTS), len(labels)), dtype=np.int64)
     for half, other in zip(halves, reversed(halves), strict=True):
         for row, fitted in zip(
-            layers, fit_layer_thresholds(logits[half], labels[half], main_metric, thresholds), strict=True
+            exit_layers, fit_layer_thresholds(logits[half], labels[half], main_metric, thresholds), strict=True
         ):
             row[other] = fitted.exit_layers_of(readings[other])
-    return layers
+    return exit_layers

@@ -13,7 +13,7 @@ from deebert.analysis.baselines import fixed_layer_curve, oracle_curves, random_
 from deebert.analysis.calibration import calibration_rows
 from deebert.analysis.certificates import certificate_rows
 from deebert.analysis.choice import band_rows, choice_rows
-from deebert.analysis.curves import Curve, entropy_curve, other_curves
+from deebert.analysis.curves import Curve, ScoredCurve, entropy_curve, other_curves
 from deebert.analysis.logits import SplitLogits
 from deebert.base.metric_keys import figure_key
 from deebert.base.rows import Row
@@ -27,7 +27,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def split_tables(
-    split: str, saved: SplitLogits, main_metric: str, settings: EntropySweep, seed: int
+    split: str, saved: SplitLogits, main_metric: str, settings: EntropySweep, resampling_seed: int
 ) -> dict[str, list[Row]]:
     """Every table about one split, by name.
 
@@ -41,11 +41,12 @@ def split_tables(
     curve = entropy_curve(logits, sorted({0.0, *settings.thresholds, *grid}))
     predictions = logits.argmax(axis=2)  # (N, L)
     baselines = [fixed_layer_curve(predictions), *oracle_curves(predictions, labels)]
-    others = other_curves(logits, labels, main_metric, curve.settings, settings.grid_points // COARSER, seed)
+    others = other_curves(logits, labels, main_metric, curve.settings, settings.grid_points // COARSER, resampling_seed)
+    scored = ScoredCurve(split, curve, labels, main_metric, resampling_seed)
     tables = {
         "sweep": [
             *(row for each in (curve, *others, *baselines) for row in each.rows(split, labels, main_metric)),
-            *random_exit_rows(split, curve, predictions, labels, main_metric, seed),
+            *random_exit_rows(scored, predictions),
         ],
         "exits": exit_rows(split, curve, settings.thresholds),
         "depths": depth_rows(split, curve, saved.difficulty),
@@ -53,13 +54,13 @@ def split_tables(
     }
     if split.startswith("test"):
         return tables
-    choice = choice_rows(split, curve, labels, main_metric, settings.targets, seed)
+    choice = choice_rows(scored, settings.targets)
     return tables | {
         "choice": choice,
-        "bands": band_rows(split, curve, labels, main_metric, seed),
-        "certificates": certificate_rows(split, curve, labels, settings.risk.epsilons, settings.risk.delta),
+        "bands": band_rows(scored),
+        "certificates": certificate_rows(scored, settings.risk.epsilons, settings.risk.delta),
         "leavers": leaver_rows(split, curve, [row["threshold"] for row in choice], saved),
-        "calibration": calibration_rows(split, logits, labels, seed) if len(labels) > 1 else [],
+        "calibration": calibration_rows(split, logits, labels, resampling_seed) if len(labels) > 1 else [],
     }
 
 
@@ -67,7 +68,7 @@ def exit_rows(split: str, curve: Curve, thresholds: Iterable[float]) -> list[Row
     """How many samples leave at each layer 1..L, for each of `thresholds`, which are among the curve's."""
     rows = []
     for threshold in thresholds:
-        layers = curve.layers[curve.settings.index(threshold)]
+        layers = curve.exit_layers[curve.settings.index(threshold)]
         counts = np.bincount(layers, minlength=curve.num_layers + 1)[1:]
         rows += [
             {"split": split, "threshold": threshold, "layer": i + 1, "exits": count}
@@ -86,10 +87,10 @@ def leaver_rows(split: str, curve: Curve, thresholds: Iterable[float], saved: Sp
     full_depth_wrong = curve.predictions[curve.settings.index(0.0)] != saved.labels
     rows = []
     for threshold in sorted(set(thresholds)):
-        point = curve.settings.index(threshold)
-        wrong = curve.predictions[point] != saved.labels
-        for layer in np.unique(curve.layers[point]):
-            members = curve.layers[point] == layer
+        k = curve.settings.index(threshold)
+        wrong = curve.predictions[k] != saved.labels
+        for layer in np.unique(curve.exit_layers[k]):
+            members = curve.exit_layers[k] == layer
             row = {
                 "split": split,
                 "threshold": threshold,
@@ -127,7 +128,7 @@ def depth_rows(split: str, curve: Curve, difficulty: np.ndarray | None) -> list[
     """Mean exit layer of each grade of difficulty, at each setting; none where the data has no grades."""
     grades = [] if difficulty is None else np.unique(difficulty)
     rows = []
-    for threshold, layers in zip(curve.settings, curve.layers, strict=True):
+    for threshold, layers in zip(curve.settings, curve.exit_layers, strict=True):
         for grade in grades:
             members = layers[difficulty == grade]
             rows.append(
