@@ -17,7 +17,7 @@ def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path) ->
     tables = defaultdict(list)
     for split in about["splits"]:
         saved = SplitLogits.load(logits_folder / f"{split}.safetensors")
-        for name, rows in split_tables(split, saved, about["metric"], settings, settings.resampling_seed).items():
+        for name, rows in split_tables(split, saved, about["metric"], settings).items():
             tables[name] += rows
     with output_dir(out) as folder:
         for name, rows in tables.items():
