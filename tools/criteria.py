@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deebert.base.files import read_json
 from deebert.base.stage import run
-from deebert.reports.criteria import markdown_lines, plot_template
+from deebert.reports.criteria_table import markdown_lines, plot_template
 
 TEMPLATE = Path(__file__).parents[1] / ".dvc" / "plots" / "criteria.json"
 

@@ -21,7 +21,7 @@ from deebert.exits.table import CRITERIA, Entry
 from deebert.figures.decision import draw_criteria
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert, Ramps
-from deebert.reports.criteria import markdown_lines, plot_template
+from deebert.reports.criteria_table import markdown_lines, plot_template
 from deebert.settings.params import EntropySweep, Risk
 from tests import tiny
 from tests.heads import heads
