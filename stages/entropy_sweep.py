@@ -4,7 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from deebert.analysis.logits import SplitLogits
-from deebert.analysis.sweep import choice_metrics, split_tables, sweep_metrics
+from deebert.analysis.sweep import choice_metrics, choice_tables, split_tables, sweep_metrics
 from deebert.base.files import output_dir, read_json, write_json
 from deebert.base.stage import run
 from deebert.settings.entropy_sweep import EntropySweep
@@ -17,7 +17,9 @@ def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path) ->
     tables = defaultdict(list)
     for split in about["splits"]:
         saved = SplitLogits.load(logits_folder / f"{split}.safetensors")
-        for name, rows in split_tables(split, saved, about["metric"], settings).items():
+        given = (split, saved, about["metric"], settings)
+        found = split_tables(*given) | ({} if split in about["test_splits"] else choice_tables(*given))
+        for name, rows in found.items():
             tables[name] += rows
     with output_dir(out) as folder:
         for name, rows in tables.items():

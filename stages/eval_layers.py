@@ -44,6 +44,7 @@ def main(data_folder: Path, model_folder: Path, out: Path, metrics_file: Path) -
             "num_layers": model.num_layers,
             "metric": task.metrics[0],
             "splits": scored,
+            "test_splits": [split for split in scored if split in task.test_splits],
             "n": {split: data.sizes[split] for split in scored},
         }
         write_json(folder / "about.json", about)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deebert.base.files import read_json
 from deebert.base.stage import run
-from deebert.reports.criteria import plot_template
+from deebert.reports.criteria_table import plot_template
 
 TEMPLATE = Path(__file__).parents[1] / ".dvc" / "plots" / "criteria.json"
 

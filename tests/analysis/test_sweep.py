@@ -14,6 +14,7 @@ from deebert.analysis.curves import entropy_curve
 from deebert.analysis.logits import SplitLogits
 from deebert.analysis.sweep import (
     choice_metrics,
+    choice_tables,
     depth_rows,
     entropy_rows,
     exit_rows,
@@ -22,6 +23,7 @@ from deebert.analysis.sweep import (
     sweep_metrics,
 )
 from deebert.base.files import read_json, write_json
+from deebert.base.rows import Row
 from deebert.settings.entropy_sweep import EntropySweep, Risk
 from deebert.settings.params import read_params
 from tests.heads import best_within, check_metrics, heads, naive_entropy, naive_exit
@@ -120,11 +122,16 @@ def test_depth_by_difficulty() -> None:
     assert [(row["threshold"], row["difficulty"]) for row in rows] == [(t, g) for t in (0.2, 0.6) for g in range(3)]
 
 
+def tables_of(split: str, saved: SplitLogits, metric: str, settings: EntropySweep) -> dict[str, list[Row]]:
+    """All tables of a validation split."""
+    return split_tables(split, saved, metric, settings) | choice_tables(split, saved, metric, settings)
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "f1"])
 def test_tables_of_a_split(metric: str) -> None:
     """Entropy's curve comes first, at all thresholds; every table speaks of the split; equal input, equal tables."""
     saved = saved_logits(1)
-    tables = split_tables("validation", saved, metric, SETTINGS, resampling_seed=1)
+    tables = tables_of("validation", saved, metric, SETTINGS)
     assert {row["split"] for rows in tables.values() for row in rows} == {"validation"} and all(tables.values())
     names = list(dict.fromkeys(row["criterion"] for row in tables["sweep"]))
     assert names[0] == "entropy" and set(names) == {
@@ -138,34 +145,28 @@ def test_tables_of_a_split(metric: str) -> None:
     assert {row["threshold"] for row in tables["leavers"]} == {row["threshold"] for row in tables["choice"]}
     assert [row["layer"] for row in tables["calibration"]] == [1, 2, 3, 4]
     assert [row["epsilon"] for row in tables["certificates"]] == [0.05, 0.2, 0.05, 0.2]
-    assert tables == split_tables("validation", saved, metric, SETTINGS, resampling_seed=1)
+    assert tables == tables_of("validation", saved, metric, SETTINGS)
 
 
 def test_the_band_lies_around_the_curve() -> None:
     """Each threshold's band has the curve's own score and saving, and holds them."""
-    tables = split_tables("validation", saved_logits(2, n=200), "accuracy", SETTINGS, resampling_seed=1)
+    tables = tables_of("validation", saved_logits(2, n=200), "accuracy", SETTINGS)
     for row, band in zip(tables["sweep"], tables["bands"], strict=False):
         assert (row["threshold"], row["score"]) == (band["threshold"], pytest.approx(band["score"]))
         assert row["layers_saved_frac"] == pytest.approx(band["layers_saved_frac"])
         assert band["score_low"] - 1e-9 <= band["score"] <= band["score_high"] + 1e-9
 
 
-def test_nothing_is_chosen_on_a_test_split() -> None:
-    """Thresholds, guarantees and temperatures come from validation; a test split only has curves and exits."""
-    tables = split_tables("test", saved_logits(1), "accuracy", SETTINGS, resampling_seed=1)
-    assert set(tables) == {"sweep", "exits", "depths", "entropies"}
-
-
 def test_one_sample_is_enough() -> None:
     """A split of one sample has all tables but what needs two: fitted thresholds and temperatures."""
-    tables = split_tables("validation", saved_logits(1, n=1), "accuracy", SETTINGS, resampling_seed=1)
+    tables = tables_of("validation", saved_logits(1, n=1), "accuracy", SETTINGS)
     assert tables["calibration"] == [] and len(tables["choice"]) == 4
 
 
 def test_sweep_metrics() -> None:
     """Per target what was chosen and its cross-fitted score, per risk what is certified; keys by the targets alone."""
-    tables = split_tables("validation", saved_logits(1), "accuracy", SETTINGS, resampling_seed=1)
-    other = split_tables("other", saved_logits(2), "accuracy", SETTINGS, resampling_seed=1)
+    tables = tables_of("validation", saved_logits(1), "accuracy", SETTINGS)
+    other = tables_of("other", saved_logits(2), "accuracy", SETTINGS)
     both = {name: other[name] + rows for name, rows in tables.items()}
     content, choice = (made("toy", "validation", both) for made in (sweep_metrics, choice_metrics))
     check_metrics(content)
@@ -200,22 +201,28 @@ def test_saved_logits_come_back(tmp_path: Path) -> None:
 
 
 def test_two_validation_splits_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As MNLI has them: the stage writes both splits' tables, each from its own logits, and metrics of the first."""
+    """As MNLI has them: the stage writes both splits' tables, each from its own logits, and metrics of the first.
+
+    Thresholds, guarantees and temperatures come from validation. A test split, whatever its name, only has curves and
+    exits.
+    """
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    params = read_params(Path("params.yaml"))
     splits = {"validation_matched": saved_logits(30, 3, 30), "validation_mismatched": saved_logits(20, 3, 20)}
+    held_out = {"held_out": saved_logits(25, 3, 25)}
     (tmp_path / "logits").mkdir()
-    write_json(tmp_path / "logits" / "about.json", {"task": "MNLI", "metric": "accuracy", "splits": list(splits)})
-    for split, saved in splits.items():
+    about = {"task": "MNLI", "metric": "accuracy", "splits": [*splits, *held_out], "test_splits": [*held_out]}
+    write_json(tmp_path / "logits" / "about.json", about)
+    for split, saved in (splits | held_out).items():
         saved.save(tmp_path / "logits" / f"{split}.safetensors")
 
     main = runpy.run_path(str(ROOT / "stages" / "entropy_sweep.py"))["main"]
     main(Path("logits"), Path("sweep"), Path("sweep.json"), Path("choice.json"))
 
-    expected = [
-        split_tables(split, saved, "accuracy", params.entropy_sweep, params.seed) for split, saved in splits.items()
-    ]
+    settings = read_params(Path("params.yaml")).entropy_sweep
+    expected = [tables_of(split, saved, "accuracy", settings) for split, saved in splits.items()]
+    for name, rows in split_tables("held_out", held_out["held_out"], "accuracy", settings).items():
+        expected[-1][name] += rows
     written = {file.stem: read_json(file) for file in Path("sweep").iterdir()}
     assert written == {name: [row for tables in expected for row in tables[name]] for name in expected[0]}
     assert read_json(Path("sweep.json")) == sweep_metrics("MNLI", "validation_matched", expected[0])

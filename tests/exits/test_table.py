@@ -15,14 +15,15 @@ from torch import Tensor
 
 from deebert.analysis.baseline_table import BASELINES
 from deebert.analysis.logits import SplitLogits
-from deebert.analysis.sweep import split_tables
+from deebert.analysis.sweep import choice_tables, split_tables
+from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion
 from deebert.exits.table import CRITERIA, Entry
 from deebert.figures.decision import draw_criteria
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert
 from deebert.ramps import Ramps
-from deebert.reports.criteria import plot_template
+from deebert.reports.criteria_table import plot_template
 from deebert.reports.document_blocks import BLOCKS, Run
 from deebert.settings.entropy_sweep import EntropySweep, Risk
 from tests import tiny
@@ -69,7 +70,8 @@ def test_a_new_criterion_is_one_class_and_one_entry() -> None:
     logits, labels = heads(1, LABELS)
     saved = SplitLogits(logits, labels, np.arange(len(labels)), np.full(len(labels), 5))
     settings = EntropySweep(1, (0.2,), 40, (1.0,), Risk((0.05,), 0.1))
-    tables = split_tables("validation", saved, "accuracy", settings, 1)
+    given = ("validation", saved, "accuracy", settings)
+    tables = split_tables(*given) | choice_tables(*given)
     rows = [row for row in tables["sweep"] if row["criterion"] == "margin"]
     for row, criterion in zip(rows, Margin.grid(LAYERS, LABELS, 10), strict=True):
         assert row["threshold"] == criterion.threshold
@@ -78,7 +80,7 @@ def test_a_new_criterion_is_one_class_and_one_entry() -> None:
 
     header = {
         **{"task": "RTE", "model": "bert-base", "metric": "accuracy", "num_layers": LAYERS},
-        **{"splits": ["validation"], "n": {"validation": len(labels)}},
+        **{"splits": ["validation"], "test_splits": [], "n": {"validation": len(labels)}},
     }
     for ax in draw_criteria(header, tables["sweep"]).axes:
         (line,) = [line for line in ax.get_lines() if line.get_label() == "made-up margin"]
@@ -100,12 +102,10 @@ def test_a_new_criterion_runs_live() -> None:
         ramps.out_weight.mul_(6)
     model = DeeBert(backbone, ramps).eval()
     rng = np.random.default_rng(0)
-    encoded = [
-        {"input_ids": rng.integers(2, tiny.VOCAB_SIZE, n).tolist(), "attention_mask": [1] * n}
-        for n in rng.integers(2, 20, 60).tolist()
-    ]
+    lengths = rng.integers(2, 20, 60).tolist()
+    encoded = Encoded.of([rng.integers(2, tiny.VOCAB_SIZE, n).tolist() for n in lengths])
     with torch.inference_mode():
-        logits = torch.cat([model(**{k: torch.tensor([v]) for k, v in each.items()}) for each in encoded])
+        logits = model(**encoded.padded(np.arange(len(encoded)), 1, torch.device("cpu")))
     engine = Engine(model)
     depths = set()
     for criterion in CRITERIA["margin"].grid(LAYERS, LABELS, 6):

@@ -60,6 +60,7 @@ def make_rows(
             "metric": metrics[0],
             "num_layers": num_layers,
             "splits": [*splits],
+            "test_splits": [split for split in splits if split == "test"],
             "n": splits,
         },
         *([] for _ in range(9)),

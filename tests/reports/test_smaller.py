@@ -32,6 +32,7 @@ ABOUT = {
     "metric": "accuracy",
     "num_layers": 12,
     "splits": ["validation"],
+    "test_splits": [],
     "n": {"validation": 277},
 }
 

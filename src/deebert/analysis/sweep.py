@@ -26,24 +26,18 @@ COARSER = 4  # grids of criteria that are there to be compared, not to choose a 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def split_tables(
-    split: str, saved: SplitLogits, main_metric: str, settings: EntropySweep, resampling_seed: int
-) -> dict[str, list[Row]]:
-    """Every table about one split, by name.
+def split_tables(split: str, saved: SplitLogits, main_metric: str, settings: EntropySweep) -> dict[str, list[Row]]:
+    """The tables about any split, by name.
 
-    - `sweep`: the curves, entropy's first, then other criteria and baselines, on coarser grids. `exits`, `depths`,
-      `entropies`: who leaves where, and how sure heads are.
-    - `choice`, `bands`, `certificates`, `leavers`, `calibration`: what to deploy and how far to trust it. Not of a test
-      split: choosing is for validation.
+    `sweep` has the curves, entropy's first, then those of other criteria and baselines, on coarser grids. `exits`,
+    `depths` and `entropies` tell who leaves where, and how sure heads are.
     """
-    logits, labels = saved.logits, saved.labels
-    grid = threshold_grid(logits.shape[2], settings.grid_points)
-    curve = entropy_curve(logits, sorted({0.0, *settings.thresholds, *grid}))
-    predictions = logits.argmax(axis=2)  # (N, L)
+    logits, labels, seed = saved.logits, saved.labels, settings.resampling_seed
+    scored = scored_curve(split, saved, main_metric, settings)
+    curve, predictions = scored.curve, logits.argmax(axis=2)  # (N, L)
     baselines = [fixed_layer_curve(predictions), *oracle_curves(predictions, labels)]
-    others = other_curves(logits, labels, main_metric, curve.settings, settings.grid_points // COARSER, resampling_seed)
-    scored = ScoredCurve(split, curve, labels, main_metric, resampling_seed)
-    tables = {
+    others = other_curves(logits, labels, main_metric, curve.settings, settings.grid_points // COARSER, seed)
+    return {
         "sweep": [
             *(row for each in (curve, *others, *baselines) for row in each.rows(split, labels, main_metric)),
             *random_exit_rows(scored, predictions),
@@ -52,16 +46,31 @@ def split_tables(
         "depths": depth_rows(split, curve, saved.difficulty),
         "entropies": entropy_rows(split, logits, labels, saved.difficulty),
     }
-    if split.startswith("test"):
-        return tables
+
+
+def choice_tables(split: str, saved: SplitLogits, main_metric: str, settings: EntropySweep) -> dict[str, list[Row]]:
+    """The tables about a validation split that tell what to deploy and how far to trust it, by name.
+
+    They are `choice`, `bands`, `certificates`, `leavers` and `calibration`. A test split has none: it must not choose.
+    """
+    scored = scored_curve(split, saved, main_metric, settings)
     choice = choice_rows(scored, settings.targets)
-    return tables | {
+    thresholds = [row["threshold"] for row in choice]
+    logits, labels, seed = saved.logits, saved.labels, settings.resampling_seed
+    return {
         "choice": choice,
         "bands": band_rows(scored),
         "certificates": certificate_rows(scored, settings.risk.epsilons, settings.risk.delta),
-        "leavers": leaver_rows(split, curve, [row["threshold"] for row in choice], saved),
-        "calibration": calibration_rows(split, logits, labels, resampling_seed) if len(labels) > 1 else [],
+        "leavers": leaver_rows(split, scored.curve, thresholds, saved),
+        "calibration": calibration_rows(split, logits, labels, seed) if len(labels) > 1 else [],
     }
+
+
+def scored_curve(split: str, saved: SplitLogits, main_metric: str, settings: EntropySweep) -> ScoredCurve:
+    """The entropy curve of a split, at the thresholds that are shown by name and those of the grid."""
+    grid = threshold_grid(saved.logits.shape[2], settings.grid_points)
+    curve = entropy_curve(saved.logits, sorted({0.0, *settings.thresholds, *grid}))
+    return ScoredCurve(split, curve, saved.labels, main_metric, settings.resampling_seed)
 
 
 def exit_rows(split: str, curve: Curve, thresholds: Iterable[float]) -> list[Row]:

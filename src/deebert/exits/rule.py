@@ -36,12 +36,12 @@ def first_exit(leaves: Tensor) -> Tensor:
     return leaves.argmax(dim=1) + 1  # argmax gives the first of equal maxima
 
 
-def answers(predictions: np.ndarray, layers: np.ndarray) -> np.ndarray:
-    """Label that each sample gets at its exit layer, (N,) or (K, N), as `layers` (1..L) is.
+def answers(predictions: np.ndarray, exit_layers: np.ndarray) -> np.ndarray:
+    """Label that each sample is answered, given the labels (N, L) of all heads and its exit layer, 1..L.
 
-    `predictions` (N, L) are the labels that the heads give.
+    `exit_layers` is (N,), or (K, N) for several settings at once; so is what is returned.
     """
-    return predictions[np.arange(len(predictions)), layers - 1]
+    return predictions[np.arange(len(predictions)), exit_layers - 1]
 
 
 def layers_saved_frac(mean_exit_layer: Number, num_layers: int) -> Number:

@@ -1,9 +1,9 @@
 """What all figures share: style, colours, titles, axes, names beside points, and files of equal bytes for equal rows.
 
 Figures are drawn from rows alone: no model, no data set, no pyplot state. Rows are lists of flat dicts; every function
-that draws says which keys it reads. `header` tells what they are about:
-`{task, model, metric, num_layers, splits: [...], n: {split: samples}}`. Scores are fractions in [0, 1], entropies and
-thresholds nats, layers 1..L. A `test` split is drawn grey and dashed beside the validation splits.
+that draws says which keys it reads. A `header` tells what they are about: `{task, model, metric, num_layers, splits:
+[...], test_splits: [...], n: {split: samples}}`. Scores are fractions in [0, 1], entropies and thresholds nats, layers
+1..L. A test split is drawn grey and dashed beside the validation splits.
 """
 
 import functools
@@ -137,7 +137,7 @@ def of_split(rows: Sequence[Row], split: str) -> list[Row]:
 
 def validation_splits(header: Header) -> list[str]:
     """Names of the validation splits; the first is the one that figures of one split show."""
-    return [split for split in header["splits"] if not split.startswith("test")]
+    return [split for split in header["splits"] if split not in header["test_splits"]]
 
 
 def looks(header: Header) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import pytest
 
 from deebert.analysis.baseline_table import BASELINES
 from deebert.exits.table import CRITERIA
-from deebert.reports.criteria import plot_template
+from deebert.reports.criteria_table import plot_template
 
 TEMPLATE = Path(__file__).parents[2] / ".dvc" / "plots" / "criteria.json"
 
@@ -26,7 +26,7 @@ def test_another_table_is_another_template(monkeypatch: pytest.MonkeyPatch) -> N
     """Names, colours, lines and marks are filled in from the tables, whatever stood there before."""
     template = json.loads(TEMPLATE.read_text())
     rest = {name: entry for name, entry in CRITERIA.items() if name != "patience"}
-    monkeypatch.setattr("deebert.reports.criteria.CRITERIA", rest)
+    monkeypatch.setattr("deebert.reports.criteria_table.CRITERIA", rest)
     other = plot_template(template)
     assert "patience" in TEMPLATE.read_text() and "patience" not in json.dumps(other)
     monkeypatch.undo()
