@@ -26,7 +26,8 @@ import yaml
 
 from deebert.base.errors import UserError
 from deebert.data import glue
-from deebert.training.checkpoints import FOLDER_VARIABLE, KEPT_STATES, PAUSE_VARIABLE, Checkpoints, clear, kept
+from deebert.training.checkpoints import FOLDER_VARIABLE, KEPT_STATES, PAUSE_VARIABLE, Checkpoints
+from deebert.training.kept import clear, kept
 from deebert.training.processes import VARIABLE
 from tests import tiny
 
