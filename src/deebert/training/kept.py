@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from deebert.training.checkpoints import lock_folder, remove_folder
+from deebert.training.checkpoints import holder, lock_folder, remove_folder
 
 
 @dataclass(frozen=True)
