@@ -13,7 +13,8 @@ import argparse
 import sys
 
 from deebert.base.errors import UserError
-from deebert.training.checkpoints import Kept, clear, kept, root
+from deebert.training.checkpoints import root
+from deebert.training.kept import Kept, clear, kept
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 

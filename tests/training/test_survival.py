@@ -25,7 +25,8 @@ import torch
 import yaml
 
 from deebert.base.errors import UserError
-from deebert.training.checkpoints import FOLDER_VARIABLE, KEPT_STATES, PAUSE_VARIABLE, Checkpoints, clear, kept
+from deebert.training.checkpoints import FOLDER_VARIABLE, KEPT_STATES, PAUSE_VARIABLE, Checkpoints
+from deebert.training.kept import clear, kept
 from deebert.training.launch import VARIABLE
 from tests import tiny
 from tests.starting import write_start

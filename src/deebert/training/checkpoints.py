@@ -14,7 +14,6 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,7 +74,7 @@ class Checkpoints:
             return
         with suppress(OSError):
             if kind is None or not self._states():
-                _remove(self.folder)
+                remove_folder(self.folder)
         os.close(self._lock)
         self._lock = None
 
@@ -87,13 +86,13 @@ class Checkpoints:
         """
         self.folder = self.home / key
         try:
-            self._lock = _lock(self.folder)
-            if self._lock is None:  # maybe by someone who only looks, see `kept`, and has it for an instant
+            self._lock = lock_folder(self.folder)
+            if self._lock is None:  # maybe by someone who only looks, see `kept.py`, and has it for an instant
                 time.sleep(0.1)
-                self._lock = _lock(self.folder)
+                self._lock = lock_folder(self.folder)
             if self._lock is None:
                 raise UserError(
-                    f"{self.folder}: process {_holder(self.folder)} is at work on this very training;"
+                    f"{self.folder}: process {holder(self.folder)} is at work on this very training;"
                     " wait for it or end it"
                 )
             (self.folder / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
@@ -154,80 +153,12 @@ class Checkpoints:
         return sorted(self.folder.glob("*.safetensors"))
 
 
-@dataclass(frozen=True)
-class Kept:
-    """The states of one training that are on disk.
-
-    Attributes:
-        key: the name of its folder; another training, with other parameters or data, has another.
-        step: after how many steps the newest was saved; 0 where there is none.
-        age_s: how long ago that was, in seconds.
-        holder: number of the process that is at work on it; None where it was broken off.
-    """
-
-    stage: str
-    key: str
-    step: int
-    num_bytes: int
-    age_s: float
-    holder: str | None
-
-
-def kept(root: Path) -> list[Kept]:
-    """All trainings with states below `root`, oldest first."""
-    found = []
-    for lock in root.glob("*/*/lock"):
-        with suppress(FileNotFoundError):  # it has just ended
-            found.append(_kept(lock.parent))
-    return sorted(found, key=lambda each: -each.age_s)
-
-
-def clear(root: Path, start_of_key: str = "") -> tuple[list[Kept], list[Kept]]:
-    """Remove the states of those trainings whose key begins so.
-
-    Returns:
-        What was removed; and what was not, because a process is at work on it.
-    """
-    removed, spared = [], []
-    for each in kept(root):
-        if not each.key.startswith(start_of_key):
-            continue
-        folder = root / each.stage / each.key
-        lock = _lock(folder)
-        if lock is None:
-            spared.append(each)
-            continue
-        _remove(folder)
-        os.close(lock)
-        removed.append(each)
-    return removed, spared
-
-
-def _kept(folder: Path) -> Kept:
-    files = {path.name: path.stat() for path in folder.iterdir()}
-    states = sorted(name for name in files if name.endswith(".safetensors"))
-    newest = states[-1] if states else "lock"
-    with (folder / "lock").open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            holder = None
-        except BlockingIOError:
-            holder = _holder(folder)
-    return Kept(
-        stage=folder.parent.name,
-        key=folder.name,
-        step=int(newest.split(".")[0]) if states else 0,
-        num_bytes=sum(stat.st_size for stat in files.values()),
-        age_s=max(0.0, time.time() - files[newest].st_mtime),
-        holder=holder,
-    )
-
-
-def _holder(folder: Path) -> str:
+def holder(folder: Path) -> str:
+    """Number of the process that has locked `folder`, or had it last."""
     return (folder / "lock").read_text(encoding="utf-8").strip()
 
 
-def _lock(folder: Path) -> int | None:
+def lock_folder(folder: Path) -> int | None:
     """The open, locked file `lock` of `folder`, which is made where needed; None if another process has it."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -246,7 +177,7 @@ def _lock(folder: Path) -> int | None:
             os.close(lock)
 
 
-def _remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Remove a locked `folder`, and the two above it where they are left empty."""
     shutil.rmtree(folder)
     with suppress(OSError):

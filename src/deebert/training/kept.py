@@ -1,0 +1,79 @@
+"""States on disk that broken-off trainings go on from: what there is, and how a person gets rid of it."""
+
+import fcntl
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from deebert.training.checkpoints import holder, lock_folder, remove_folder
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The states of one training that are on disk.
+
+    Attributes:
+        key: the name of its folder; another training, with other parameters or data, has another.
+        step: after how many steps the newest was saved; 0 where there is none.
+        age_s: how long ago that was, in seconds.
+        holder: number of the process that is at work on it; None where it was broken off.
+    """
+
+    stage: str
+    key: str
+    step: int
+    num_bytes: int
+    age_s: float
+    holder: str | None
+
+
+def kept(root: Path) -> list[Kept]:
+    """All trainings with states below `root`, oldest first."""
+    found = []
+    for lock in root.glob("*/*/lock"):
+        with suppress(FileNotFoundError):  # it has just ended
+            found.append(_kept(lock.parent))
+    return sorted(found, key=lambda each: -each.age_s)
+
+
+def clear(root: Path, start_of_key: str = "") -> tuple[list[Kept], list[Kept]]:
+    """Remove the states of those trainings whose key begins so.
+
+    Returns:
+        What was removed; and what was not, because a process is at work on it.
+    """
+    removed, spared = [], []
+    for each in kept(root):
+        if not each.key.startswith(start_of_key):
+            continue
+        folder = root / each.stage / each.key
+        lock = lock_folder(folder)
+        if lock is None:
+            spared.append(each)
+            continue
+        remove_folder(folder)
+        os.close(lock)
+        removed.append(each)
+    return removed, spared
+
+
+def _kept(folder: Path) -> Kept:
+    files = {path.name: path.stat() for path in folder.iterdir()}
+    states = sorted(name for name in files if name.endswith(".safetensors"))
+    newest = states[-1] if states else "lock"
+    with (folder / "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            at_work = None
+        except BlockingIOError:
+            at_work = holder(folder)
+    return Kept(
+        stage=folder.parent.name,
+        key=folder.name,
+        step=int(newest.split(".")[0]) if states else 0,
+        num_bytes=sum(stat.st_size for stat in files.values()),
+        age_s=max(0.0, time.time() - files[newest].st_mtime),
+        holder=at_work,
+    )
