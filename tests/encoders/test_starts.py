@@ -153,6 +153,15 @@ def test_the_head_is_hugging_faces(family: str) -> None:
     torch.testing.assert_close(ours, theirs.logits, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["bert", "a/b/c", "a b/c", "brt-base"])
+def test_an_unknown_name_is_told_with_those_that_are_known(name: str) -> None:
+    """The line names the parameter and the value, and all that it may be."""
+    message = error(lambda: resolve(name))
+    assert message.startswith(f"params.yaml: model: {name!r} is not allowed; expected default, ")
+    assert [known for known in KNOWN_MODELS if known not in message] == []
+    assert message.endswith("a folder, or a Hub repository as owner/name@commit")
+
+
 @pytest.mark.parametrize(("name", "epochs"), [("bert-base", 3), ("roberta-large", 10), ("folder", 3)])
 def test_the_papers_recipe(checkpoints: dict[str, Path], name: str, epochs: int) -> None:
     """All but toy-bert train as in the paper: 2e-5, batches of 8, 3 epochs or RoBERTa's 10, no warm-up or decay."""

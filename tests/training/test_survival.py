@@ -169,7 +169,8 @@ def outputs_of(undisturbed: Project, *tops: str) -> dict[str, bytes]:
     return {path: content for path, content in undisturbed.outputs().items() if path.startswith(tops)}
 
 
-FINETUNED = ("data/glue/", "data/finetune.json", "models/backbone/")
+INPUTS = ("data/glue/", "data/start.json")
+FINETUNED = (*INPUTS, "data/finetune.json", "models/backbone/")
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -213,7 +214,7 @@ def test_told_to_stop(project: Project, undisturbed: Project, number: int, code:
     told = "finetune_backbone: stopped by (SIGTERM|Ctrl-C); step [0-9]+ of 76 is saved, and the next run goes on"
     assert [line for line in project.told() if re.search(told, line)], project.told()
     assert not any("Traceback" in line for line in project.told())
-    assert project.outputs() == outputs_of(undisturbed, "data/glue/")
+    assert project.outputs() == outputs_of(undisturbed, *INPUTS)
     assert project.run() == 0 and project.went_on()
     assert project.outputs() == outputs_of(undisturbed, *FINETUNED)
 
@@ -336,7 +337,7 @@ def test_full_disk(project: Project, undisturbed: Project) -> None:
     """No room for a checkpoint, or for the model, is one line that names the place; nothing half-written is left."""
     assert project.run(max_file_bytes=30_000) == 1
     assert re.match("error: .cache/finetune_backbone/.*no checkpoint can be written", project.error())
-    assert project.outputs() == outputs_of(undisturbed, "data/glue/")
+    assert project.outputs() == outputs_of(undisturbed, *INPUTS)
     assert not (project.folder / ".cache").exists()
 
     assert project.run() == 0
@@ -353,7 +354,7 @@ def test_folder_that_cannot_be_written(project: Project, undisturbed: Project) -
     (project.folder / ".cache").write_text("mine")
     assert project.run() == 1
     assert re.match("error: .cache/finetune_backbone/.*cannot be written", project.error())
-    assert project.outputs() == outputs_of(undisturbed, "data/glue/")
+    assert project.outputs() == outputs_of(undisturbed, *INPUTS)
 
 
 def test_only_its_own_checkpoints(project: Project) -> None:

@@ -86,7 +86,8 @@ def find(model: str) -> Released | None:
                 family = _family(file.keys())
             weights = load_file(folder / WEIGHTS) if family else {}
         except (OSError, SafetensorError) as error:
-            raise UserError(f"model {model}: cannot be loaded: {WEIGHTS}: {one_line(error)}") from None
+            told = f"{WEIGHTS}: {type(error).__name__}: {one_line(error)}"
+            raise UserError(f"model {model}: cannot be loaded: {told}") from None
     elif (folder / PICKLED_WEIGHTS).is_file():
         weights = _unpickled(model, folder / PICKLED_WEIGHTS)
         family = _family(weights)
