@@ -23,8 +23,8 @@ for number in range(60):
     model(torch.randn(4, 8)).sum().backward()
     assert processes.agree(rank, number) == [1, number]
     assert processes.agree(5 - rank) == [5]
-    del model
     distributed.destroy_process_group()
+    del model  # DDP holds the group, whose end is therefore here
 """
 
 
@@ -38,7 +38,7 @@ def test_the_end_of_a_group_does_not_hang(tmp_path: Path) -> None:
     ]
     try:
         for process in both:
-            assert process.wait(timeout=100) == 0, process.stderr.read()
+            assert process.wait(timeout=60) == 0, process.stderr.read()
     finally:
         for process in both:
             process.kill()
