@@ -1,15 +1,19 @@
 """One training by several processes: torchrun starts them (see `launch`), PyTorch's DDP joins them."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 PATIENCE = timedelta(hours=1)  # of the others, while the first process scores the validation split or writes
+# Whoever lets go of a piece of work last frees its tensors, for which it needs Python's lock. Were that a thread of
+# Gloo's, the end of the group could wait for the thread while holding the lock, for ever.
+_LAST_WORKS: deque[distributed.Work] = deque(maxlen=16)
 
 
 def rank() -> int:
@@ -43,8 +47,15 @@ def agree(*values: int) -> list[int]:
     if count() == 1:
         return list(values)
     largest = torch.tensor(values)
-    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    all_reduce(largest, distributed.ReduceOp.MAX)
     return largest.tolist()
+
+
+def all_reduce(tensor: Tensor, operation: Any = distributed.ReduceOp.SUM) -> None:
+    """As `torch.distributed.all_reduce`, by which all processes get the same `tensor`."""
+    work = distributed.all_reduce(tensor, operation, async_op=True)
+    work.wait()
+    _LAST_WORKS.append(work)
 
 
 def on_first(action: Callable[[], Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
@@ -69,6 +69,7 @@ class Training:
                 undo.enter_context(first_token_only(self.model))
             if processes.count() > 1:
                 self._module = DistributedDataParallel(self.joint)
+                undo.callback(setattr, self, "_module", self.joint)  # DDP must not outlive the group of processes
             elif self._buffers_words and self.device.type == "cpu" and self._trains_words():
                 # A GPU zeroes a gradient in no time, and adds up equal rows in no fixed order; DDP wants dense ones.
                 self._words = WordGradient(self.model)
@@ -107,7 +108,7 @@ class Training:
         if self._words:
             self._words.clear()
         if size > 1:
-            distributed.all_reduce(loss)
+            processes.all_reduce(loss)
         return loss / size
 
     def changing(self) -> dict[str, Tensor]:
