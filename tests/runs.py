@@ -55,10 +55,22 @@ class Repository:
         self.files: dict[tuple[str, str], str] = {}
         self.shown: list[dict[str, Any]] = []
 
-    def add(self, revision: str, *, under: int | None = None, timestamp: str | None = None, **params: Any) -> None:
-        """A run that is done; `under` makes it an experiment of that baseline."""
+    def add(
+        self,
+        revision: str,
+        *,
+        under: int | None = None,
+        timestamp: str | None = None,
+        planned: bool = True,
+        **params: Any,
+    ) -> None:
+        """A run that is done; `under` makes it an experiment of that baseline, and not `planned` an old run."""
         content = {"dataset": "RTE", "model": "default", "seed": 42, "finetune_backbone": {**RECIPE}} | params
         stages = {"finetune_backbone": {"params": {"params.yaml": content}}}
+        if planned:  # that stage then reads everything, and no other one what the model is
+            rest = {key: value for key, value in content.items() if key not in ("dataset", "model")}
+            stages = {"plan": {"params": {"params.yaml": content}}}
+            stages["finetune_backbone"] = {"params": {"params.yaml": rest}}
         self.files[revision, "dvc.lock"] = yaml.safe_dump({"stages": stages})
         for kind, rows in plot_rows(0.7).items():
             if kind != "benchmark":

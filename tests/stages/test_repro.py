@@ -32,7 +32,16 @@ SOURCES = (
     "src",
     "stages",
 )
-STAGES = ["download_glue", "finetune_backbone", "train_ramps", "eval_layers", "entropy_sweep", "plot", "benchmark"]
+STAGES = [
+    "plan",
+    "download_glue",
+    "finetune_backbone",
+    "train_ramps",
+    "eval_layers",
+    "entropy_sweep",
+    "plot",
+    "benchmark",
+]
 TIMED = {"metrics/benchmark.json", "plots/benchmark.json", "plots/benchmark.svg"}  # a clock's, so never the same again
 UP_TO_DATE = "Data and pipelines are up to date."
 LONG = bool(os.environ.get("DEEBERT_LONG"))
@@ -186,17 +195,21 @@ def test_clone_runs_nothing(project: Path, tmp_path: Path) -> None:
 
 
 def test_thresholds_rerun_the_sweep_only(project: Path) -> None:
-    """New thresholds run the sweep and what reads it, and keep every comment; the old come out of the run-cache."""
+    """New thresholds run the sweep and what reads it, and keep every comment; the old come out of the run-cache.
+
+    `plan`, which checks all parameters, runs whenever one changes.
+    """
     before, params = files(project), project / "params.yaml"
     comments = re.findall("#.*", params.read_text(encoding="utf-8"))
     changed = dvc(project, "exp", "run", "--set-param", "entropy_sweep.thresholds=[0.1,0.3]")
-    assert stages_run(changed) == ["entropy_sweep", "plot", "benchmark"]
+    assert stages_run(changed) == ["plan", "entropy_sweep", "plot", "benchmark"]
     assert re.findall("#.*", params.read_text(encoding="utf-8")) == comments
     assert {row["threshold"] for row in json.loads((project / "plots/exits.json").read_bytes())} == {0.1, 0.3}
 
     git(project, "checkout", "params.yaml")
     back = dvc(project, "repro")
-    assert "Stage 'entropy_sweep' is cached - skipping run" in back
+    for stage in ("plan", "entropy_sweep"):
+        assert f"Stage '{stage}' is cached - skipping run" in back
     assert stages_run(back) == ["plot", "benchmark"]
     assert untimed(files(project)) == untimed(before)
 
@@ -205,10 +218,36 @@ def test_settings_of_the_clock_rerun_the_benchmark_only(project: Path) -> None:
     """Nothing but the benchmark reads the section, and it changes nothing but its own files."""
     before = files(project)
     changed = dvc(project, "exp", "run", "--set-param", "benchmark.samples=5", "--set-param", "benchmark.rounds=2")
-    assert stages_run(changed) == ["benchmark"]
+    assert stages_run(changed) == ["plan", "benchmark"]
     after = files(project)
     assert {path for path in before | after if before.get(path) != after.get(path)} == TIMED
     assert {row["n"] for row in json.loads(after["plots/benchmark.json"])} == {5}
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+def test_what_a_result_does_not_follow_from_runs_nothing_again(project: Path) -> None:
+    """A new family, objective or known model, another family's code or a word in an error train nothing again.
+
+    Only `plan` runs, in a second, and finds that nothing has changed for the model at hand.
+    """
+    package = project / "src/deebert"
+    append(package / "base/errors.py", "# another word\n")
+    append(package / "settings/benchmark.py", "# another check\n")
+    append(package / "training/checkpoints.py", "# another message\n")
+    assert UP_TO_DATE in dvc(project, "repro")
+    shutil.copy(package / "encoders/families/bert.py", package / "encoders/families/ernie.py")
+    append(package / "encoders/families/roberta.py", "# mended\n")
+    append(package / "encoders/known.py", 'KNOWN_MODELS["another"] = KNOWN_MODELS["bert-base"]\n')
+    shutil.copy(package / "training/objectives/full_depth.py", package / "training/objectives/another.py")
+    assert stages_run(dvc(project, "repro")) == ["plan"]
+    append(package / "encoders/families/bert.py", "# mended\n")
+    planned = re.findall(r"^Running stage '(\w+)'", dvc(project, "repro", "plan"), flags=re.MULTILINE)
+    assert planned == ["plan"]
+    status = json.loads(dvc(project, "status", "--json"))
+    assert set(status) == {"train_ramps", "eval_layers", "benchmark"}
 
 
 def test_experiment_on_a_folder_of_glue(project: Path, tmp_path: Path) -> None:

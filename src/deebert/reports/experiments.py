@@ -160,8 +160,8 @@ def read_experiments(
     wanted = {section: params_of(shown[0]).get(section) for section in sections}
     for revision in revisions(shown):
         stages = _stages(revision, read_file)
-        params = _params(stages, "finetune_backbone")
-        if not params or params["dataset"] != revision.metrics["metrics/sweep.json"].get("task"):
+        params = _chosen(stages) | _params(stages, "finetune_backbone")
+        if "dataset" not in params or params["dataset"] != revision.metrics["metrics/sweep.json"].get("task"):
             continue
         if any(_params(stages, section).get(section) != wanted[section] for section in sections):
             continue
@@ -202,6 +202,11 @@ def _parsed(text: str) -> Mapping[str, Any]:
 
 def _params(stages: Mapping[str, Any], stage: str) -> dict[str, Any]:
     return stages.get(stage, {}).get("params", {}).get("params.yaml", {})
+
+
+def _chosen(stages: Mapping[str, Any]) -> dict[str, Any]:
+    """Data set and model as the stage `plan` resolved them; runs from before that stage have them elsewhere."""
+    return {key: value for key, value in _params(stages, "plan").items() if key in ("dataset", "model")}
 
 
 def _written(stages: Mapping[str, Any]) -> dict[str, tuple[str | None, str]]:
