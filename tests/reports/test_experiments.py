@@ -70,11 +70,11 @@ def test_runs_of_older_versions_compare_with_todays() -> None:
     """A lock file of before has another name for the cut and no objective; of equal runs it is one, the older."""
     repository = Repository()
     older = {key: value for key, value in RECIPE.items() if key != "objective"}
-    repository.add("older", timestamp="2026-01-01", finetune_backbone={**older, "layers": 6})
+    repository.add("older", planned=False, timestamp="2026-01-01", finetune_backbone={**older, "layers": 6})
     (run,) = repository.experiments()
     assert (run.truncate_to, run.recipe) == (6, RECIPE)
     repository.add("newer", timestamp="2026-01-02", finetune_backbone={**RECIPE, "truncate_to": 6})
-    repository.add("whole", timestamp="2026-01-02", finetune_backbone={**older, "layers": "default"})
+    repository.add("whole", planned=False, timestamp="2026-01-02", finetune_backbone={**older, "layers": "default"})
     assert [(run.name, run.truncate_to) for run in repository.experiments()] == [("newer", 6), ("whole", None)]
 
 
