@@ -1,4 +1,4 @@
-"""DeeBERT: a frozen backbone with a ramp after every layer but the last, whose place the backbone's own head takes.
+"""DeeBERT: a frozen backbone with a ramp after every layer but the last, where the backbone's own head answers.
 
 Shapes: B samples, T tokens, H width, L layers, C classes. Ramps 1..L-1 and the head make L heads.
 """

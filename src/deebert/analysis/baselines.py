@@ -1,4 +1,4 @@
-"""What a trade-off curve must be held against: leaving without looking, and leaving with the labels in sight.
+"""What a trade-off curve is compared with: exits that do not look at the sample, and exits that know the label.
 
 Shapes: K settings, N samples, L layers. `predictions` are each head's answers, (N, L).
 """

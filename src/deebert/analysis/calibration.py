@@ -45,9 +45,9 @@ def smoothed_targets(labels: np.ndarray, num_labels: int) -> np.ndarray:
 def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Temperature (L,) of each head that fits (N, L, C) logits best to the smoothed labels (N,), within 0.01 to 100.
 
-    The loss is convex in 1 / temperature, and falls with it where the mean logit of the targets exceeds the mean logit
-    expected under the scaled probabilities; halving the interval of ln temperature by that sign cannot diverge. Where
-    nothing beats 1, as for constant logits, it stays 1.
+    The loss is convex in 1 / temperature. Its slope there is the mean logit that the scaled probabilities expect, minus
+    the mean logit of the targets. So the sign of the slope says in which half of the interval of ln temperature the
+    minimum lies, and halving the interval cannot diverge. Where nothing beats 1, as for constant logits, it stays 1.
     """
     targets = smoothed_targets(labels, logits.shape[2])[:, None]  # (N, 1, C)
     wanted = (targets * logits).sum(axis=2).mean(axis=0)  # (L,)

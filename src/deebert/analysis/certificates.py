@@ -7,9 +7,9 @@ returns has a risk (expected loss on a new sample) of at most epsilon. Two losse
 - `accuracy_drop`: 1 where full depth is right and the exit wrong (harmed), -1 the other way round (helped), else 0.
 
 It holds if the samples are independent draws from what the model will meet, and if the model, the settings and their
-order were fixed without them. A grid of entropy thresholds is; thresholds or temperatures fitted on the same
-samples are not. It is about accuracy also where the task's score is F1, which is no expectation of a loss. Each row is
-a promise of its own: two of them together may fail with probability 2 delta.
+order were fixed without them. A grid of entropy thresholds is; thresholds or temperatures fitted on the same samples
+are not. The promise is about accuracy, even if the task's score is F1. F1 is not the mean of a loss over samples, so
+this method cannot bound it. Each row is a promise of its own: two of them together may fail with probability 2 delta.
 
 Method: Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test" (https://arxiv.org/abs/2110.01052), fixed-sequence
 testing: test from the safest setting to the boldest, each at level delta, and stop at the first failure. Jazbec et al.,
@@ -55,10 +55,11 @@ def disagreement_bounds(predictions: np.ndarray, labels: np.ndarray, delta: floa
 def accuracy_drop_bounds(predictions: np.ndarray, labels: np.ndarray, delta: float) -> np.ndarray:
     """Upper bounds (K,), each of confidence 1 - delta, on the accuracy lost against full depth.
 
-    The drop is the rate of the harmed minus the rate of the helped, so an upper bound of the one less a lower bound of
-    the other, sharing delta, bounds it. Compared on resampled logits of three tasks: Hoeffding-Bentkus on the loss
-    rescaled to [0, 1] forgets how rarely the loss is not 0 and certified next to nothing; betting (Waudby-Smith and
-    Ramdas, https://arxiv.org/abs/2010.09686) as much as this, but what it says hangs on the order of the samples.
+    The drop is the rate of harmed samples minus the rate of helped ones. So take an upper bound of the first and
+    subtract a lower bound of the second. The two bounds share delta (`HELPED_SHARE`). Compared on resampled logits of
+    three tasks: Hoeffding-Bentkus on the loss rescaled to [0, 1] forgets how rarely the loss is not 0 and certified
+    next to nothing; betting (Waudby-Smith and Ramdas, https://arxiv.org/abs/2010.09686) as much as this, but what it
+    says hangs on the order of the samples.
     """
     correct = predictions == labels  # (K, N)
     harmed, helped = (correct[0] & ~correct).sum(axis=1), (~correct[0] & correct).sum(axis=1)

@@ -75,11 +75,12 @@ def fit_layer_thresholds(
 ) -> list[LayerThresholds]:
     """For each allowed drop of score, thresholds ramp by ramp that save as much as the search finds.
 
-    Coordinate ascent over the given `thresholds` (nats), in two rounds. First on score + price x saving, for rising
-    prices, each time from the better of the last price's answer and the best single threshold for all ramps. Then for
-    each drop on the saving alone, with a floor under the score, from what saves most above that floor among all that
-    was passed so far, every single threshold included. So on these samples it saves at least what the best single
-    threshold of the list does; on others, where L-1 fitted numbers pay for their freedom, it need not. Deterministic.
+    Coordinate ascent over the given `thresholds` (nats), in two rounds. The first round maximises score + price ×
+    saving, for rising prices. Each price starts from the better of two: the answer of the last price, and the best
+    single threshold for all ramps. The second round maximises the saving alone, for each drop, under a floor of the
+    score. It starts from the state that saves most above this floor, among all states seen so far; every single
+    threshold is one of them. So on these samples it saves at least what the best single threshold of the list does; on
+    others, where L-1 fitted numbers pay for their freedom, it need not. Deterministic.
 
     Args:
         logits: (N, L, C), with (N,) labels: the samples to fit.

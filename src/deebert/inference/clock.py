@@ -1,4 +1,4 @@
-"""The clock: two ways of doing the same take turns, so that whatever slows the machine for a while slows both."""
+"""The clock of two ways to do the same. They take turns, so whatever slows the machine for a while slows both."""
 
 import math
 import platform

@@ -5,9 +5,10 @@ Three things make the layers saved become time saved.
 - No padding: batches are packed (see `packs.py`), so a sample costs its own tokens, whatever its neighbours' lengths.
 - Breadth first: a window of samples goes through a layer before any of them enters the next, and after each layer the
   packs that exits have thinned are merged. Deep layers keep working on full batches.
-- First tokens first: a head reads the first token only, and in a layer that needs no more than all tokens' keys and
-  values. So it is computed ahead of the other tokens, whose larger share of the work is then done only for samples that
-  stay. The last layer needs no other tokens at all, with or without ramps.
+- First tokens first: a head reads the first token only. To compute the first token, a layer needs the keys and values
+  of all tokens and nothing else of them. So the first token is computed first, and the head answers. The other tokens
+  are most of the work. They are computed only for the samples that stay. The last layer needs no other tokens at all,
+  with or without ramps.
 """
 
 from dataclasses import dataclass

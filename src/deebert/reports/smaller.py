@@ -1,8 +1,8 @@
 """Smaller models, fine-tuned by themselves: what early exit has to beat, from the scores of other runs.
 
 Such a run is the whole model cut to its first layers, or a small model that stands for it. Its score is of its own
-classifier; it needs no ramps. `smaller_rows` takes in those that belong beside a run, so that a row of another task,
-model or recipe is never drawn with it.
+classifier; it needs no ramps. `smaller_rows` picks the rows that belong beside a run. Rows of another task, model or
+recipe are left out, so they are never drawn with it.
 """
 
 import dataclasses

@@ -1,8 +1,10 @@
-"""A long training's state on disk: it outlives kill -9, is whole or absent, and is found again by its like alone.
+"""A long training's state on disk: it outlives kill -9, and only the same training finds it again.
 
-The files lie outside DVC's outputs, which DVC deletes before it runs a stage. They are safetensors with the SHA-256 of
-their content in their name, so that a damaged one is told from a good one, and never pickled. They stay until their
-training has ended or a person clears them, see `tools/checkpoints.py`.
+A training is the same if its parameters, data, versions and code are. A state is either whole or absent.
+
+The files lie outside DVC's outputs, which DVC deletes before it runs a stage. They are safetensors and never pickles.
+The name of each has the SHA-256 of its content, so a damaged file is recognised. They stay until their training has
+ended or a person clears them, see `tools/checkpoints.py`.
 """
 
 import fcntl

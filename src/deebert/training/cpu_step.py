@@ -1,7 +1,7 @@
 """What a step of training on a CPU does otherwise than PyTorch and transformers, with the same result for less time.
 
-On a 6-layer, 384-wide BERT their dropout, most of it random numbers, took a sixth of a step, and making the gradient of
-all word embeddings anew a fifth.
+On a 6-layer, 384-wide BERT, dropout took a sixth of a step, and most of that went into random numbers. Making the
+gradient of all word embeddings anew took a fifth.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
 """The first training, of the backbone: the loop, whatever it is that a step minimises.
 
-It may be killed at any moment and goes on from its last checkpoint to the same bytes. That is why the loop is our own
-and not the library's `Trainer`: the draws of an epoch (order) and of a step (dropout) come from a generator seeded by
-their number, so that weights, moments and the number of the step are the whole state.
+A training may be killed at any moment. It goes on from its last checkpoint and, on a CPU, ends with the same bytes.
+The library's `Trainer` cannot do that, so the loop is our own. A generator draws the order of an epoch and the dropout
+of a step, and its seed is the number of the epoch or step. So the whole state is the weights, the optimizer's moments
+and the number of the step.
 """
 
 import dataclasses

@@ -3,8 +3,8 @@
 The Hub and a folder in the classic layout give the same rows in the same order with the same label ids, so that a model
 trained on one may be judged on the other. `idx` is a row's place in its split, counted from 0: the index the GLUE
 server asks for in predictions, and the one that `load_dataset(...)[split][idx]` takes. The Hub's own `idx` column is
-not kept: it counts the lines of the files the data set was once made from, which leaves gaps in QQP and, in MRPC,
-counts train and validation together in an order that a classic folder no longer tells.
+not kept. It counts lines of the files that the data set was once made from. So it has gaps in QQP. In MRPC it counts
+train and validation together, in an order that a classic folder does not have.
 """
 
 from deebert.data.dataset import Task

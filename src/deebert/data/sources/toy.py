@@ -7,10 +7,10 @@ counts:
 - an adverb in a clause, "was indeed ..." or "was hardly ...": negators turn the meaning round;
 - a contrast, "..., although ...", "even if ..., ..." or "..., but ...": the clause conceded does not count.
 
-The label is what is left of the main clause's adjective once every turn above it is taken: negative or positive.
-That is a rule of this task, not a claim about English, where a doubted compliment need not be an insult. Labels are
-balanced within each difficulty. One adjective settles difficulty 0; from difficulty 2 on, which words occur tells
-little, and how they compose is what counts.
+The label is what is left of the main clause's adjective once every turn above it is taken: negative or positive. That
+is a rule of this task, not a claim about English, where a doubted compliment need not be an insult. Labels are balanced
+within each difficulty. At difficulty 0 one adjective decides. From difficulty 2 on, the words alone tell little; what
+counts is how they are combined.
 
 The model sees the text only. Six layers are not *required*: a network of two layers trained directly on a trial version
 of this task reached 0.965 (one seed). Six layers spread the work, and the ramps of one network see parts of it done.
