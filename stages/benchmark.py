@@ -13,7 +13,7 @@ from deebert.base.files import read_json, write_json
 from deebert.base.stage import run
 from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
-from deebert.exits.criteria import Entropy
+from deebert.exits.criteria import TIMED_SHARES, Entropy, thresholds_at
 from deebert.figures.drawing import save
 from deebert.figures.speed import draw_time
 from deebert.inference.clock import benchmark_metrics, benchmark_rows
@@ -25,7 +25,7 @@ from deebert.settings.reading import read_section
 
 def main(data_folder: Path, model_folder: Path, sweep: Path, plots: Path, metrics_file: Path) -> None:
     settings = read_section(Path("params.yaml"), Benchmark)
-    recommended = {row["target_drop_points"]: row["threshold"] for row in reversed(read_json(sweep / "choice.json"))}
+    choice = read_json(sweep / "choice.json")
     data = DataSet.load(data_folder)
     task, frame = data.task, data.validation
     if len(frame) > settings.samples:
@@ -38,8 +38,10 @@ def main(data_folder: Path, model_folder: Path, sweep: Path, plots: Path, metric
     engine = Engine(model, resolve_precision(settings.precision, device), device)
     encoded = encode(tokenizer, frame, task.text_columns)
 
-    threshold = recommended[settings.drop_points]
-    criteria = [Entropy(each) for each in sorted({*settings.thresholds, threshold})]
+    chosen = {(row["split"], row["target_drop_points"]): row["threshold"] for row in choice}
+    threshold = chosen[task.validation_splits[0], settings.drop_points]
+    usual = (0.0, 0.0001, *thresholds_at(TIMED_SHARES, len(task.label_names)))
+    criteria = [Entropy(each) for each in sorted({*(settings.thresholds or usual), threshold})]
     rows = benchmark_rows(engine, encoded, criteria, settings.rounds, settings.seconds)
     metrics = benchmark_metrics(task.name, rows, threshold, engine)
     write_json(plots / "benchmark.json", rows)

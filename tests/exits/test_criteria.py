@@ -14,6 +14,8 @@ from torch import Tensor
 
 from deebert.base.errors import UserError
 from deebert.exits.criteria import (
+    NAMED_SHARES,
+    TIMED_SHARES,
     ConfidentStreak,
     Criterion,
     Entropy,
@@ -22,6 +24,7 @@ from deebert.exits.criteria import (
     Patience,
     probability_grid,
     threshold_grid,
+    thresholds_at,
     top_probability,
 )
 from deebert.exits.table import CRITERIA, Grid
@@ -264,3 +267,13 @@ def test_thresholds_of_another_depth_are_refused() -> None:
     for layers in (3, 5):
         with pytest.raises(UserError, match=f"3 thresholds for a model of {layers} layers; allowed: .*, {layers - 1}$"):
             thresholds.exit_layers(torch.zeros(2, layers, 2))
+
+
+def test_usual_thresholds_are_shares_of_the_largest_entropy() -> None:
+    """For two classes they are round numbers; for any number they rise from 0 to below ln C, as sure as for two."""
+    assert thresholds_at(NAMED_SHARES, 2) == (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    assert thresholds_at(TIMED_SHARES, 2) == (0.05, 0.2, 0.6)
+    for labels in (3, 10, 77, 200):
+        nats = thresholds_at(NAMED_SHARES, labels)
+        assert list(nats) == sorted(set(nats)) and nats[0] == 0 and nats[-1] < math.log(labels)
+        assert nats[-1] / math.log(labels) == pytest.approx(0.6 / math.log(2), abs=0.01)

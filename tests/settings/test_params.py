@@ -140,6 +140,7 @@ BATCH = "a whole number, 1 to 1000000"
 SEED = "a whole number, 0 to 4294967295"
 ABOVE_0 = "a number above 0"
 LIST = "a list of different numbers, each 0 or more"
+LIST_OR = LIST + "; or default, the number of classes' own"
 SHARES = "a list of different numbers, each above 0, 1 at most"
 DELTA = "a number above 0, 0.5 at most"
 PRECISION = "one of auto, fp32, bf16"
@@ -172,14 +173,14 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("train_ramps.weight_decay", value, "a number, 0 or more") for value in (-0.01, float("inf"))),
     *(("train_ramps.precision", value, PRECISION) for value in ("bfloat16", True)),
     *(("eval_layers.hidden_test", value, "true or false") for value in (0, "true", None)),
-    *(("entropy_sweep.thresholds", value, LIST) for value in (0.1, [], [-0.1], [float("nan")], ["0.1"], [0.1, 0.1])),
-    *(("entropy_sweep.thresholds", value, LIST) for value in ([True], [0, 0.0], [None], [[0.1]], {"a": 0.1}, None)),
+    *(("entropy_sweep.thresholds", value, LIST_OR) for value in (0.1, [], [-0.1], [float("nan")], ["0.1"], [0.1, 0.1])),
+    *(("entropy_sweep.thresholds", value, LIST_OR) for value in ([True], [0, 0.0], [None], [[0.1]], {"a": 0.1}, None)),
     *(("entropy_sweep.resampling_seed", value, SEED) for value in (-1, 0.5, 2**32)),
     *(("entropy_sweep.grid_points", value, "a whole number, 0 to 10000") for value in (-1, 20.5, 10**5)),
     *(("entropy_sweep.targets", value, LIST) for value in (1, [], [-1], [1.0, 1])),
     *(("entropy_sweep.risk.epsilons", value, SHARES) for value in (0.01, [], [0.0], [1.1], [0.1, 0.1], ["0.1"])),
     *(("entropy_sweep.risk.delta", value, DELTA) for value in (0, 0.6, -0.1, [0.1], "0.1", float("nan"))),
-    *(("benchmark.thresholds", value, LIST) for value in (0.1, [], [-0.1], [0.1, 0.1], [float("inf")])),
+    *(("benchmark.thresholds", value, LIST_OR) for value in (0.1, [], [-0.1], [0.1, 0.1], [float("inf")])),
     *(("benchmark.drop_points", value, "a number, 0 or more") for value in (-1, "1", None, [1.0])),
     *(("benchmark.samples", value, WHOLE_1) for value in (0, 400.0, "all")),
     *(("benchmark.rounds", value, "a whole number, 1 to 1000") for value in (0, 2.5, True, 10**4)),

@@ -17,7 +17,7 @@ from deebert.analysis.curves import Curve, ScoredCurve, entropy_curve, other_cur
 from deebert.analysis.logits import SplitLogits
 from deebert.base.metric_keys import figure_key
 from deebert.base.rows import Row
-from deebert.exits.criteria import threshold_grid
+from deebert.exits.criteria import NAMED_SHARES, threshold_grid, thresholds_at
 from deebert.exits.rule import entropy
 from deebert.exits.table import full_depth_row
 from deebert.settings.entropy_sweep import EntropySweep
@@ -42,7 +42,7 @@ def split_tables(split: str, saved: SplitLogits, main_metric: str, settings: Ent
             *(row for each in (curve, *others, *baselines) for row in each.rows(split, labels, main_metric)),
             *random_exit_rows(scored, predictions),
         ],
-        "exits": exit_rows(split, curve, settings.thresholds),
+        "exits": exit_rows(split, curve, named_thresholds(settings, logits.shape[2])),
         "depths": depth_rows(split, curve, saved.difficulty),
         "entropies": entropy_rows(split, logits, labels, saved.difficulty),
     }
@@ -68,9 +68,15 @@ def choice_tables(split: str, saved: SplitLogits, main_metric: str, settings: En
 
 def scored_curve(split: str, saved: SplitLogits, main_metric: str, settings: EntropySweep) -> ScoredCurve:
     """The entropy curve of a split, at the thresholds that are shown by name and those of the grid."""
-    grid = threshold_grid(saved.logits.shape[2], settings.grid_points)
-    curve = entropy_curve(saved.logits, sorted({0.0, *settings.thresholds, *grid}))
+    num_labels = saved.logits.shape[2]
+    grid = threshold_grid(num_labels, settings.grid_points)
+    curve = entropy_curve(saved.logits, sorted({0.0, *named_thresholds(settings, num_labels), *grid}))
     return ScoredCurve(split, curve, saved.labels, main_metric, settings.resampling_seed)
+
+
+def named_thresholds(settings: EntropySweep, num_labels: int) -> tuple[float, ...]:
+    """Thresholds (nats) that figures show by name: those that were asked for, else the usual shares of ln C."""
+    return thresholds_at(NAMED_SHARES, num_labels) if settings.thresholds is None else settings.thresholds
 
 
 def exit_rows(split: str, curve: Curve, thresholds: Iterable[float]) -> list[Row]:

@@ -10,6 +10,7 @@ Shapes: N samples, B of them still in the batch, L layers (heads 1..L, ramps 1..
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -255,6 +256,16 @@ class LayerThresholds(Criterion):
 
     def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
         return readings < self.thresholds_nats[layer - 1], state
+
+
+# Of ln C: round numbers of nats for two classes, and as sure as these for more.
+NAMED_SHARES = tuple(nats / math.log(2) for nats in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+TIMED_SHARES = tuple(nats / math.log(2) for nats in (0.05, 0.2, 0.6))
+
+
+def thresholds_at(shares: Iterable[float], num_labels: int) -> tuple[float, ...]:
+    """Thresholds in nats at `shares` of the largest entropy, ln C, to two digits."""
+    return tuple(round(share * math.log(num_labels), 2) for share in shares)
 
 
 def threshold_grid(num_labels: int, num_settings: int) -> list[float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deebert.base.rows import Row
+from deebert.exits.rule import layers_saved_frac
 from deebert.reports.experiments import Experiment
 from deebert.reports.smaller import STANDS_FOR
 
@@ -136,7 +137,7 @@ def smaller_models(experiments: Sequence[Experiment], whole: Experiment) -> list
         {
             "model": run.model,
             "layers": run.num_layers,
-            "layers_saved_frac": 1 - run.num_layers / whole.num_layers,
+            "layers_saved_frac": layers_saved_frac(run.num_layers, whole.num_layers),
             "score": run.full_score(),
             "seed": run.seed,
         }

@@ -14,6 +14,7 @@ from typing import Any
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.base.rows import Row
+from deebert.exits.rule import layers_saved_frac
 from deebert.settings.download_glue import DownloadGlue
 from deebert.settings.finetune_backbone import FinetuneBackbone
 
@@ -111,7 +112,7 @@ def smaller_rows(
             "threshold": row["layers"],
             "score": row["score"],
             "accuracy": row["accuracy"],
-            "layers_saved_frac": 1 - row["layers"] / depth,
+            "layers_saved_frac": layers_saved_frac(row["layers"], depth),
             "mean_exit_layer": float(row["layers"]),
             "n": row["n"],
         }

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deebert.settings.checks import SEED, checked, number, numbers, whole
+from deebert.settings.checks import SEED, checked, number, numbers, or_default, whole
 
 MAX_GRID = 10_000
 
@@ -16,7 +16,7 @@ class Risk:
 @dataclass(frozen=True)
 class EntropySweep:
     resampling_seed: int = checked(SEED)
-    thresholds: tuple[float, ...] = checked(numbers(0))
+    thresholds: tuple[float, ...] | None = checked(or_default(numbers(0), "the number of classes'"))
     grid_points: int = checked(whole(0, MAX_GRID))
     targets: tuple[float, ...] = checked(numbers(0))
     risk: Risk
