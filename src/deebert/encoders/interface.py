@@ -16,9 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 Linear = Callable[[Tensor], Tensor]
+
+# Settings of config.json that would change what a model computes, with the only value that is followed. transformers 5
+# no longer knows most of them, and passes over them.
+FOLLOWED = {
+    "position_embedding_type": "absolute",
+    "add_cross_attention": False,
+    "is_encoder_decoder": False,
+    "pruned_heads": {},
+    "quantization_config": "none",
+}
 
 
 class Layer(ABC):
@@ -85,6 +95,14 @@ class Family(ABC):
             inputs["token_type_ids"] = types
         tensors = {name: torch.from_numpy(array)[None].to(model.device) for name, array in inputs.items()}
         return model.base_model.embeddings(**tensors)[0]
+
+    def ignored_settings(self, config: PreTrainedConfig) -> dict[str, tuple[Any, Any]]:
+        """Settings that would change the answers and that nobody follows: name -> (value, the only one allowed).
+
+        What decides the classifier's head is not among them: a fresh head may be another.
+        """
+        given = {key: (getattr(config, key, None), allowed) for key, allowed in FOLLOWED.items()}
+        return {key: (value, allowed) for key, (value, allowed) in given.items() if value not in (None, allowed)}
 
     def position_ids(self, model: PreTrainedModel, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The number (T,) by which the embeddings look up each token's position: here from 0 in each sentence."""

@@ -1,6 +1,7 @@
 """Loading with transformers, every failure told in one line."""
 
 import contextlib
+import string
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,17 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
 from deebert.base.errors import UserError, one_line
 from deebert.encoders.registry import FAMILIES
+from deebert.encoders.unused import check_unexpected, refuse_adapters, refuse_settings
 from deebert.settings.model_names import is_folder
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # either holds the words of a supported family
+MERGES = ("merges.txt", "tokenizer.json")  # how letters are put together to the words of vocab.json
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "tokenizer.json")  # either says whether capital letters are kept
+CAPITALS = frozenset(string.ascii_uppercase)
 
 if not sys.stderr.isatty():  # tqdm's own bars know that by themselves
     transformers.utils.logging.disable_progress_bar()
@@ -38,21 +44,21 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         raise UserError(f"{folder}: no model here (config.json is missing); `dvc repro` makes it")
     with load_errors(str(folder)):
         config = supported_config(str(folder), folder)
-        if (pooling := getattr(config, "classifier_pooling", "cls")) != "cls":
-            raise UserError(f"{folder}: classifier_pooling in config.json is {pooling}; expected cls, the first token")
+        check_head_reads_first_token(str(folder), config)
         model, report = load_model(folder, None, config)
     tokenizer = load_tokenizer(str(folder), folder, config)
     if report["missing_keys"]:
         raise UserError(f"{folder}: damaged model: {len(report['missing_keys'])} weights are missing")
     if wrong := sorted(key for key, *_ in report["mismatched_keys"]):
         raise UserError(f"{folder}: damaged model: {wrong[0]} has another shape than config.json says")
+    check_unexpected(str(folder), model, report["unexpected_keys"])
     return model.eval(), tokenizer
 
 
 def load_model(
     place: str | Path, revision: str | None, config: PreTrainedConfig
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A classifier as it is, and a report of weights that are missing or of another shape."""
+    """A classifier as it is, and a report of weights that are missing, unexpected or of another shape."""
     return AutoModelForSequenceClassification.from_pretrained(
         place,
         config=config,
@@ -80,10 +86,11 @@ def supported_config(name: str, place: str | Path, revision: str | None = None, 
     """The configuration of the model `name`.
 
     Raises:
-        UserError: early exit does not work on such a model.
+        UserError: early exit does not work on such a model, or nothing here would follow one of its settings.
     """
     # The type is looked at first: for one that it does not know, Hugging Face offers to run code found with the model.
     supported_type(name, model_type_of(place, revision))
+    refuse_adapters(name, place, revision)
     config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False, **labels)
     if getattr(config, "is_decoder", False):
         raise UserError(f"model {name}: a decoder cannot be used; expected an encoder ({', '.join(FAMILIES)})")
@@ -91,7 +98,14 @@ def supported_config(name: str, place: str | Path, revision: str | None = None, 
         raise UserError(
             f"model {name}: {config.num_hidden_layers} layer leaves nothing to exit from; expected 2 or more"
         )
+    refuse_settings(name, config)
     return config
+
+
+def check_head_reads_first_token(where: str, config: PreTrainedConfig) -> None:
+    """UserError where the classifier's head reads more than the first token, which is all that early exit gives it."""
+    if (pooling := getattr(config, "classifier_pooling", "cls")) != "cls":
+        raise UserError(f"{where}: classifier_pooling in config.json is {pooling}; expected cls, the first token")
 
 
 def load_tokenizer(
@@ -106,17 +120,50 @@ def load_tokenizer(
         # Without its files, Hugging Face makes one that knows no words and says nothing, or says much to no purpose.
         if Path(place).is_dir() and not any(Path(place, file).is_file() for file in VOCABULARIES):
             raise UserError(f"model {name}: no tokenizer there; expected one of {', '.join(VOCABULARIES)}")
+        if Path(place, "vocab.json").is_file() and not any(Path(place, file).is_file() for file in MERGES):
+            raise UserError(f"model {name}: vocab.json alone is no tokenizer; expected one of {', '.join(MERGES)} too")
         tokenizer = AutoTokenizer.from_pretrained(place, config=config, revision=revision, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f"model {name}: its tokenizer knows no words; expected one of {', '.join(VOCABULARIES)}")
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"model {name}: its tokenizer has {tokenizer.vocab_size} tokens;"
-            f" expected at most the {config.vocab_size} of the model"
-        )
     if tokenizer.pad_token_id is None:
         raise UserError(f"model {name}: its tokenizer has no pad_token; expected one in tokenizer_config.json")
+    _check_ids(name, tokenizer, config)
+    with load_errors(name):
+        _check_case(name, place, tokenizer, revision)
     return tokenizer
+
+
+def _check_ids(name: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """UserError where the tokenizer, with all tokens added to it, makes ids that the model has no embedding for."""
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if highest >= config.vocab_size:
+        raise UserError(
+            f"model {name}: its tokenizer has {highest + 1} tokens, the last is {token!r};"
+            f" expected at most the {config.vocab_size} of the model"
+        )
+
+
+def _check_case(name: str, place: str | Path, tokenizer: PreTrainedTokenizerBase, revision: str | None = None) -> None:
+    """UserError where nothing tells how to read words, and the library's way cannot reach those of the vocabulary.
+
+    From `vocab.txt` alone it makes a tokenizer that turns all letters into small ones, even if the model knows others.
+    """
+    normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
+    if normalizer is None or normalizer.normalize_str("A") == "A":
+        return
+    words = (word for word in tokenizer.get_vocab() if word not in tokenizer.all_special_tokens and word[0] != "[")
+    capital = next((word for word in words if any(letter in CAPITALS for letter in word)), None)
+    if capital and not any(_has(place, file, revision) for file in TOKENIZER_SETTINGS):
+        raise UserError(
+            f"model {name}: vocab.txt has words with capital letters, such as {capital!r}, and nothing says to keep"
+            f" them; expected tokenizer_config.json with do_lower_case, or tokenizer.json"
+        )
+
+
+def _has(place: str | Path, file: str, revision: str | None) -> bool:
+    """Whether a folder or a Hub repository holds `file`."""
+    missing_is_no_error = {"_raise_exceptions_for_missing_entries": False}
+    return cached_file(place, file, revision=revision, **missing_is_no_error) is not None
 
 
 @contextlib.contextmanager

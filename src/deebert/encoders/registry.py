@@ -20,6 +20,11 @@ FAMILIES: dict[str, str] = {  # model_type -> module; transformers writes a dash
 }
 
 
+def family_named(model_type: str) -> "Family":
+    """The `Family` of a supported type."""
+    return importlib.import_module(FAMILIES[model_type]).FAMILY
+
+
 def family_of(model: "PreTrainedModel") -> "Family":
     """The `Family` of a loaded classifier, which is of a supported type."""
-    return importlib.import_module(FAMILIES[model.config.model_type]).FAMILY
+    return family_named(model.config.model_type)

@@ -42,7 +42,7 @@ def resolve(model: str) -> tuple[Start, str]:
 
 def _folder(model: str) -> tuple[KnownModel, str]:
     # Imported here, because torch and transformers take seconds that a known model needs not wait for.
-    from deebert.encoders.loading import load_errors, model_type_of, supported_type
+    from deebert.encoders.loading import load_errors, supported_config
     from deebert.encoders.starts import released
 
     folder = Path(model).expanduser()
@@ -56,17 +56,17 @@ def _folder(model: str) -> tuple[KnownModel, str]:
             " pickled weights are not read, for they may run code"
         )
     with load_errors(model):
-        return KnownModel(supported_type(model, model_type_of(folder)), str(folder), None, PAPER_BERT), "pretrained"
+        return KnownModel(supported_config(model, folder).model_type, str(folder), None, PAPER_BERT), "pretrained"
 
 
 def _repository(model: str) -> KnownModel:
-    from deebert.encoders.loading import load_errors, model_type_of, supported_type
+    from deebert.encoders.loading import load_errors, supported_config
 
     place, _, revision = model.partition("@")
     if not revision:
         log.warning("model %s has no @commit: a later run may get other weights", model)
     with load_errors(model):
-        family = supported_type(model, model_type_of(place, revision or None))
+        family = supported_config(model, place, revision or None).model_type
     return KnownModel(family, place, revision or None, PAPER_BERT)
 
 

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[3]
 LAYERS, WIDTH, HEADS = 3, 16, 2
 EPS = {"bert": 1e-12, "roberta": 1e-5}
 PAD = 1
+VOCAB_SIZE = tiny.VOCAB_SIZE + 1  # with a [MASK], as all pretrained models have
 FORMATS = ("pytorch_model.bin", "model.safetensors", "old pytorch_model.bin")
 MNLI = ("entailment", "neutral", "contradiction")
 RTE = ("entailment", "not_entailment")
@@ -60,7 +61,7 @@ def random_weights(family: str, labels: int, seed: int = 0) -> dict[str, Tensor]
         add(f"{name}.bias", WIDTH)
 
     types = 2 if family == "bert" else 1
-    for name, rows in (("word", tiny.VOCAB_SIZE), ("position", tiny.POSITIONS), ("token_type", types)):
+    for name, rows in (("word", VOCAB_SIZE), ("position", tiny.POSITIONS), ("token_type", types)):
         add(f"{family}.embeddings.{name}_embeddings.weight", rows, WIDTH)
     norm(f"{family}.embeddings.LayerNorm")
     for i in range(LAYERS):
@@ -145,7 +146,7 @@ def write_checkpoint(folder: Path, family: str, labels: int, form: str = FORMATS
         "pruned_heads": {},
         "torchscript": False,
         "type_vocab_size": 2 if family == "bert" else 1,
-        "vocab_size": tiny.VOCAB_SIZE,
+        "vocab_size": VOCAB_SIZE,
         "pad_token_id": PAD,
         **settings,
     }
@@ -158,7 +159,7 @@ def write_tokenizer(folder: Path, family: str, old: bool) -> None:
     if not old:
         tiny.tokenizer().save_pretrained(folder)
     elif family == "bert":
-        (folder / "vocab.txt").write_text("\n".join([*tiny.SPECIAL, *tiny.WORDS]))
+        (folder / "vocab.txt").write_text("\n".join([*tiny.SPECIAL, *tiny.WORDS, "[MASK]"]))
         (folder / "tokenizer_config.json").write_text('{"do_lower_case": true, "max_len": 512}')
     else:
         tokens = ["<s>", "<pad>", "</s>", "<unk>", "w", "Ġ", *map(str, range(10)), "Ġw"]

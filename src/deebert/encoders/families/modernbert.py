@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from deebert.encoders.interface import Family, Layer, plain_attention
 
+# Of these, frequencies do not depend on the length of the sentence, and so one table does for all.
+ROTARY_TYPES = ("default", "linear", "yarn", "llama3")
+
 
 class Rotary:
     """Rotates queries and keys by their position, by tables for all layers of one kind of attention.
@@ -85,6 +88,14 @@ class ModernBert(Family):
     """`ModernBertForSequenceClassification` with `classifier_pooling` cls; there are no token types."""
 
     token_types: ClassVar[bool] = False
+
+    def ignored_settings(self, config: Any) -> dict[str, tuple[Any, Any]]:
+        ignored = super().ignored_settings(config)
+        for kind in set(config.layer_types):
+            rotary_type = config.rope_parameters[kind].get("rope_type", "default")
+            if rotary_type not in ROTARY_TYPES:
+                ignored["rope_type"] = rotary_type, f"one of {', '.join(ROTARY_TYPES)}"
+        return ignored
 
     def layers(self, model: Any) -> list[ModernBertLayer]:
         rotary = {kind: Rotary(model.model, kind) for kind in set(model.config.layer_types)}

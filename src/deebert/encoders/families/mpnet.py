@@ -10,6 +10,8 @@ from deebert.encoders.families.roberta import positions_after_padding_id
 from deebert.encoders.interface import Family, plain_attention
 from deebert.encoders.transformer import TransformerLayer
 
+BUCKETS = 32  # transformers' forward computes with so many, whatever config.json says
+
 
 class RelativeBias:
     """What MPNet adds to a score for the distance between query and key, for all layers alike.
@@ -46,6 +48,12 @@ class MPNet(Family):
     """`MPNetForSequenceClassification`: its head has a dense layer of its own; there are no token types."""
 
     token_types: ClassVar[bool] = False
+
+    def ignored_settings(self, config: Any) -> dict[str, tuple[Any, Any]]:
+        ignored = super().ignored_settings(config)
+        if config.relative_attention_num_buckets != BUCKETS:
+            ignored["relative_attention_num_buckets"] = config.relative_attention_num_buckets, BUCKETS
+        return ignored
 
     def layers(self, model: Any) -> list[MPNetLayer]:
         bias = RelativeBias(model.mpnet.encoder, model.config.max_position_embeddings)
