@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
 from deebert.reports.smaller import recipe_of
-from deebert.settings.run import resolve_model
+from deebert.settings.run import dataset_name, resolve_model
 
 ReadFile = Callable[[str, str], str | None]  # revision, path -> text, None where it has no such file
 
@@ -161,7 +161,8 @@ def read_experiments(
     for revision in revisions(shown):
         stages = _stages(revision, read_file)
         params = _chosen(stages) | _params(stages, "finetune_backbone")
-        if "dataset" not in params or params["dataset"] != revision.metrics["metrics/sweep.json"].get("task"):
+        task = dataset_name(params["dataset"]) if "dataset" in params else None
+        if task is None or task != revision.metrics["metrics/sweep.json"].get("task"):
             continue
         if any(_params(stages, section).get(section) != wanted[section] for section in sections):
             continue
@@ -179,7 +180,7 @@ def read_experiments(
         if texts["sweep"] and texts["layers"]:
             newest[key] = Experiment(
                 revision.name,
-                params["dataset"],
+                task,
                 model,
                 params["seed"],
                 truncate_to,

@@ -13,6 +13,7 @@ from deebert.base.rows import Row
 from deebert.figures.drawing import BLUE, GREY, new_figure, percents, set_score_axis, styled
 from deebert.reports import experiments
 from deebert.settings.params import Params
+from deebert.settings.run import dataset_name
 
 Runs = dict[int, tuple[str, dict[str, float]]]  # seed -> revision, figures by name
 METRICS = ("metrics/layers.json", "metrics/sweep.json", "metrics/choice.json")
@@ -79,7 +80,7 @@ def draw_seeds(params: Params, sweeps: dict[int, list[Row]]) -> Figure:
     saved = [100 * row["layers_saved_frac_mean"] for row in mean]
     score = [100 * row["score_mean"] for row in mean]
     spread = [100 * row["score_std"] for row in mean]
-    header = {"task": params.dataset, "model": params.backbone}
+    header = {"task": dataset_name(params.dataset), "model": params.backbone}
     figure = new_figure(f"Score against layers saved, {len(curves)} seeds", header, (7.5, 5.2))
     ax = figure.add_subplot()
     for rows in curves.values():

@@ -19,7 +19,15 @@ from deebert.settings.download_glue import DownloadGlue
 from deebert.settings.finetune_backbone import FinetuneBackbone
 
 STANDS_FOR = {"distilbert-base": "bert-base"}  # a small model of its own -> the whole one
-ADDED_SETTINGS = {"objective": "full_depth"}  # settings that older runs did not have -> what these did
+ADDED_SETTINGS = {  # settings that older runs did not have -> what these did
+    "columns": {"text": "default", "pair": "default", "label": "default"},
+    "labels": "default",
+    "metric": "default",
+    "validation_frac": 0.1,
+    "split_seed": 0,
+    "objective": "full_depth",
+    "class_weights": "none",
+}
 
 
 def _text(value: Any) -> bool:
@@ -64,10 +72,19 @@ def recipe_of(download: Mapping[str, Any], finetune: Mapping[str, Any]) -> tuple
         Runs of before a setting existed have what they did then, so that they compare with later ones.
     """
     settings = {**ADDED_SETTINGS, **download, **finetune}
-    settings = {key: "default" if value is None else value for key, value in settings.items()}
+    settings = {key: _as_written(value) for key, value in settings.items()}
     older_name = settings.pop("layers", "default")
     truncate_to = settings.pop("truncate_to", older_name)
     return None if truncate_to == "default" else truncate_to, settings
+
+
+def _as_written(value: Any) -> Any:
+    """A value as `params.yaml` may have it, so that equal settings are equal wherever they were read."""
+    if isinstance(value, Mapping):
+        return {key: _as_written(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [str(item) for item in value]
+    return "default" if value is None else value
 
 
 def read_smaller(path: Path) -> list[Row]:

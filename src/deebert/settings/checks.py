@@ -68,14 +68,14 @@ def numbers(low: float, high: float = math.inf, *, above: bool = False) -> Check
     return check
 
 
-def or_default(check: Check, whose: str = "the model's") -> Check:
-    """`default` reads as None: the value then comes with the model, or with what else `whose` says."""
+def or_default(check: Check, meaning: str = "the model's own") -> Check:
+    """`default` reads as None; what that means is told with a mistake."""
 
     def check_or_default(value: Any) -> Any:
         try:
             return None if value == "default" else check(value)
         except ValueError as error:
-            raise ValueError(f"{error}; or default, {whose} own") from None
+            raise ValueError(f"{error}; or default, {meaning}") from None
 
     return check_or_default
 

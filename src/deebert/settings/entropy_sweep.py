@@ -16,7 +16,7 @@ class Risk:
 @dataclass(frozen=True)
 class EntropySweep:
     resampling_seed: int = checked(SEED)
-    thresholds: tuple[float, ...] | None = checked(or_default(numbers(0), "the number of classes'"))
+    thresholds: tuple[float, ...] | None = checked(or_default(numbers(0), "the number of classes' own"))
     grid_points: int = checked(whole(0, MAX_GRID))
     targets: tuple[float, ...] = checked(numbers(0))
     risk: Risk

@@ -12,7 +12,7 @@ import pandas as pd
 from deebert.base.errors import UserError
 from deebert.data.dataset import DataSet, Task
 from deebert.data.sources.glue_tasks import GLUE_TASKS
-from deebert.data.sources.tables import HIDDEN_LABEL, check_columns, split_table
+from deebert.data.sources.tables import HIDDEN_LABEL, check_columns, first_line_not_utf8, split_table
 
 log = logging.getLogger(__name__)
 
@@ -130,14 +130,4 @@ def _split_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 if line := line.removesuffix("\n"):
                     yield number, line.split("\t")
     except UnicodeDecodeError:
-        raise UserError(f"{path}: line {_first_line_not_utf8(path)}: not UTF-8") from None
-
-
-def _first_line_not_utf8(path: Path) -> int:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    raise AssertionError(f"{path} was not UTF-8 a moment ago")
+        raise UserError(f"{path}: line {first_line_not_utf8(path)}: not UTF-8") from None

@@ -44,19 +44,33 @@ def load(task: Task) -> DataSet:
 
 
 def _download(name: str, config: str) -> "DatasetDict":
-    """All splits at the pinned revision."""
+    """All splits of GLUE's `config` at the pinned revision."""
+    advice = f"without a network set download_glue.source to a folder that holds {name}/train.tsv and its like"
+    return download(GLUE_REPOSITORY, config, GLUE_REVISION, advice)[0]
+
+
+def download(repository: str, config: str | None, revision: str, advice: str) -> tuple["DatasetDict", str]:
+    """All splits of a repository, and the commit that `revision` is.
+
+    Args:
+        config: None = the only one.
+        revision: a commit, or a tag or a branch, which takes a network.
+        advice: what to do instead, told where it cannot be downloaded.
+    """
     # Imported here, because it takes a second that no other use of this module should pay.
-    from datasets import load_dataset
+    from datasets import DatasetDict, load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetsError
     from huggingface_hub import HfApi, constants
     from huggingface_hub.utils import httpx
 
+    commit = revision
     for pause_s in (*RETRY_PAUSES_S, None):
         try:
             # Without a network `load_dataset` keeps trying for half a minute: ask first whether the Hub is there.
             if not constants.HF_HUB_OFFLINE:
-                HfApi().dataset_info(GLUE_REPOSITORY, revision=GLUE_REVISION, timeout=ANSWER_TIMEOUT_S)
-            dataset = load_dataset(GLUE_REPOSITORY, config, revision=GLUE_REVISION)
+                info = HfApi().dataset_info(repository, revision=revision, timeout=ANSWER_TIMEOUT_S)
+                commit = info.sha or revision
+            dataset = load_dataset(repository, config, revision=commit)
             break
         except (OSError, ValueError, httpx.HTTPError, DatasetsError) as error:
             # A connection refused or dropped is worth another try; a silent Hub and unreadable data are not.
@@ -64,15 +78,12 @@ def _download(name: str, config: str) -> "DatasetDict":
             if hopeless or pause_s is None or constants.HF_HUB_OFFLINE:
                 reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
                 raise UserError(
-                    f"{GLUE_REPOSITORY}: cannot be downloaded from {constants.ENDPOINT}: {one_line(reason)}; without a"
-                    f" network set download_glue.source to a folder that holds {name}/train.tsv and its like"
+                    f"{repository}: cannot be downloaded from {constants.ENDPOINT}: {one_line(reason)}; {advice}"
                 ) from error
             time.sleep(pause_s)
 
     # When the Hub cannot be asked, `load_dataset` takes whatever revision its cache saw last.
     for file in (Path(file["filename"]) for split in dataset.values() for file in split.cache_files):
-        if GLUE_REVISION not in file.parts:
-            raise UserError(
-                f"{file}: is {GLUE_REPOSITORY} of another revision; expected {GLUE_REVISION}, which takes a network"
-            )
-    return dataset
+        if commit not in file.parts:
+            raise UserError(f"{file}: is {repository} of another revision; expected {commit}, which takes a network")
+    return DatasetDict(dataset), commit

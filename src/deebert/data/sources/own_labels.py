@@ -1,0 +1,84 @@
+"""The classes of a person's own table: words or whole numbers, and their ids.
+
+Ids follow the numbers in numeric order, or the words in alphabetical order (of code points), unless `labels` lists
+them. The names of a class column of the Hub keep the order that they have there.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from deebert.base.errors import UserError
+from deebert.data.sources.own_files import Rows
+
+WHOLE = re.compile(r"[-+]?[0-9]{1,18}(\.0*)?")
+DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE][-+0-9]))([eE][-+]?[0-9]+)?")
+MAX_TOLD = 5
+
+
+def label_names(rows: Rows, column: str, found: Iterable[str], listed: Sequence[str] | None) -> tuple[str, ...]:
+    """The classes of train in the order of their ids, from the labels `found` there.
+
+    Raises:
+        UserError: there is one class only, words and numbers are mixed, or `listed` are not the classes found.
+    """
+    classes = set(found)
+    if len(classes) < 2:
+        raise UserError(
+            f"{rows.where}: column {column}: has one class only ({', '.join(classes)}); expected two or more"
+        )
+    if listed is not None:
+        return _as_listed(rows.where, column, classes, [_canonical(name) for name in listed])
+    if order := rows.class_names.get(column):
+        return tuple(name for name in order if name in classes)
+    numbers = {name for name in classes if WHOLE.fullmatch(name)}
+    if numbers and numbers != classes:
+        raise UserError(
+            f"{rows.where}: column {column}: mixes numbers and words ({min(numbers)} and {min(classes - numbers)});"
+            " expected one kind, or download_glue.labels with all names in the order of their ids"
+        )
+    return tuple(sorted(classes, key=int) if numbers else sorted(classes))
+
+
+def _as_listed(where: str, column: str, classes: set[str], listed: Sequence[str]) -> tuple[str, ...]:
+    for names, told in (
+        (sorted(classes - set(listed)), "is not in download_glue.labels"),
+        (sorted(set(listed) - classes), "is in download_glue.labels, and in no row"),
+    ):
+        if names:
+            raise UserError(
+                f"{where}: column {column}: {names[0]!r} {told}; expected the classes {some(sorted(classes))}"
+            )
+    return tuple(listed)
+
+
+def read_labels(rows: Rows, column: str) -> list[str]:
+    """The label of each row as text, empty where there is none.
+
+    Raises:
+        UserError: a value is neither a word nor a whole number.
+    """
+    values, seen = rows.values(column), {}
+    for row, value in enumerate(values):
+        if (key := (type(value), value if isinstance(value, str | int | float) else None)) not in seen:
+            if not isinstance(value, str | int | float | None) or DECIMAL.fullmatch(name := _canonical(value)):
+                raise UserError(
+                    f"{rows.place(row)}: column {column}: {str(value)[:40]!r} is no class; expected a word or a whole"
+                    " number"
+                )
+            seen[key] = name
+    return [seen[type(value), value] for value in values]
+
+
+def _canonical(value: Any) -> str:
+    """One spelling for each label: spaces around it do not count, 1.0 and +1 are 1, true and false are words."""
+    if value is None or value != value:  # NaN: what a missing number is read as
+        return ""
+    text = str(value).lower() if isinstance(value, bool) else str(value).strip()
+    return str(int(text.partition(".")[0])) if WHOLE.fullmatch(text) else text
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of `names`, and how many more there are."""
+    more = len(names) - MAX_TOLD
+    return ", ".join(names[:MAX_TOLD]) + (f" and {more} more" if more > 0 else "")
