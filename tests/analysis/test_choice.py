@@ -79,16 +79,17 @@ def test_cross_fitted_figures_are_what_a_plain_loop_finds(seed: int, n: int, met
     scores, saved = {target: [] for target in TARGETS}, {target: [] for target in TARGETS}
     for _ in range(choice.DIVISIONS):
         fold_of = stratified_folds(labels, choice.FOLDS, rng)
-        for target in TARGETS:
-            answers, exits = np.full(n, -1), np.zeros(n)
-            for fold in np.unique(fold_of):
-                judged = fold_of == fold
-                point = 0  # nothing to choose on
-                if not judged.all():
-                    point = curve.settings.index(best_within(sweep_like(grid, metric, ~judged), target)["threshold"])
-                answers[judged], exits[judged] = curve.predictions[point, judged], curve.exit_layers[point, judged]
-            scores[target].append(METRICS[metric](labels, answers))
-            saved[target].append(1 - exits.mean() / LAYERS)
+        answers, exits = np.full((len(TARGETS), n), -1), np.zeros((len(TARGETS), n))
+        for fold in np.unique(fold_of):
+            judged = fold_of == fold
+            rest = None if judged.all() else sweep_like(grid, metric, ~judged)  # None: nothing to choose on
+            for k, target in enumerate(TARGETS):
+                point = curve.settings.index(best_within(rest, target)["threshold"]) if rest else 0
+                answers[k, judged] = curve.predictions[point, judged]
+                exits[k, judged] = curve.exit_layers[point, judged]
+        for k, target in enumerate(TARGETS):
+            scores[target].append(METRICS[metric](labels, answers[k]))
+            saved[target].append(1 - exits[k].mean() / LAYERS)
     for row in choice_rows(ScoredCurve("validation", *grid, metric, 5), TARGETS):
         target = row["target_drop_points"]
         assert row["score"] == pytest.approx(np.mean(scores[target]))

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -132,12 +130,3 @@ def test_no_two_curves_look_alike() -> None:
     assert not set(CRITERIA) & set(BASELINES)
     assert len({(entry.color, entry.line, entry.marker) for entry in entries}) == len(entries)
     assert len({entry.label for entry in entries}) == len(entries)
-
-
-@pytest.mark.parametrize("room", ["exits", "analysis"])
-def test_criteria_and_analysis_know_nothing_of_transformers(room: str) -> None:
-    """In a fresh interpreter all modules of the room, and all that they import, come without `transformers`."""
-    modules = sorted(f"deebert.{room}.{file.stem}" for file in (ROOT / "src/deebert" / room).glob("*.py"))
-    assert len(modules) > 2
-    code = f"import {', '.join(modules)}, sys; sys.exit('transformers' in sys.modules)".replace(".__init__", "")
-    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "src")}).returncode == 0

@@ -66,8 +66,12 @@ def test_no_room_stands_on_itself() -> None:
 
 @pytest.mark.parametrize("room", ["exits", "analysis"])
 def test_arithmetic_needs_no_transformers(room: str) -> None:
-    """Whoever studies saved logits never waits for transformers to load."""
+    """In a fresh interpreter all modules of the room, and all that they import, come without `transformers`.
+
+    Whoever studies saved logits never waits for it to load.
+    """
     names = [f"deebert.{room}.{file.stem}" for file in (PACKAGE / room).glob("*.py") if file.name != "__init__.py"]
+    assert len(names) > 1
     code = f"import sys, importlib\nfor name in {names!r}: importlib.import_module(name)\n"
     code += "sys.exit('transformers' in sys.modules)"
     environment = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
