@@ -17,7 +17,9 @@ STAGES = ("plan", "finetune_backbone", "train_ramps", "eval_layers", "entropy_sw
 
 
 @pytest.mark.parametrize("family", [family for family in tiny.EVERY_FAMILY if family != "bert"])
-def test_a_family_goes_through_all_stages(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_goes_through_all_stages(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """It is fine-tuned, its frozen backbone gets ramps, and the last layer's saved logits are transformers' own."""
     monkeypatch.chdir(tmp_path)
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -33,6 +35,8 @@ def test_a_family_goes_through_all_stages(family: str, tmp_path: Path, monkeypat
     tiny.write_model(Path("start"), family)
     for stage in STAGES:
         run_stage(stage, monkeypatch)
+    told = capfd.readouterr().err  # of libraries, which say things that a user can do nothing about
+    assert "[transformers]" not in told and "Traceback" not in told
 
     assert {row["split"] for row in read_json(Path("data/finetune.json"))} == {"train", "validation"}
     trained = Path("models/backbone/model.safetensors").read_bytes()
