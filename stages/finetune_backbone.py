@@ -31,9 +31,10 @@ def main(data_folder: Path, start_file: Path, out: Path, curve: Path) -> None:
     task = data.task
     launch()
     set_seed(seed)
-    beginning = begin(start, Wanted(task.name, task.label_names, settings.max_length, settings.truncate_to))
+    wanted = Wanted(task.name, task.label_names, settings.max_length, settings.truncate_to, settings.epochs)
+    beginning = begin(start, wanted)
     about = {**beginning.origin, **trained_on(task)}
-    if beginning.ramps:  # it is trained already, and so are its ramps
+    if beginning.is_trained:
         with output_dir(out) as folder:
             beginning.save(folder, about)
         write_json(curve, [])

@@ -154,8 +154,8 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("model", value, "or the name of a user of this machine") for value in ("~nobody-here/model",)),
     *(("download_glue.source", value, "or the name of a user of this machine") for value in ("~nobody-here",)),
     *(
-        ("finetune_backbone.epochs", value, ABOVE_0 + ", 10000 at most" + MODEL_OWN)
-        for value in (0, -1, "three", True, float("inf"), 1e5, 10**400)
+        ("finetune_backbone.epochs", value, "a number, 0 or more, 10000 at most" + MODEL_OWN)
+        for value in (-0.1, -1, "three", True, float("inf"), 1e5, 10**400)
     ),
     *(("finetune_backbone.learning_rate", value, ABOVE_0 + MODEL_OWN) for value in (0, float("nan"), "2e-5 ", [1e-5])),
     ("finetune_backbone.learning_rate", 10**400, ABOVE_0 + MODEL_OWN),

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -22,22 +21,11 @@ from deebert.base import files, stage
 from deebert.base.errors import UserError
 from deebert.data.dataset import DataSet
 from tests import tiny
+from tests.stages.running import ROOT, STAGES, run_stage
+from tests.starting import write_start
 
-ROOT = Path(__file__).parents[2]
-STAGES = {  # name -> arguments after the script, as the pipeline has them
-    name: content["cmd"].split(f"stages/{name}.py")[1].split()
-    for name, content in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
-}
 TRAINED = ("plan", "finetune_backbone", "train_ramps", "eval_layers", "entropy_sweep", "plot", "benchmark")
 TIMED = {"metrics/benchmark.json", "plots/benchmark.json", "plots/benchmark.svg"}  # differ from run to run
-
-
-def run_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the stage's script in the current folder, as `python stages/<name>.py ...` does."""
-    torch.set_num_threads(1)  # a stage may set them, and here the next one would inherit that
-    script = str(ROOT / "stages" / f"{name}.py")
-    monkeypatch.setattr("sys.argv", [script, *STAGES[name]])
-    runpy.run_path(script, run_name="__main__")
 
 
 def put(key: str, value: Any) -> Callable[[], None]:
@@ -132,6 +120,11 @@ def config(**changed: Any) -> Callable[[], None]:
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
     return change
+
+
+def start_from(model: str) -> Callable[[], None]:
+    """Change what fine-tuning starts from, as the stage `plan` would."""
+    return lambda: write_start(Path(), model)
 
 
 def without_a_weight(path: str) -> Callable[[], None]:
@@ -266,7 +259,21 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
     ),
     "seed below 0": ("finetune_backbone", put("seed", -1), ["seed: -1", "a whole number, 0 to 4294967295"]),
     "seed too large": ("finetune_backbone", put("seed", 2**32), ["seed: 4294967296", "0 to 4294967295"]),
-    "no epochs": ("finetune_backbone", put("finetune_backbone.epochs", 0), ["finetune_backbone.epochs: 0", "above 0"]),
+    "epochs below 0": (
+        "finetune_backbone",
+        put("finetune_backbone.epochs", -1),
+        ["finetune_backbone.epochs: -1", "0 or more"],
+    ),
+    "no epochs for a model that is made from nothing": (
+        "finetune_backbone",
+        several(put("finetune_backbone.epochs", 0), start_from("toy-bert")),
+        ["finetune_backbone.epochs: 0", "model toy-bert is made from nothing"],
+    ),
+    "no epochs for a classifier of other labels": (
+        "finetune_backbone",
+        put("finetune_backbone.epochs", 0),
+        ["finetune_backbone.epochs: 0", "model ./start", "LABEL_0, LABEL_1", "no, yes"],
+    ),
     "empty batches": ("finetune_backbone", put("finetune_backbone.batch_size", 0), ["batch_size: 0", "1 to 1000000"]),
     "unknown precision": (
         "finetune_backbone",

@@ -40,6 +40,19 @@ def test_a_step_without_dropout_is_hugging_faces(family: str) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", [family for family in tiny.EVERY_FAMILY if family != "mpnet"])
+def test_in_bf16_lean_attention_is_as_good(family: str) -> None:
+    """On sentences padded far beyond a window of local attention, answers are those of float32 up to rounding."""
+    model, inputs = tiny.model(family, layers=4), tiny.inputs(family, [30, 25, 4])
+    with torch.inference_mode():
+        expected = model(**inputs).logits
+        model.set_attn_implementation(ATTENTION)
+        torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-5, rtol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(**inputs).logits.float()
+    assert (found - expected).abs().max() < 0.2 * expected.std()
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_the_last_layer_is_whole_again_afterwards(family: str) -> None:
     """After the block, the model computes the states of all tokens."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +55,19 @@ class Wanted:
         label_names: of the C classes in the order of their ids.
         max_length: longest input in tokens; the tokenizer cuts there, so every later stage cuts alike.
         truncate_to: keep so many layers from the first on; None = all.
+        epochs: of fine-tuning; None = as many as the model's recipe says. At 0 nothing is trained, so the model must be
+            a classifier of these labels already.
     """
 
     task: str
     label_names: Sequence[str]
     max_length: int
     truncate_to: int | None = None
+    epochs: float | None = None
+
+    @property
+    def trains_nothing(self) -> bool:
+        return self.epochs == 0
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -74,17 +82,23 @@ class Beginning:
 
     Attributes:
         origin: goes into `training.json`.
-        ramps: tensors by name of a checkpoint that is trained already, ramps included; None = there is all to train.
+        is_trained: the classifier is kept as it is.
+        weights: the file that the weights are kept in, byte for byte; None = they are written anew.
+        ramps: tensors by name of a checkpoint that comes with trained ramps; None = they are to be trained.
     """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     origin: dict[str, Any]
+    is_trained: bool = False
+    weights: Path | None = None
     ramps: "dict[str, Tensor] | None" = None
 
     def save(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Write classifier, tokenizer, ramps if there are any, and `training.json` into `folder`, which exists."""
         self.model.save_pretrained(folder)
+        if self.weights:
+            shutil.copyfile(self.weights, folder / "model.safetensors")
         self.tokenizer.save_pretrained(folder)
         if self.ramps:
             from safetensors.torch import save_file  # not above: `plan` needs no torch, which takes seconds to load

@@ -9,7 +9,7 @@ from deebert.settings.checks import MAX_BATCH, MAX_EPOCHS, PRECISIONS, checked, 
 class FinetuneBackbone:
     objective: str = checked(text)
     truncate_to: int | None = checked(or_default(whole(2)))
-    epochs: float | None = checked(or_default(number(0, MAX_EPOCHS, above=True)))
+    epochs: float | None = checked(or_default(number(0, MAX_EPOCHS)))
     learning_rate: float | None = checked(or_default(number(0, above=True)))
     batch_size: int | None = checked(or_default(whole(1, MAX_BATCH)))
     max_length: int = checked(whole(8))

@@ -63,7 +63,9 @@ def attention(
     with torch.autocast("cpu", enabled=False):
         weights = (query * scaling) @ key.mT
         if attention_mask is not None:
-            weights = weights + attention_mask.to(weights.dtype)
+            # In bf16 the mask's least float32 would be -inf, and padding whose window has padding alone would read NaN.
+            least = torch.finfo(weights.dtype).min
+            weights = weights + attention_mask.clamp(min=least).to(weights.dtype)
         weights = weights.softmax(dim=-1)
         if dropout:
             kept, scale = _draw(weights, dropout)

@@ -5,6 +5,7 @@ Hugging Face's names, a ramp ("highway") after every layer, the last of which no
 the encoder's pooler with one linear classifier, for RoBERTa too.
 """
 
+import contextlib
 import logging
 import pickle
 import warnings
@@ -80,20 +81,65 @@ def find(model: str) -> Released | None:
     folder = Path(model).expanduser()
     if not (folder / "config.json").is_file():
         return None
-    if (folder / WEIGHTS).is_file():
-        try:
-            with safe_open(folder / WEIGHTS, "pt") as file:
-                family = _family(file.keys())
-            weights = load_file(folder / WEIGHTS) if family else {}
-        except (OSError, SafetensorError) as error:
-            told = f"{WEIGHTS}: {type(error).__name__}: {one_line(error)}"
-            raise UserError(f"model {model}: cannot be loaded: {told}") from None
-    elif (folder / PICKLED_WEIGHTS).is_file():
-        weights = _unpickled(model, folder / PICKLED_WEIGHTS)
+    if files := _weight_files(model, folder / WEIGHTS):
+        family = _family(name for file in files for name in _safe_names(model, file))
+        weights = _joined(model, (_safely_loaded(model, file) for file in files)) if family else {}
+    elif files := _weight_files(model, folder / PICKLED_WEIGHTS):
+        weights = _joined(model, (_unpickled(model, file) for file in files))
         family = _family(weights)
     else:
         return None
     return Released(folder, family, weights) if family else None
+
+
+def _weight_files(model: str, path: Path) -> list[Path]:
+    """The file `path`, or else those that an index beside it names; none where there is neither.
+
+    The index of weights in several files is `model.safetensors.index.json`: `weight_map` has the file of each name.
+    """
+    if path.is_file():
+        return [path]
+    index = path.with_name(f"{path.name}.index.json")
+    if not index.is_file():
+        return []
+    content = read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    names = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise UserError(f"model {model}: {index.name} is no index of weights: expected weight_map, name to file")
+    files = [path.with_name(name) for name in names]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise UserError(f"model {model}: {missing[0]} is missing, which {index.name} names")
+    return files
+
+
+def _joined(model: str, parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """All weights of several files."""
+    weights: dict[str, Tensor] = {}
+    for part in parts:
+        if twice := sorted(set(part) & set(weights)):
+            raise UserError(f"model {model}: damaged checkpoint: {twice[0]} is in two files")
+        weights |= part
+    return weights
+
+
+def _safe_names(model: str, path: Path) -> list[str]:
+    with _safetensors_errors(model, path), safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
+def _safely_loaded(model: str, path: Path) -> dict[str, Tensor]:
+    with _safetensors_errors(model, path):
+        return load_file(path)
+
+
+@contextlib.contextmanager
+def _safetensors_errors(model: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        told = f"{path.name}: {type(error).__name__}: {one_line(error)}"
+        raise UserError(f"model {model}: cannot be loaded: {told}") from None
 
 
 def _family(names: Iterable[str]) -> str | None:
@@ -151,7 +197,7 @@ def begin(start: Start, wanted: Wanted) -> Beginning:
     _fill(released, model, ramps, [theirs.index(label) for label in wanted.label_names])
     log.info("model %s: trained by DeeBERT's own code; taken over with its ramps, nothing is trained", name)
     origin = {"model": model_name(start.model), "source": "folder", "revision": "", "labels_in_source": theirs}
-    return Beginning(model, tokenizer, origin, ramps)
+    return Beginning(model, tokenizer, origin, is_trained=True, ramps=ramps)
 
 
 def _empty_ramps(count: int, width: int, labels: int) -> dict[str, Tensor]:

@@ -1,0 +1,55 @@
+"""Every family of encoders goes through all stages, and comes out with the answers that transformers gives."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from deebert.analysis.logits import SplitLogits
+from deebert.base.files import read_json
+from tests import tiny
+from tests.stages.running import ROOT, run_stage
+
+STAGES = ("plan", "finetune_backbone", "train_ramps", "eval_layers", "entropy_sweep", "benchmark")
+
+
+@pytest.mark.parametrize("family", [family for family in tiny.EVERY_FAMILY if family != "bert"])
+def test_a_family_goes_through_all_stages(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is fine-tuned, its frozen backbone gets ramps, and the last layer's saved logits are transformers' own."""
+    monkeypatch.chdir(tmp_path)
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["model"] = "./start"
+    content["finetune_backbone"] |= {"epochs": 1, "max_length": 24, "batch_size": 8, "precision": "fp32"}
+    content["train_ramps"] |= {"epochs": 1, "precision": "fp32"}
+    content["entropy_sweep"] |= {"grid_points": 10}
+    content["benchmark"] |= {"samples": 4, "rounds": 1, "threads": 1, "thresholds": [0.3]}
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    Path("data/glue").mkdir(parents=True)
+    data = tiny.data(sizes=(16, 16, 16))
+    data.save(Path("data/glue"))
+    tiny.write_model(Path("start"), family)
+    for stage in STAGES:
+        run_stage(stage, monkeypatch)
+    told = capfd.readouterr().err  # of libraries, which say things that a user can do nothing about
+    assert "[transformers]" not in told and "Traceback" not in told
+
+    assert {row["split"] for row in read_json(Path("data/finetune.json"))} == {"train", "validation"}
+    trained = Path("models/backbone/model.safetensors").read_bytes()
+    assert trained == Path("models/deebert/model.safetensors").read_bytes()
+    assert trained != Path("start/model.safetensors").read_bytes()
+    model = AutoModelForSequenceClassification.from_pretrained("models/deebert").eval()
+    tokenizer = AutoTokenizer.from_pretrained("models/deebert")
+    told = tokenizer(data["validation"]["sentence"].tolist(), padding=True, return_tensors="pt")
+    if family not in tiny.TYPED:
+        del told["token_type_ids"]
+    with torch.inference_mode():
+        expected = model(**told).logits.numpy()
+    saved = SplitLogits.load(Path("data/logits/validation.safetensors")).logits
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(saved[:, -1], expected, atol=1e-4)
+    assert read_json(Path("metrics/benchmark.json"))["n"] == 4
