@@ -10,7 +10,7 @@ from deebert.base.files import output_dir, write_json
 from deebert.base.recipe import Recipe
 from deebert.base.stage import run
 from deebert.data.dataset import DataSet, trained_on
-from deebert.data.encoded import encode
+from deebert.data.encoded import encode, tell_cut
 from deebert.encoders.start import Start, Wanted, begin
 from deebert.settings.checks import SEED
 from deebert.settings.finetune_backbone import FinetuneBackbone
@@ -44,12 +44,13 @@ def main(data_folder: Path, start_file: Path, out: Path, curve: Path) -> None:
     columns, tokenizer = task.text_columns, beginning.tokenizer
     samples = [Samples(encode(tokenizer, table, columns), table["label"].to_numpy()) for table in tables]
     recipe = Recipe.of(start.recipe, dataclasses.asdict(settings))
-    how = (recipe, seed, settings.precision, find(settings.objective))
+    how = (recipe, seed, settings.precision, find(settings.objective), settings.class_weights)
     plan = Plan(tokenizer, *samples, task.metrics[0], *how)
     with Checkpoints(home("finetune_backbone")) as checkpoints:
         if processes.rank() > 0:  # helps the first process, which writes
             finetune(beginning.model, plan, pick_device(), checkpoints)
             return
+        tell_cut("train", samples[0].encoded, settings.max_length)
         with output_dir(out) as folder:
             record, rows = finetune(beginning.model, plan, pick_device(), checkpoints)
             beginning.save(folder, {**about, **record})

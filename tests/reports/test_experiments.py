@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from deebert.reports import experiments
+from deebert.reports.smaller import ADDED_SETTINGS
 from tests.runs import RECIPE, Repository
 
 
@@ -62,7 +63,7 @@ def test_the_recipe_is_what_the_lock_file_says() -> None:
     text = yaml.safe_dump(lock).replace("learning_rate: default", "learning_rate: 3e-05")
     repository.files["run", "dvc.lock"] = text
     (run,) = repository.experiments()
-    assert run.recipe == {"toy_seed": 0, **RECIPE, "learning_rate": 0.00003}
+    assert run.recipe == {**ADDED_SETTINGS, "toy_seed": 0, **RECIPE, "learning_rate": 0.00003}
     assert run.backbone == "abc.dir"
 
 
@@ -72,7 +73,7 @@ def test_runs_of_older_versions_compare_with_todays() -> None:
     older = {key: value for key, value in RECIPE.items() if key != "objective"}
     repository.add("older", planned=False, timestamp="2026-01-01", finetune_backbone={**older, "layers": 6})
     (run,) = repository.experiments()
-    assert (run.truncate_to, run.recipe) == (6, RECIPE)
+    assert (run.truncate_to, run.recipe) == (6, {**ADDED_SETTINGS, **RECIPE})
     repository.add("newer", timestamp="2026-01-02", finetune_backbone={**RECIPE, "truncate_to": 6})
     repository.add("whole", planned=False, timestamp="2026-01-02", finetune_backbone={**older, "layers": "default"})
     assert [(run.name, run.truncate_to) for run in repository.experiments()] == [("newer", 6), ("whole", None)]

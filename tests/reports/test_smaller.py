@@ -11,16 +11,22 @@ from deebert.base.errors import UserError
 from deebert.base.rows import Row
 from deebert.reports.smaller import read_smaller, smaller_rows
 from deebert.reports.smaller_runs import collect, merge
-from deebert.settings.download_glue import DownloadGlue
+from deebert.settings.download_glue import Columns, DownloadGlue
 from deebert.settings.finetune_backbone import FinetuneBackbone
 from tests.runs import run
 
-DOWNLOAD = DownloadGlue("hub", 0)
-FINETUNE = FinetuneBackbone("full_depth", None, None, None, None, 128, "auto")
+DOWNLOAD = DownloadGlue("hub", 0, Columns(None, None, None), None, None, 0.1, 0)
+FINETUNE = FinetuneBackbone("full_depth", "none", None, None, None, None, 128, "auto")
 RECIPE = {
     "source": "hub",
     "toy_seed": 0,
+    "columns": {"text": "default", "pair": "default", "label": "default"},
+    "labels": "default",
+    "metric": "default",
+    "validation_frac": 0.1,
+    "split_seed": 0,
     "objective": "full_depth",
+    "class_weights": "none",
     "epochs": "default",
     "learning_rate": "default",
     "batch_size": "default",
@@ -90,13 +96,13 @@ def test_a_row_of_another_run_is_not_taken(changed: dict[str, Any]) -> None:
 
 def test_a_cut_run_has_nothing_smaller_beside_it() -> None:
     """A run that is itself cut is no whole model, even if it has as many layers."""
-    cut = FinetuneBackbone("full_depth", 6, None, None, None, 128, "auto")
+    cut = FinetuneBackbone("full_depth", "none", 6, None, None, None, 128, "auto")
     assert smaller_rows([row()], {**ABOUT, "num_layers": 6}, "bert-base", DOWNLOAD, cut) == []
 
 
 def test_settings_are_compared_by_value() -> None:
     """A rate of 2e-5 is the same however it was written, and a set value is not the default."""
-    finetune = FinetuneBackbone("full_depth", None, 3.0, 0.00002, None, 128, "auto")
+    finetune = FinetuneBackbone("full_depth", "none", None, 3.0, 0.00002, None, 128, "auto")
     set_alike = row(recipe={**RECIPE, "epochs": 3, "learning_rate": 2e-5})
     assert len(smaller_rows([set_alike, row()], ABOUT, "bert-base", DOWNLOAD, finetune)) == 1
 

@@ -114,6 +114,9 @@ def test_only_yaml_1_2_truth_is_truth(file: Path, text: str) -> None:
         ("SST-2", "google/bert_uncased_L-2_H-128_A-2@30b0a37", "google/bert_uncased_L-2_H-128_A-2@30b0a37"),
         ("SST-2", "/models/mini lm", "/models/mini lm"),
         ("SST-2", "./mini", "./mini"),
+        ("data/own/mine", "default", "bert-base"),
+        ("~/mine.csv", "default", "bert-base"),
+        ("hub:owner/name@v1.0:config", "default", "bert-base"),
     ],
 )
 def test_which_backbone(file: Path, dataset: str, model: str, backbone: str) -> None:
@@ -145,11 +148,23 @@ SHARES = "a list of different numbers, each above 0, 1 at most"
 DELTA = "a number above 0, 0.5 at most"
 PRECISION = "one of auto, fp32, bf16"
 MODEL_OWN = "; or default, the model's own"
+HUB_DATASETS = "hub:owner/name@revision or hub:owner/name@revision:config"
+ANY_DATASET = f"one of {', '.join(DATASETS)}, the path of a folder or a file, or {HUB_DATASETS}"
 NOT_ALLOWED: list[tuple[str, Any, str]] = [
-    *(("dataset", value, f"one of {', '.join(DATASETS)}") for value in ("rte", "CoLA", None, 1, ["RTE"])),
+    *(("dataset", value, ANY_DATASET) for value in ("rte", "CoLA", None, 1, ["RTE"], "", " ")),
+    *(("dataset", value, HUB_DATASETS) for value in ("hub:imdb", "hub:owner/name", "hub:owner/name@", "hub:../a/b@c")),
+    ("dataset", "~nobody-here/data", "or the name of a user of this machine"),
     *(("model", value, "a word or a path") for value in (None, 7, " ", ["bert-base"])),
     *(("seed", value, SEED) for value in (-1, 1.0, "1", True, None, 2**32, float("nan"))),
     *(("download_glue.source", value, "a word or a path") for value in ("", 3, None)),
+    *((f"download_glue.columns.{key}", 1, "or default, found by its name") for key in ("text", "pair", "label")),
+    *(
+        ("download_glue.labels", value, "words or whole numbers; or default, in order of number or alphabet")
+        for value in ("a", ["a"], ["a", "a"], [1, "1"], [True, False], ["a", 1.5], [], None, ["a", " "])
+    ),
+    *(("download_glue.metric", value, "macro_f1; or default, the task's own") for value in ("F1", 1, None)),
+    *(("download_glue.validation_frac", value, "above 0, 0.5 at most") for value in (0, 0.6, "default", None)),
+    *(("download_glue.split_seed", value, SEED) for value in (-1, 0.5, "default")),
     *(("download_glue.toy_seed", value, WHOLE_0) for value in (-1, 0.5)),
     *(("model", value, "or the name of a user of this machine") for value in ("~nobody-here/model",)),
     *(("download_glue.source", value, "or the name of a user of this machine") for value in ("~nobody-here",)),
@@ -164,6 +179,7 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
         ("finetune_backbone.truncate_to", value, "a whole number, 2 or more" + MODEL_OWN)
         for value in (1, 0, -2, 2.5, "all", True)
     ),
+    *(("finetune_backbone.class_weights", value, "one of none, balanced") for value in ("default", None, [1, 2])),
     *(("finetune_backbone.objective", value, "a word or a path") for value in ("", None, 1)),
     *(("finetune_backbone.max_length", value, "a whole number, 8 or more") for value in (7, "default", 128.0)),
     *(("finetune_backbone.precision", value, PRECISION) for value in ("fp16", 32, None)),

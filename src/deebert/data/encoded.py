@@ -4,6 +4,7 @@ Shapes: N samples, T tokens of all of them together; in a batch, B samples, T co
 """
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 4096  # what the tokenizer itself keeps of a sentence takes several times the room of its token ids
 
@@ -98,6 +101,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, frame: pd.DataFrame, text_columns
         told = tokenizer(*(rows[column].tolist() for column in text_columns), truncation=True)
         parts.append(Encoded.of(told["input_ids"], told.get("token_type_ids")))
     return _joined(parts)
+
+
+def tell_cut(split: str, encoded: Encoded, max_length: int) -> None:
+    """Say in one line how many samples have all of `max_length` tokens: those that were cut, and few that just fit."""
+    full = int(np.sum(encoded.lengths >= max_length))
+    told = "%s: %d of %d texts (%.1f %%) have all %d tokens of max_length; what was longer is cut"
+    log.info(told, split, full, len(encoded), 100 * full / max(len(encoded), 1), max_length)
 
 
 def _joined(parts: Sequence[Encoded]) -> Encoded:

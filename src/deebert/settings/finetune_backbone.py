@@ -8,6 +8,7 @@ from deebert.settings.checks import MAX_BATCH, MAX_EPOCHS, PRECISIONS, checked, 
 @dataclass(frozen=True)
 class FinetuneBackbone:
     objective: str = checked(text)
+    class_weights: str = checked(one_of(("none", "balanced")))
     truncate_to: int | None = checked(or_default(whole(2)))
     epochs: float | None = checked(or_default(number(0, MAX_EPOCHS)))
     learning_rate: float | None = checked(or_default(number(0, above=True)))

@@ -65,6 +65,8 @@ def finetune(
     with processes.joined(device), stop_requests() as asked_to_stop:
         plan = dataclasses.replace(plan, precision=resolve_precision(plan.precision, device))
         record = {**dataclasses.asdict(recipe), "seed": plan.seed, "precision": plan.precision, **environment(device)}
+        if plan.class_weights != "none":
+            record["class_weights"] = plan.class_weights
         processes.on_first(lambda: checkpoints.open(key(record, model, plan)))
         with Training(model.to(device), plan) as training:
             rows = _Run(training, checkpoints).to_the_end(asked_to_stop)

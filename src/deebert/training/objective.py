@@ -27,14 +27,17 @@ class Objective(nn.Module):
     model; the loop seeds torch before it makes the objective.
 
     Attributes:
+        class_weights: (C,) float32, the weight of a sample by its label; the loop sets them. None = all weigh 1.
         reads_first_token_alone: True where the loss of a sample depends on the last layer's first token alone. The rest
             of that layer is then not computed.
     """
 
+    class_weights: Tensor | None
     reads_first_token_alone = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
+        self.register_buffer("class_weights", None, persistent=False)
 
     def trained(self, model: PreTrainedModel) -> list[Trained]:
         """The parameters that are trained, each in one group; by default all of the model's and of its own."""

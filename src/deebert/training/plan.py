@@ -30,6 +30,7 @@ class Plan:
     Attributes:
         validation: scored by `metric` (a key of METRICS) after each epoch; nothing depends on the score.
         precision: auto, fp32 or bf16.
+        class_weights: none or balanced, see `step.class_weights`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -40,6 +41,7 @@ class Plan:
     seed: int
     precision: str
     objective: type[Objective]
+    class_weights: str = "none"
 
 
 def key(record: dict[str, Any], model: PreTrainedModel, plan: Plan) -> str:

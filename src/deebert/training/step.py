@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from deebert.base.devices import autocast
+from deebert.base.errors import UserError
 from deebert.base.recipe import Recipe
 from deebert.training import processes
 from deebert.training.cpu_step import ATTENTION, WordGradient, lean_dropout
@@ -50,6 +51,8 @@ class Training:
         self.model, self.plan, self.device = model, plan, model.device
         seed(self.device, plan.seed, START)
         self.joint = Joint(model, plan.objective(model).to(self.device))
+        if (weights := class_weights(plan.class_weights, plan.train.labels, model.config.num_labels)) is not None:
+            self.joint.objective.class_weights = torch.from_numpy(weights).to(self.device)
         groups = self.joint.objective.trained(model)
         self.weights = [weight for group in groups for weight in group.parameters]
         self.optimizer = _adamw(groups, plan.recipe)
@@ -130,6 +133,29 @@ class Training:
 
     def _trains_words(self) -> bool:
         return self.model.get_input_embeddings().weight in self.optimizer.state
+
+
+def class_weights(kind: str, labels: np.ndarray, num_labels: int) -> np.ndarray | None:
+    """Weights of the C classes, (C,) float32, as `finetune_backbone.class_weights` has them.
+
+    balanced: N / (C n_c), with n_c of the N samples in class c, so that each class has the same share in the loss and
+    the N samples weigh N together. none: None.
+
+    Args:
+        labels: of the train split, (N,) in 0..C-1.
+
+    Raises:
+        UserError: a class has no sample, and so no weight.
+    """
+    if kind == "none":
+        return None
+    counts = np.bincount(labels, minlength=num_labels)
+    if not counts.all():
+        raise UserError(
+            f"params.yaml: finetune_backbone.class_weights: {kind} is not allowed, for class {counts.argmin()} has no"
+            " train sample; expected none"
+        )
+    return (len(labels) / (num_labels * counts)).astype(np.float32)
 
 
 def _adamw(groups: list[Trained], recipe: Recipe) -> torch.optim.AdamW:

@@ -18,7 +18,8 @@ class FullDepth(Objective):
     reads_first_token_alone = True
 
     def loss(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        return cross_entropy(model(**inputs).logits.float(), labels, reduction="sum")
+        logits = model(**inputs).logits.float()
+        return cross_entropy(logits, labels, weight=self.class_weights, reduction="sum")
 
 
 OBJECTIVE = FullDepth
