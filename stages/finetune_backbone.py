@@ -1,6 +1,5 @@
 """Fine-tune the backbone with its own classifier, as without early exit: models/backbone, data/finetune.json."""
 
-import dataclasses
 from pathlib import Path
 
 from transformers import set_seed
@@ -43,7 +42,7 @@ def main(data_folder: Path, start_file: Path, out: Path, curve: Path) -> None:
     tables = (data["train"], data.validation)
     columns, tokenizer = task.text_columns, beginning.tokenizer
     samples = [Samples(encode(tokenizer, table, columns), table["label"].to_numpy()) for table in tables]
-    recipe = Recipe.of(start.recipe, dataclasses.asdict(settings))
+    recipe = Recipe.of(start.recipe, vars(settings))
     how = (recipe, seed, settings.precision, find(settings.objective), settings.class_weights)
     plan = Plan(tokenizer, *samples, task.metrics[0], *how)
     with Checkpoints(home("finetune_backbone")) as checkpoints:
