@@ -100,8 +100,8 @@ def split_off(train: Samples, frac: float, seed: int) -> tuple[Samples, Samples]
         chosen.update(row for group in rng.permutation(len(found))[:count] for row in found[group])
     if not chosen:
         raise UserError(
-            f"params.yaml: download_glue.validation_frac: {frac:g} of {len(train.texts)} train samples is none of any"
-            " class; expected more samples, a larger share or a validation file"
+            f"params.yaml: download_glue.validation_frac: {frac:g} of {len(train.texts)} train samples is none;"
+            " expected more samples, a larger share or a validation file"
         )
     rest = [row for row in range(len(train.texts)) if row not in chosen]
     return train.take(rest, train.left_out), train.take(sorted(chosen), 0)
