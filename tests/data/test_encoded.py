@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deebert.data import encoded as module
-from deebert.data.encoded import Encoded, encode
+from deebert.data.encoded import Encoded, encode, tell_cut
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -117,3 +117,11 @@ def test_padding_is_on_the_right_to_the_longest_chosen() -> None:
     assert batch["input_ids"].tolist() == [[0, 6, 7, 2], [0, 5, 2, 1]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert set(batch) == {"input_ids", "attention_mask", "token_type_ids"}
+
+
+def test_texts_that_are_cut_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """One line says how many samples have all of `max_length` tokens."""
+    caplog.set_level("INFO")
+    tell_cut("train", Encoded.of([[1] * 4, [1] * 8, [1] * 8]), 8)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "train: 2 of 3 texts (66.7 %) have all 8 tokens of max_length; what was longer is cut"

@@ -112,6 +112,23 @@ def classic(file: str = "", content: bytes | None = None) -> Callable[[], None]:
     return change
 
 
+def own(name: str = "train.csv", content: bytes = b"", **files: bytes) -> Callable[[], None]:
+    """Ask for data of one's own in the folder `mine`: one file, and others by their split."""
+
+    def change() -> None:
+        put("dataset", "./mine")()
+        Path("mine").mkdir()
+        if name:
+            Path("mine", name).write_bytes(content)
+        for split, text in files.items():
+            Path("mine", f"{split}.csv").write_bytes(text)
+
+    return change
+
+
+OWN = b"text,label\na,x\nb,y\nc,x\nd,y\n"
+
+
 def config(**changed: Any) -> Callable[[], None]:
     """Change the config.json of the model to start from."""
 
@@ -329,6 +346,59 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         "download_glue",
         classic("train.tsv", RTE["train.tsv"].encode().replace(b"b c", b"b \xe9")),
         ["GLUE/RTE/train.tsv: line 3: not UTF-8"],
+    ),
+    # Data of one's own
+    "no own data": ("download_glue", put("dataset", "./mine"), ["dataset: mine: no such folder or file", "train.csv"]),
+    "a data set of the Hub without a revision": (
+        "plan",
+        put("dataset", "hub:owner/name"),
+        ["dataset: 'hub:owner/name'", "hub:owner/name@revision"],
+    ),
+    "no train file": ("download_glue", own("dev.csv", OWN), ["mine: has no train file", ".csv, .tsv", "found dev.csv"]),
+    "unknown ending": ("download_glue", own("train.xlsx", OWN), ["train.xlsx: unknown ending", ".jsonl or .parquet"]),
+    "empty own file": ("download_glue", own(), ["mine/train.csv: has no rows; it is empty"]),
+    "no own text column": (
+        "download_glue",
+        own(content=OWN.replace(b"text", b"words")),
+        ["mine/train.csv: has no column for the text; found words, label", "download_glue.columns.text", "sentence"],
+    ),
+    "no own label column": (
+        "download_glue",
+        several(own(content=OWN), put("download_glue.columns", {"text": "text", "pair": "default", "label": "kind"})),
+        ["mine/train.csv: has no column kind; found text, label"],
+    ),
+    "one class only": ("download_glue", own(content=b"text,label\na,x\nb,x\n"), ["one class only (x)", "two or more"]),
+    "labels of two kinds": ("download_glue", own(content=OWN + b"e,1\n"), ["mixes numbers and words (1 and x)"]),
+    "a label that train lacks": (
+        "download_glue",
+        own(content=OWN, dev=b"text,label\ne,z\n"),
+        ["mine/dev.csv: line 2: label 'z' is in validation and not in train", "expected x, y"],
+    ),
+    "a file that is no text": (
+        "download_glue",
+        own(content=OWN + b"\0,x\n"),
+        ["train.csv: line 6", "no text", "UTF-8"],
+    ),
+    "own data not UTF-8": ("download_glue", own(content=OWN + b"\xe9,x\n"), ["mine/train.csv: line 6: not UTF-8"]),
+    "a row with a comma too many": (
+        "download_glue",
+        own(content=OWN + b"e, f,x\n"),
+        ["mine/train.csv: line 6: 3 fields; expected 2", "double quotes"],
+    ),
+    "a metric for a known task": (
+        "download_glue",
+        several(classic(), put("download_glue.metric", "macro_f1")),
+        ["download_glue.metric: 'macro_f1'", "RTE has its own", "default"],
+    ),
+    "F1 of more than two classes": (
+        "download_glue",
+        several(own(content=OWN + b"e,z\n"), put("download_glue.metric", "f1")),
+        ["download_glue.metric: 'f1' is not allowed with 3 classes", "macro_f1"],
+    ),
+    "unknown class weights": (
+        "finetune_backbone",
+        put("finetune_backbone.class_weights", "sqrt"),
+        ["finetune_backbone.class_weights: 'sqrt'", "none, balanced"],
     ),
     # The model to start from
     "inputs longer than the model reads": (

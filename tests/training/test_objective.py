@@ -22,7 +22,7 @@ from deebert.training.objective import Objective, find
 from deebert.training.objective_names import names
 from deebert.training.objectives.full_depth import FullDepth
 from deebert.training.plan import Plan, Samples, key
-from deebert.training.step import Training
+from deebert.training.step import Training, class_weights
 from tests import tiny
 
 PACKAGE = Path(objectives.__path__[0]).parent
@@ -183,3 +183,32 @@ def test_the_objective_is_part_of_the_key() -> None:
     model = tiny.model("bert", layers=2)
     plans = (PLAN, dataclasses.replace(PLAN, objective=InTwoPasses))
     assert len({key({}, model, plan) for plan in plans}) == 2
+
+
+def test_balanced_weights_are_n_by_c_n_c() -> None:
+    """Each class has the same share of the loss, all samples together weigh N, and a class without any is refused."""
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    weights = class_weights("balanced", labels, 3)
+    np.testing.assert_allclose(weights, [10 / 18, 10 / 9, 10 / 3], rtol=1e-6)
+    np.testing.assert_allclose(np.bincount(labels, weights[labels]), 10 / 3, rtol=1e-6)
+    assert class_weights("none", labels, 4) is None
+    with pytest.raises(UserError, match="class 3 has no train sample"):
+        class_weights("balanced", labels, 4)
+
+
+def test_class_weights_weigh_the_loss(tmp_path: Path) -> None:
+    """A step minimises the weighted sum over the batch's size; equal classes train as without weights, to the bit."""
+    rows = np.arange(16)
+    skewed = dataclasses.replace(SAMPLES, labels=np.where(np.arange(64) < 48, 0, 1))
+    losses = {}
+    for kind in ("none", "balanced"):
+        plan = dataclasses.replace(PLAN, train=skewed, class_weights=kind)
+        with Training(tiny.model("bert", layers=2), plan) as training:
+            training.set_rate(0.0)
+            losses[kind] = float(training.step(rows))
+    assert losses["balanced"] == pytest.approx(losses["none"] * 64 / (2 * 48), rel=1e-5)
+    equal = dataclasses.replace(SAMPLES, labels=np.arange(64) % 2)
+    plan = dataclasses.replace(PLAN, train=equal)
+    weights = trained(plan, tmp_path / "none")
+    for name, weight in trained(dataclasses.replace(plan, class_weights="balanced"), tmp_path / "balanced").items():
+        assert torch.equal(weight, weights[name]), name

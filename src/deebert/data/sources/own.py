@@ -77,6 +77,7 @@ def _data_set(
     log.info("%s: text from column %s, label from column %s", train.where, " and ".join(columns.texts), columns.label)
     samples = {split: _samples(split, tables[split], columns) for split in SPLIT_NAMES if split in tables}
     names = label_names(train, columns.label, samples["train"].labels, settings.labels)
+    metrics = _metrics(settings.metric, len(names))
     if "validation" not in samples:
         samples = _with_validation(samples, settings.validation_frac, settings.split_seed)
         origin = {**origin, "validation_frac": settings.validation_frac, "split_seed": settings.split_seed}
@@ -87,7 +88,7 @@ def _data_set(
         "columns": dict(zip((*text_columns, "label"), (*columns.texts, columns.label), strict=True)),
         "counts": counts(samples, names),
     }
-    metrics, test_splits = _metrics(settings.metric, len(names)), ("test",) if "test" in samples else ()
+    test_splits = ("test",) if "test" in samples else ()
     task = Task(name, names, text_columns, metrics, test_splits=test_splits, source=source, origin=origin)
     frames = {
         split: split_table(dict(zip(text_columns, zip(*held.texts, strict=True), strict=True)), labels[split])

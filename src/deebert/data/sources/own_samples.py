@@ -95,17 +95,26 @@ def split_off(train: Samples, frac: float, seed: int) -> tuple[Samples, Samples]
         if len(names := {train.labels[row] for row in rows}) == 1:
             by_class.setdefault(names.pop(), []).append(rows)
     rng, chosen = np.random.default_rng(seed), set()
-    for name in sorted(by_class):
+    for name, count in _shares({name: len(found) for name, found in sorted(by_class.items())}, frac).items():
         found = by_class[name]
-        count = min(round(frac * len(found)), len(found) - 1)
         chosen.update(row for group in rng.permutation(len(found))[:count] for row in found[group])
     if not chosen:
         raise UserError(
-            f"params.yaml: download_glue.validation_frac: {frac:g} of {len(train.texts)} train samples is none of any"
-            " class; expected more samples, a larger share or a validation file"
+            f"params.yaml: download_glue.validation_frac: {frac:g} of {len(train.texts)} train samples is none;"
+            " expected more samples, a larger share or a validation file"
         )
     rest = [row for row in range(len(train.texts)) if row not in chosen]
     return train.take(rest, train.left_out), train.take(sorted(chosen), 0)
+
+
+def _shares(sizes: Mapping[str, int], frac: float) -> dict[str, int]:
+    """How many to draw of each class: `frac` of all, shared out by largest remainder, and one is left of each class."""
+    counts = {name: min(int(frac * size), size - 1) for name, size in sizes.items()}
+    by_remainder = sorted(sizes, key=lambda name: counts[name] - frac * sizes[name])
+    more = max(round(frac * sum(sizes.values())) - sum(counts.values()), 0)
+    for name in [name for name in by_remainder if counts[name] < sizes[name] - 1][:more]:
+        counts[name] += 1
+    return counts
 
 
 def ids(split: str, samples: Samples, names: Sequence[str]) -> np.ndarray:
