@@ -14,10 +14,15 @@ from deebert.encoders.start import Beginning, Wanted, begin
 
 
 def begin_with(
-    model: str, label_names: Sequence[str], max_length: int = 16, truncate_to: int | None = None, task: str = "tiny"
+    model: str,
+    label_names: Sequence[str],
+    max_length: int = 16,
+    truncate_to: int | None = None,
+    task: str = "tiny",
+    epochs: float | None = None,
 ) -> Beginning:
     """What `plan` and then `finetune_backbone` make of a value of the `model` parameter."""
-    return begin(resolve(model)[0], Wanted(task, label_names, max_length, truncate_to))
+    return begin(resolve(model)[0], Wanted(task, label_names, max_length, truncate_to, epochs))
 
 
 def start_model(*arguments: Any, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
