@@ -20,8 +20,9 @@ repro: setup ## run the stages whose inputs changed
 	@git rev-parse --git-dir >/dev/null 2>&1 || $(DVC) config --local core.no_scm true
 	$(DVC) repro
 
+# As many processes as there are cores, each with one thread; a file stays in one process, for what its tests share.
 test: .venv/for-tests ## run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/for-tests ## check style and formatting
 	$(BIN)/ruff check

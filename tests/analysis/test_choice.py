@@ -69,6 +69,7 @@ def test_the_threshold_is_best_within_of_all_samples(seed: int, n: int, metric: 
         assert row["in_sample_drop_points"] == pytest.approx(100 * (rows[0]["score"] - best["score"]), abs=1e-9)
 
 
+@pytest.mark.slow
 @few
 @given(st.integers(0, 10_000), st.integers(1, 60), st.sampled_from(sorted(METRICS)))
 def test_cross_fitted_figures_are_what_a_plain_loop_finds(seed: int, n: int, metric: str) -> None:
@@ -112,6 +113,7 @@ def test_cross_fitting_does_not_flatter() -> None:
     assert np.mean(inside) < np.mean(true) - error
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_they_are_about() -> None:
     """Over 150 validation sets the deployed threshold's true score and drop are mostly inside (at 95 % nominal)."""
     rng, truth = np.random.default_rng(1), true_score()

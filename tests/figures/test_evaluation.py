@@ -194,9 +194,8 @@ def draw(case: str) -> dict[str, Figure]:
 drawn = functools.cache(draw)
 
 
-def save_all(case: str, folder: Path) -> list[Path]:
-    """Draw the case anew and write every figure."""
-    return [save(figure, folder / f"{name}.svg") for name, figure in draw(case).items()]
+def save_all(figures: dict[str, Figure], folder: Path) -> list[Path]:
+    return [save(figure, folder / f"{name}.svg") for name, figure in figures.items()]
 
 
 @pytest.fixture(params=CASES)
@@ -239,24 +238,27 @@ def curve(figure: Figure, label: str) -> np.ndarray:
     return line.get_xydata()
 
 
+@pytest.mark.slow
 def test_equal_rows_give_equal_bytes_whatever_the_users_settings(tmp_path):
     """Drawing twice, the second time under odd matplotlib settings, writes the same files."""
-    first = save_all("graded", tmp_path / "first")
+    first = save_all(draw("graded"), tmp_path / "first")
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "lines.linewidth": 9, "svg.hashsalt": "x"}):
-        second = save_all("graded", tmp_path / "second")
+        second = save_all(draw("graded"), tmp_path / "second")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["graded", "three classes", "two metrics"])
-def test_files_are_small_whole_and_need_no_font(case, tmp_path):
+def test_files_are_small_whole_and_need_no_font(drawing, tmp_path):
     """Each file is SVG under 200 kB whose letters are outlines and which carries no date."""
-    for path in save_all(case, tmp_path):
+    for path in save_all(drawing, tmp_path):
         text = path.read_text()
         assert ElementTree.fromstring(text).tag.endswith("svg")
         assert "<text" not in text and "<dc:date>" not in text
         assert len(text) < 200_000, path.name
 
 
+@pytest.mark.slow
 def test_texts_stay_inside_and_apart(drawing):
     """No text leaves the figure and no two texts touch."""
     for name, figure in drawing.items():

@@ -87,6 +87,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "site"
 
 
+@pytest.mark.slow
 def test_a_wheel_has_every_room(wheel: Path) -> None:
     """Each module of the project is in it, and nothing else but what describes it."""
     found = {file.relative_to(wheel) for file in wheel.rglob("*.py")}
@@ -94,6 +95,7 @@ def test_a_wheel_has_every_room(wheel: Path) -> None:
     assert {path.name.split("-")[0] for path in wheel.iterdir()} == {"deebert"}
 
 
+@pytest.mark.slow
 def test_a_wheel_works_where_the_project_is_not(wheel: Path, tmp_path: Path) -> None:
     """All modules import from it; the classifier does so where nothing of the extras is installed."""
     extras = sorted(name for name, owner in OWNERS.items() if owner in names(EXTRAS))

@@ -64,6 +64,7 @@ def test_no_room_stands_on_itself() -> None:
     assert not any(room in below(room) for room in MAY_IMPORT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ["exits", "analysis"])
 def test_arithmetic_needs_no_transformers(room: str) -> None:
     """In a fresh interpreter all modules of the room, and all that they import, come without `transformers`.

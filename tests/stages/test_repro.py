@@ -45,7 +45,9 @@ STAGES = [
 TIMED = {"metrics/benchmark.json", "plots/benchmark.json", "plots/benchmark.svg"}  # a clock's, so never the same again
 UP_TO_DATE = "Data and pipelines are up to date."
 LONG = bool(os.environ.get("DEEBERT_LONG"))
-TIMEOUT_S = 3600 if LONG else 300
+TIMEOUT_S = 3600 if LONG else 600
+
+pytestmark = pytest.mark.slow
 
 
 def call(folder: Path, *command: str, expect_failure: bool = False, **variables: str) -> str:
@@ -320,7 +322,7 @@ def test_queued_experiments_run_their_own_code(project: Path) -> None:
     code = project / "src/deebert/figures/drawing.py"
     marked = "\n\ndef save(figure, path):\n    path.write_text('queued')\n"
     code.write_text(code.read_text(encoding="utf-8") + marked, encoding="utf-8")
-    dvc(project, "exp", "run", "--queue", "--set-param", "entropy_sweep.thresholds=[0.1],[0.2]")
+    dvc(project, "exp", "run", "--queue", "--set-param", "entropy_sweep.thresholds=[0.1],[0.2]", "plot")
     git(project, "checkout", "src")
     dvc(project, "exp", "run", "--run-all", "--jobs", "2")
 

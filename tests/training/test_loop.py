@@ -261,6 +261,7 @@ def run_finetuning(folder: Path, out: str, count: int) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(without_dropout: Path) -> None:
     """The batch is the whole of all processes': losses, scores and weights agree with one process' up to rounding."""
     for out, count in (("one", 1), ("two", 2)):

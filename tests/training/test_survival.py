@@ -37,7 +37,7 @@ ARGUMENTS = {
     "train_ramps": ["data/glue", "models/backbone", "models/deebert", "data/ramps.json"],
 }
 KILLS = 20 if os.environ.get("DEEBERT_LONG") else 3
-TIMEOUT_S = 120
+TIMEOUT_S = 300  # for what hangs; a busy machine takes its time over the rest
 # A server that has imported everything forks a process in no time, where a new Python would import torch for seconds.
 PROCESSES = multiprocessing.get_context("forkserver")
 
@@ -173,6 +173,7 @@ INPUTS = ("data/glue/", "data/start.json")
 FINETUNED = (*INPUTS, "data/finetune.json", "models/backbone/")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_kill_9_at_any_moment(project: Project, undisturbed: Project, name: str) -> None:
     """However often a stage is killed, and wherever, the next run ends with the same bytes and clears up behind it."""
@@ -196,14 +197,17 @@ def test_kill_9_at_any_moment(project: Project, undisturbed: Project, name: str)
         kills += code == -signal.SIGKILL
         if code == 0:  # it was faster: start all over, over what is there
             assert project.outputs() == expected
+    if name == "finetune_backbone" and not resumed and not project.checkpoints():  # each kill came before a state
+        broken_off_early(project)
     assert project.run(name) == 0
     resumed += project.went_on()
     assert project.outputs() == expected
     assert not (project.folder / ".cache").exists()
-    assert resumed or name == "train_ramps" or not kills
+    assert resumed or name == "train_ramps"
     assert before.items() <= expected.items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1), (signal.SIGINT, 130)])
 def test_told_to_stop(project: Project, undisturbed: Project, number: int, code: int) -> None:
     """SIGTERM and Ctrl-C end a fine-tuning after its step, which is saved; one line says so; the next run goes on."""
@@ -234,6 +238,7 @@ def newest_step(project: Project) -> int:
     return int(project.checkpoints()[-1].name.split(".")[0])
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together(project: Project) -> None:
     """Told all at once or one of them alone, both stop after the same step, which is saved and told in one line.
 
@@ -262,6 +267,7 @@ def test_two_processes_stop_together(project: Project) -> None:
     assert not (project.folder / ".cache").exists()
 
 
+@pytest.mark.slow
 def test_what_ends_the_first_process_ends_the_other(project: Project) -> None:
     """A disk that is full for the first of two processes is one line; the other ends with it and says nothing."""
     assert project.run(processes=2, max_file_bytes=30_000) == 1
@@ -270,13 +276,16 @@ def test_what_ends_the_first_process_ends_the_other(project: Project) -> None:
 
 
 def broken_off(project: Project) -> None:
-    """Have a fine-tuning killed that has saved some states."""
+    """Have a fine-tuning killed that has saved some states, and leave as many as a run keeps."""
     process = project.start()
     wait_for(lambda: len(project.checkpoints()) == KEPT_STATES, process)
     process.kill()
     ended(process)
+    for surplus in project.checkpoints()[:-KEPT_STATES]:  # the kill came after a new state and before an old one's end
+        surplus.unlink()
 
 
+@pytest.mark.slow
 def test_two_at_once(project: Project, undisturbed: Project) -> None:
     """The second run of the same training says so in a line and ends with status 1; the first does not notice."""
     first = project.start()
@@ -305,6 +314,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints(project: Project, undisturbed: Project) -> None:
     """A damaged state is named in a line; the run goes on from the one before it or, without one, from the start."""
     for damaged in (1, KEPT_STATES):
@@ -333,6 +343,7 @@ def test_a_damaged_state_is_not_loaded(tmp_path: Path, damage: Callable[[Path], 
         assert checkpoints.load() is None
 
 
+@pytest.mark.slow
 def test_full_disk(project: Project, undisturbed: Project) -> None:
     """No room for a checkpoint, or for the model, is one line that names the place; nothing half-written is left."""
     assert project.run(max_file_bytes=30_000) == 1
@@ -349,6 +360,7 @@ def test_full_disk(project: Project, undisturbed: Project) -> None:
     assert project.outputs() == undisturbed.outputs()
 
 
+@pytest.mark.slow
 def test_folder_that_cannot_be_written(project: Project, undisturbed: Project) -> None:
     """What stands in the way of the checkpoints is told in a line before any step is made."""
     (project.folder / ".cache").write_text("mine")
@@ -357,6 +369,7 @@ def test_folder_that_cannot_be_written(project: Project, undisturbed: Project) -
     assert project.outputs() == outputs_of(undisturbed, *INPUTS)
 
 
+@pytest.mark.slow
 def test_only_its_own_checkpoints(project: Project) -> None:
     """With another seed a run begins anew, as if the states of the broken-off one were not there, and leaves them."""
     broken_off(project)
@@ -366,6 +379,7 @@ def test_only_its_own_checkpoints(project: Project) -> None:
     assert [path.read_bytes() for path in project.checkpoints()] == kept
 
 
+@pytest.mark.slow
 def test_six_broken_off_trainings_all_go_on(project: Project) -> None:
     """Six trainings of one project that were broken off, restarted in any order, go on from their own states."""
     seeds = list(range(6))
