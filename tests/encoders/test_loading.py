@@ -17,6 +17,7 @@ from deebert.base.errors import UserError
 from deebert.encoders.loading import load_classifier
 from deebert.encoders.resolve import resolve
 from tests import tiny
+from tests.hub import Repo, serve
 from tests.starting import begin_with, head_modules, start_model
 
 NAMES = ("no", "yes")
@@ -204,15 +205,6 @@ def test_words_with_capital_letters_are_not_made_small(family: str, tmp_path: Pa
         assert start_model(str(folder), NAMES, 16)[1].tokenize("Paris") == [read]
 
 
-def test_letters_without_rules_to_join_them(tmp_path: Path) -> None:
-    """RoBERTa's vocab.json without merges.txt would read every word letter by letter."""
-    folder = tiny.write_model(tmp_path, "roberta")
-    for file in folder.glob("tokenizer*"):
-        file.unlink()
-    (folder / "vocab.json").write_text(json.dumps({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "w": 4, "w0": 5}))
-    assert "merges.txt" in error(lambda: start_model(str(folder), NAMES, 16))
-
-
 @pytest.fixture
 def classifier(tmp_path: Path) -> Callable[..., Path]:
     """Writes a classifier of the labels named."""
@@ -276,6 +268,23 @@ def test_a_kept_classifier_in_several_files(classifier: Callable[..., Path], tmp
     begin_with(str(folder), tiny.LABEL_NAMES, epochs=0).save(tmp_path / "saved", {})
     saved = load_file(tmp_path / "saved/model.safetensors")
     assert all(torch.equal(saved[name], weight) for name, weight in model.state_dict().items())
+
+
+def test_a_classifier_of_the_hub_is_kept(
+    classifier: Callable[..., Path], hub_cache: Callable[[str], None], tmp_path: Path
+) -> None:
+    """It is the file of the commit asked for; adapters are looked for there as well."""
+    files = {file.name: file.read_bytes() for file in classifier().iterdir()}
+    with serve(Repo("models", "own/classifier", "a" * 40, files)) as hub:
+        hub_cache(hub.endpoint)
+        beginning = begin_with(f"own/classifier@{'a' * 40}", tiny.LABEL_NAMES, epochs=0)
+    with serve(Repo("models", "own/adapted", "b" * 40, {**files, "adapter_config.json": b"{}"})) as hub:
+        hub_cache(hub.endpoint)
+        assert "adapter_config.json" in error(lambda: resolve(f"own/adapted@{'b' * 40}"))
+    assert (beginning.origin["source"], beginning.origin["revision"]) == ("own/classifier", "a" * 40)
+    (tmp_path / "saved").mkdir()
+    beginning.save(tmp_path / "saved", {})
+    assert (tmp_path / "saved/model.safetensors").read_bytes() == files["model.safetensors"]
 
 
 UNFIT: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {

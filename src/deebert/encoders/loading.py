@@ -26,7 +26,6 @@ from deebert.encoders.unused import check_unexpected, refuse_adapters, refuse_se
 from deebert.settings.model_names import is_folder
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # either holds the words of a supported family
-MERGES = ("merges.txt", "tokenizer.json")  # how letters are put together to the words of vocab.json
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "tokenizer.json")  # either says whether capital letters are kept
 CAPITALS = frozenset(string.ascii_uppercase)
 
@@ -120,8 +119,6 @@ def load_tokenizer(
         # Without its files, Hugging Face makes one that knows no words and says nothing, or says much to no purpose.
         if Path(place).is_dir() and not any(Path(place, file).is_file() for file in VOCABULARIES):
             raise UserError(f"model {name}: no tokenizer there; expected one of {', '.join(VOCABULARIES)}")
-        if Path(place, "vocab.json").is_file() and not any(Path(place, file).is_file() for file in MERGES):
-            raise UserError(f"model {name}: vocab.json alone is no tokenizer; expected one of {', '.join(MERGES)} too")
         tokenizer = AutoTokenizer.from_pretrained(place, config=config, revision=revision, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f"model {name}: its tokenizer knows no words; expected one of {', '.join(VOCABULARIES)}")

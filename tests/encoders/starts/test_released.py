@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import runpy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,13 @@ LAYERS, WIDTH, HEADS = 3, 16, 2
 EPS = {"bert": 1e-12, "roberta": 1e-5}
 PAD = 1
 VOCAB_SIZE = tiny.VOCAB_SIZE + 1  # with a [MASK], as all pretrained models have
-FORMATS = ("pytorch_model.bin", "model.safetensors", "old pytorch_model.bin")
+FORMATS = (
+    "pytorch_model.bin",
+    "model.safetensors",
+    "old pytorch_model.bin",
+    "sharded model.safetensors",
+    "sharded pytorch_model.bin",
+)
 MNLI = ("entailment", "neutral", "contradiction")
 RTE = ("entailment", "not_entailment")
 # As run_highway_glue.py numbers them: the processor's list, of which RoBERTa swaps the last two.
@@ -124,7 +131,9 @@ def write_checkpoint(folder: Path, family: str, labels: int, form: str = FORMATS
     """A folder as the reference leaves it: weights, a config of those years, a tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = random_weights(family, labels)
-    if form.endswith(".safetensors"):
+    if form.startswith("sharded"):
+        write_shards(folder, form.split()[-1], weights)
+    elif form.endswith(".safetensors"):
         save_file(weights, folder / form)
     else:  # PyTorch before 1.6 knew no zip
         torch.save(weights, folder / form.split()[-1], _use_new_zipfile_serialization=not form.startswith("old"))
@@ -152,6 +161,18 @@ def write_checkpoint(folder: Path, family: str, labels: int, form: str = FORMATS
     }
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def write_shards(folder: Path, file: str, weights: dict[str, Tensor]) -> None:
+    """The weights in two files and an index, as `save_pretrained` leaves them where one file would be too large."""
+    stem, _, ending = file.partition(".")
+    names = sorted(weights)
+    halves = {f"{stem}-0000{i + 1}-of-00002.{ending}": names[i::2] for i in range(2)}
+    for shard, half in halves.items():
+        part = {name: weights[name] for name in half}
+        save_file(part, folder / shard) if ending == "safetensors" else torch.save(part, folder / shard)
+    index = {"metadata": {}, "weight_map": {name: shard for shard, half in halves.items() for name in half}}
+    (folder / f"{file}.index.json").write_text(json.dumps(index))
 
 
 def write_tokenizer(folder: Path, family: str, old: bool) -> None:
@@ -267,6 +288,34 @@ def test_a_trained_checkpoint_is_not_truncated(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "whole", "bert", 2)
     with pytest.raises(UserError, match=r"finetune_backbone\.truncate_to: 2 .* expected default"):
         begin_with(str(folder), RTE, task="RTE", truncate_to=2)
+
+
+SHARD = "model-00002-of-00002.safetensors"
+INDEX = "model.safetensors.index.json"
+BAD_SHARDS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a file is missing": (lambda f: (f / SHARD).unlink(), f"{SHARD} is missing, which {INDEX} names"),
+    "a file is cut": (lambda f: (f / SHARD).write_bytes(b"1234"), SHARD),
+    "an index of nothing": (lambda f: (f / INDEX).write_text("[]"), f"{INDEX} is no index of weights"),
+    "a path that leads elsewhere": (
+        lambda f: (f / INDEX).write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}})),
+        f"{INDEX} is no index of weights",
+    ),
+    "a weight twice": (
+        lambda f: shutil.copy(f / "model-00001-of-00002.safetensors", f / SHARD),
+        "is in two files",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "told"), BAD_SHARDS.values(), ids=BAD_SHARDS)
+def test_shards_that_will_not_do(spoil: Callable[[Path], Any], told: str, tmp_path: Path) -> None:
+    """Of weights in several files none may be missing, damaged, doubled or outside of the folder."""
+    folder = write_checkpoint(tmp_path / "shards", "bert", 2, "sharded model.safetensors")
+    spoil(folder)
+    with pytest.raises(UserError) as caught:
+        begin_with(str(folder), RTE, task="RTE")
+    message = str(caught.value)
+    assert "\n" not in message and str(folder) in message and told in message
 
 
 def test_other_models_are_left_to_the_usual_way(tmp_path: Path) -> None:
