@@ -27,6 +27,7 @@ SOURCES = (
     ".gitattributes",
     ".gitignore",
     "baselines",
+    "data/own/README.md",
     "dvc.yaml",
     "params.yaml",
     "src",
