@@ -120,8 +120,10 @@ def test_padding_is_on_the_right_to_the_longest_chosen() -> None:
 
 
 def test_texts_that_are_cut_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    """One line says how many samples have all of `max_length` tokens."""
+    """One line says how many samples have all of `max_length` tokens; where none has, there is nothing to say."""
     caplog.set_level("INFO")
     tell_cut("train", Encoded.of([[1] * 4, [1] * 8, [1] * 8]), 8)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == "train: 2 of 3 texts (66.7 %) have all 8 tokens of max_length; what was longer is cut"
+    tell_cut("train", Encoded.of([[1] * 4]), 8)
+    assert len(caplog.records) == 1

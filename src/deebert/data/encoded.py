@@ -104,10 +104,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, frame: pd.DataFrame, text_columns
 
 
 def tell_cut(split: str, encoded: Encoded, max_length: int) -> None:
-    """Say in one line how many samples have all of `max_length` tokens: those that were cut, and few that just fit."""
-    full = int(np.sum(encoded.lengths >= max_length))
-    told = "%s: %d of %d texts (%.1f %%) have all %d tokens of max_length; what was longer is cut"
-    log.info(told, split, full, len(encoded), 100 * full / max(len(encoded), 1), max_length)
+    """Say in one line how many samples have all of `max_length` tokens, if any: the cut, and few that just fit."""
+    if full := int(np.sum(encoded.lengths >= max_length)):
+        told = "%s: %d of %d texts (%.1f %%) have all %d tokens of max_length; what was longer is cut"
+        log.info(told, split, full, len(encoded), 100 * full / len(encoded), max_length)
 
 
 def _joined(parts: Sequence[Encoded]) -> Encoded:
