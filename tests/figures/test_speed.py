@@ -1,5 +1,6 @@
 """The figure of time saved shows what the rows say, whatever they say."""
 
+import functools
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -61,14 +62,24 @@ CASES = {
 }
 
 
+@functools.cache
+def drawn(case: str) -> Figure:
+    return draw_time(HEADER, METRICS, CASES[case])
+
+
 @pytest.fixture(params=CASES)
-def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    return CASES[request.param]
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture
-def figure(rows: list[dict[str, Any]]) -> Figure:
-    return draw_time(HEADER, METRICS, rows)
+def rows(case: str) -> list[dict[str, Any]]:
+    return CASES[case]
+
+
+@pytest.fixture
+def figure(case: str) -> Figure:
+    return drawn(case)
 
 
 def points_of(rows: list[dict[str, Any]], mode: str, time: str = "time_saved_frac") -> list[tuple[float, float]]:
@@ -128,11 +139,10 @@ def test_texts_stay_inside_and_apart(figure: Figure) -> None:
 
 
 @pytest.mark.parametrize("case", ["usual", "one threshold", "nothing saved", "time lost", "all saved"])
-def test_thresholds_are_named_clear_of_curves_and_bars(case: str) -> None:
+def test_thresholds_are_named_clear_of_curves_and_bars(case: str, figure: Figure) -> None:
     """Each threshold stands beside its batched point, alone or at an end of a range, and covers nothing drawn."""
-    rows = CASES[case]
-    ax = draw_time(HEADER, METRICS, rows).axes[0]
-    listed = {f"{row['threshold']:g}" for row in rows}
+    ax = figure.axes[0]
+    listed = {f"{row['threshold']:g}" for row in CASES[case]}
     assert ax.texts
     if case != "nothing saved":
         assert {text.get_text() for text in ax.texts} == listed
