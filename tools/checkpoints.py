@@ -10,9 +10,9 @@ removed.
 """
 
 import argparse
-import sys
 
 from deebert.base.errors import UserError
+from deebert.base.stage import told_in_one_line
 from deebert.training.checkpoints import root
 from deebert.training.kept import Kept, clear, kept
 
@@ -52,9 +52,6 @@ def main(wanted: str | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clear", metavar="all|KEY", help="remove all, or those whose key begins so")
-    try:
-        main(parser.parse_args().clear)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+    arguments = parser.parse_args()
+    with told_in_one_line():
+        main(arguments.clear)

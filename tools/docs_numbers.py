@@ -4,22 +4,21 @@ make docs
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from deebert.base.errors import UserError
+from deebert.base.stage import told_in_one_line
 from deebert.reports.document_blocks import read_run
 from deebert.reports.documents import fill
 
 
 def main(paths: list[Path], metrics: Path, plots: Path) -> None:
     run = read_run(metrics, plots)
-    filled = {path: fill(path, path.read_text(encoding="utf-8"), run) for path in paths}
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    filled = {path: fill(path, text, run) for path, text in texts.items()}
     for path, text in filled.items():
-        changed = text != path.read_text(encoding="utf-8")
-        if changed:
+        if text != texts[path]:
             path.write_text(text, encoding="utf-8")
-        print(f"{path}: {'new numbers' if changed else 'as it was'}")
+        print(f"{path}: {'as it was' if text == texts[path] else 'new numbers'}")
 
 
 if __name__ == "__main__":
@@ -28,7 +27,5 @@ if __name__ == "__main__":
     parser.add_argument("--metrics", type=Path, default=Path("metrics"))
     parser.add_argument("--plots", type=Path, default=Path("plots"))
     arguments = parser.parse_args()
-    try:
+    with told_in_one_line():
         main(arguments.documents, arguments.metrics, arguments.plots)
-    except UserError as error:
-        sys.exit(f"error: {error}")
