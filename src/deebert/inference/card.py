@@ -151,7 +151,7 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         f"Input: {' and '.join(about.get('text_columns', ['text']))}.",
         "",
         "```python",
-        "from deebert.inference.classifier import EarlyExitClassifier",
+        "from deebert.classifier import EarlyExitClassifier",
         "",
         'classifier = EarlyExitClassifier.from_pretrained("path/to/this/folder")',
         f"predictions = classifier.predict({_example(about)}, {_first_choice(metrics)}",

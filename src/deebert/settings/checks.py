@@ -1,6 +1,6 @@
 """What a value of `params.yaml` may be: checks that several sections share.
 
-Every stage depends on this file. A check that one section alone needs stands in that section's file.
+A check that one section alone needs stands in that section's file.
 """
 
 import math
