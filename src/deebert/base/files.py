@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -107,6 +108,12 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file; `dvc repro` makes it") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON: {one_line(error)}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _beside(path: Path, mark: str = "") -> Path:

@@ -8,7 +8,6 @@ ended or a person clears them, see `tools/checkpoints.py`.
 """
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deebert.base.errors import UserError
+from deebert.base.files import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -188,8 +188,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    return sha256_of(path)[:32]
 
 
 def _to_disk(path: Path) -> None:

@@ -1,7 +1,6 @@
 """GLUE from a folder in the classic layout: `RTE/train.tsv` and its like, as the usual download script leaves them."""
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from deebert.base.errors import UserError
+from deebert.base.files import sha256_of
 from deebert.data.dataset import DataSet, Task
 from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.data.sources.tables import HIDDEN_LABEL, check_columns, first_line_not_utf8, split_table
@@ -74,8 +74,7 @@ def load(task: Task, folder: Path) -> DataSet:
         path = next((home / name for name in names if (home / name).exists()), home / names[-1])
         try:
             tables[split], left_out[split] = _read_split(path, task, layout, hidden=split in task.test_splits)
-            with path.open("rb") as file:
-                checksums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            checksums[path.name] = sha256_of(path)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; {task.name} needs it for its {split} split") from None
         except OSError as error:

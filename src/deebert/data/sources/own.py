@@ -1,12 +1,12 @@
 """A person's own data: a folder with a file per split, a single file, or a data set of the Hub."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deebert.base.errors import UserError
+from deebert.base.files import sha256_of
 from deebert.data.dataset import DataSet, Task
 from deebert.data.sources import hub
 from deebert.data.sources.own_columns import Found, find_columns
@@ -42,12 +42,7 @@ def load(dataset: str, settings: "DownloadGlue") -> DataSet:
 def _from_files(path: Path) -> tuple[dict[str, Rows], str, dict[str, Any]]:
     files = find_files(path)
     tables = {split: read_file(file) for split, file in files.items()}
-    return tables, "own files", {"checksums": {file.name: _checksum(file) for file in files.values()}}
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return tables, "own files", {"checksums": {file.name: sha256_of(file) for file in files.values()}}
 
 
 def _from_hub(repository: str, revision: str, config: str | None) -> tuple[dict[str, Rows], str, dict[str, Any]]:
