@@ -40,6 +40,26 @@ def error(call: Callable[[], Any]) -> str:
     return str(caught.value)
 
 
+def test_a_folder_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    """Other weights, settings or words of a tokenizer are another start; another place or a page beside them is not."""
+    folder = tiny.write_model(tmp_path / "model")
+    before = resolve(str(folder))[0]
+    (folder / "README.md").write_text("A page.")
+    assert resolve(str(folder))[0] == before
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert resolve(str(moved))[0].revision == before.revision
+    revisions = {before.revision}
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(
+            content[:-1] + bytes([content[-1] ^ 1]) if name.startswith("model") else content + b" "
+        )
+        revisions.add(resolve(str(folder))[0].revision)
+        (folder / name).write_bytes(content)
+    assert len(revisions) == 4
+    assert resolve(str(folder))[0] == before
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_folder_gives_the_encoder_and_a_fresh_head(checkpoints: dict[str, Path], family: str) -> None:
     """The encoder's weights are the checkpoint's; the head is new, for our labels in our order."""
@@ -48,7 +68,8 @@ def test_a_folder_gives_the_encoder_and_a_fresh_head(checkpoints: dict[str, Path
     assert model.config.id2label == {0: "no", 1: "yes"} and model.config.label2id == {"no": 0, "yes": 1}
     assert model.config.num_labels == 2 and model.dtype == torch.float32
     assert tokenizer.model_max_length == 16
-    assert origin == {"model": checkpoints[family].name, "source": "folder", "revision": ""}
+    revision = resolve(str(checkpoints[family]))[0].revision
+    assert origin == {"model": checkpoints[family].name, "source": "folder", "revision": revision}
     stored = load_file(checkpoints[family] / "model.safetensors")
     heads = head_modules(model)
     for name, weight in model.state_dict().items():
