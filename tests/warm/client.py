@@ -6,6 +6,7 @@ on SIGTERM and SIGINT, ends as that process ends, and if it is killed, that proc
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ def main() -> None:
     server = socket.socket(socket.AF_UNIX)
     server.connect(str(Path(__file__).parent / "socket"))
     request = {"arguments": sys.argv[1:], "folder": str(Path.cwd()), "environment": dict(os.environ)}
+    request["max_file_bytes"] = resource.getrlimit(resource.RLIMIT_FSIZE)
     content = json.dumps(request).encode()
     socket.send_fds(server, [len(content).to_bytes(4, "big")], [0, 1, 2])
     server.sendall(content)

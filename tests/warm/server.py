@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import json
 import os
+import resource
 import runpy
 import select
 import signal
@@ -72,8 +73,9 @@ def attend(connection: socket.socket) -> dict:
     os._exit(0)
 
 
-def become(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+def become(arguments: list[str], folder: str, environment: dict[str, str], max_file_bytes: tuple[int, int]) -> None:
     """Run the script, with its arguments, as a new Python in that folder and environment would."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, tuple(max_file_bytes))
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
