@@ -55,6 +55,10 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "heads that were removed": ("distilbert", {"pruned_heads": {"1": [0]}}, ["pruned_heads"]),
     "quantised weights": ("electra", {"quantization_config": {"quant_method": "gptq"}}, ["quantization_config"]),
     "MPNet's buckets": ("mpnet", {"relative_attention_num_buckets": 64}, ["relative_attention_num_buckets", "32"]),
+    "a convolution": ("deberta-v2", {"conv_kernel_size": 3}, ["conv_kernel_size", "3"]),
+    "the last layer again": ("deberta-v2", {"z_steps": 2}, ["z_steps", "2"]),
+    "positions to positions": ("deberta-v2", {"pos_att_type": "p2c|p2p"}, ["pos_att_type", "p2c|p2p", "c2p, p2c"]),
+    "a pooler of another width": ("deberta-v2", {"pooler_hidden_size": 8}, ["pooler_hidden_size", "8", "16"]),
     "frequencies that go by length": (
         "modernbert",
         {
