@@ -226,12 +226,13 @@ def cut(folder: Path) -> None:
 
 LAST_LAYER = "bert.encoder.layer.2.output.dense.weight"
 FOREIGN_CODE = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
+FIRST_FAMILIES = "bert, camembert, deberta-v2, distilbert"
 DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
-    "another family": (edit_config(model_type="gpt2"), ["gpt2 is not supported", "bert, camembert, distilbert"]),
-    "a type nobody knows": (edit_config(model_type="brt"), ["brt is not supported", "bert, camembert, distilbert"]),
-    "no type": (write("config.json", "{}"), ["None is not supported", "bert, camembert, distilbert"]),
+    "another family": (edit_config(model_type="gpt2"), ["gpt2 is not supported", FIRST_FAMILIES]),
+    "a type nobody knows": (edit_config(model_type="brt"), ["brt is not supported", FIRST_FAMILIES]),
+    "no type": (write("config.json", "{}"), ["None is not supported", FIRST_FAMILIES]),
     "foreign code": (edit_config(model_type="mine", auto_map=FOREIGN_CODE), ["mine is not supported"]),
-    "a decoder": (edit_config(is_decoder=True), ["decoder", "bert, camembert, distilbert"]),
+    "a decoder": (edit_config(is_decoder=True), ["decoder", FIRST_FAMILIES]),
     "one layer": (edit_config(num_hidden_layers=1), ["1 layer", "2 or more"]),
     "width in words": (edit_config(hidden_size="wide"), ["cannot be loaded", "hidden_size", "wide"]),
     "heads that do not fit": (edit_config(num_attention_heads=3), ["cannot be loaded", "16", "3"]),
