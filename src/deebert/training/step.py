@@ -65,7 +65,8 @@ class Training:
         with contextlib.ExitStack() as undo:
             self._freeze_others(undo)
             undo.callback(self.joint.eval)
-            if self.device.type == "cpu" and self.model._can_set_attn_implementation():  # MPNet has one and no other
+            # MPNet and DeBERTa have an attention of their own, and no other.
+            if self.device.type == "cpu" and self.model._can_set_attn_implementation():
                 undo.callback(self.model.set_attn_implementation, self.model.config._attn_implementation)
                 self.model.set_attn_implementation(ATTENTION)
             if self.joint.objective.reads_first_token_alone:
