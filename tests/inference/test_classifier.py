@@ -2,11 +2,14 @@
 
 import itertools
 import json
+import multiprocessing
+import os
 import pickle
 import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from tests.hub import Repo, serve
 LAYERS, WIDTH, LABELS = 4, 16, 3
 COUNT = 14
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
+TIMEOUT_S = 120  # for what hangs
 CLEAR = 1e-4  # nats; nearer to a threshold, an entropy's side of it is a matter of rounding
 
 
@@ -172,6 +176,130 @@ def test_a_classifier_can_be_sent_to_another_process(family: str, tmp_path: Path
     check_same(received.predict(sentences(), threshold=0.6), sent.predict(sentences(), threshold=0.6))
     received.save_pretrained(tmp_path / "copy")
     assert content_of(tmp_path / "copy").items() >= content_of(folder).items()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """PyTorch computes with two threads, which it has started."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.ones(1_000_000).add(1)
+    yield
+    torch.set_num_threads(before)
+
+
+LOADED: list[EarlyExitClassifier] = []  # what a forked process finds
+
+
+def answer_in_child(folder: Path | None) -> tuple[Predictions, int]:
+    """Answers of the parent's classifier, or of one that is loaded here, and the number of threads that gave them."""
+    used = LOADED[-1] if folder is None else EarlyExitClassifier.from_pretrained(folder)
+    return used.predict(sentences(200), threshold=0.6), torch.get_num_threads()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.usefixtures("two_threads")
+def test_forked_processes_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the parent has computed with several threads, of which a child has none, and which it would wait for.
+
+    So it is with the parent's classifier, with one that is sent, and with one that the child loads.
+    """
+    monkeypatch.setitem(globals(), "WIDTH", 256)  # wide enough for PyTorch to use several threads
+    folder = write_classifier(tmp_path)
+    LOADED.append(EarlyExitClassifier.from_pretrained(folder))
+    expected = LOADED[-1].predict(sentences(200), threshold=0.6)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        try:
+            sent = pool.submit(LOADED[-1].predict, sentences(200), 0.6).result(timeout=TIMEOUT_S)
+            for given in (None, folder):
+                answers, threads = pool.submit(answer_in_child, given).result(timeout=TIMEOUT_S)
+                check_same(answers, expected)
+                assert threads == 1
+        except TimeoutError:
+            for process in pool._processes.values():  # or the test would wait for it, too
+                process.kill()
+            raise
+    check_same(sent, expected)
+    assert torch.get_num_threads() == 2
+
+
+def test_threads_share_a_classifier(folder: Path) -> None:
+    """Answers of several threads at once are those of one call after another, from the first call on."""
+    batches = [sentences(20, seed) for seed in range(8)]
+    expected = [EarlyExitClassifier.from_pretrained(folder).predict(texts, threshold=0.6) for texts in batches]
+    shared = EarlyExitClassifier.from_pretrained(folder)
+    cut = shared._tokenizer.backend_tokenizer.truncation
+    with ThreadPoolExecutor(len(batches)) as pool:
+        for answers, alone in zip(pool.map(lambda texts: shared.predict(texts, 0.6), batches), expected, strict=True):
+            check_same(answers, alone)
+    assert shared._tokenizer.backend_tokenizer.truncation == cut != None  # noqa: E711  what a call sets, others trip over
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16], ids=str)
+def default_dtype(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """A function that changes PyTorch's default as the test's parameter says; it is put back."""
+    yield lambda: torch.set_default_dtype(request.param)
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("family", tiny.EVERY_FAMILY)
+def test_the_programs_default_dtype_changes_no_answer(
+    family: str, default_dtype: Callable[[], None], tmp_path: Path
+) -> None:
+    """Changed before loading or after it: answers and saved weights are the same to the bit, in float32."""
+    folder = write_classifier(tmp_path, family)
+    before = EarlyExitClassifier.from_pretrained(folder)
+    expected = before.predict(sentences(), threshold=0.6)
+    default_dtype()
+    after = EarlyExitClassifier.from_pretrained(folder)
+    for answers in (before.predict(sentences(), threshold=0.6), after.predict(sentences(), threshold=0.6)):
+        assert answers.exit_layers.tolist() == expected.exit_layers.tolist()
+        assert answers.probabilities.dtype == np.float32
+        assert np.array_equal(answers.probabilities, expected.probabilities)
+    after.save_pretrained(tmp_path / "copy")
+    assert content_of(tmp_path / "copy").items() >= content_of(folder).items()
+
+
+def test_answers_come_batch_by_batch(classifier: EarlyExitClassifier) -> None:
+    """As `predict` gives them, each batch before the next is read, and of no text none."""
+    expected = classifier.predict(sentences(), threshold=0.6)
+    read = []
+    parts = classifier.predict_iter((read.append(text) or text for text in sentences()), 0.6, batch_size=4)
+    sizes = []
+    for part in parts:
+        start = sum(sizes)
+        sizes.append(len(part.labels))
+        assert len(read) == start + len(part.labels)
+        own = slice(start, len(read))
+        of_batch = Predictions(expected.labels[own], expected.probabilities[own], expected.exit_layers[own])
+        check_same(part, of_batch)
+    assert sizes == [4, 4, 4, 2]
+    assert list(classifier.predict_iter([])) == []
+
+
+@pytest.mark.parametrize("count", [0, 3, 4, 6])
+def test_an_error_on_the_way_loses_no_answer(classifier: EarlyExitClassifier, count: int) -> None:
+    """What came before a text that is none, or before the source of the texts broke off, is answered first."""
+
+    def broken() -> Iterator[str]:
+        yield from sentences()[:count]
+        raise OSError("the disk is gone")
+
+    for texts, error in ((broken(), OSError), ([*sentences()[:count], None, "w1"], TypeError)):
+        labels = []
+        with pytest.raises(error, match=f"the disk is gone|number {count} is None"):
+            for part in classifier.predict_iter(texts, 0.6, batch_size=4):
+                labels += part.labels
+        assert labels == classifier.predict(sentences()[:count], 0.6).labels
+
+
+@pytest.mark.parametrize("wrong", [{"texts": "w1"}, {"threshold": -1}, {"batch_size": 0}])
+def test_wrong_arguments_are_told_before_the_first_batch(
+    classifier: EarlyExitClassifier, wrong: dict[str, Any]
+) -> None:
+    """By the call itself, not by the first answer that is asked for."""
+    with pytest.raises((TypeError, ValueError)):
+        classifier.predict_iter(**{"texts": ["w1"], **wrong})
 
 
 def test_any_iterable_is_read_once_and_a_batch_at_a_time(classifier: EarlyExitClassifier) -> None:
