@@ -8,6 +8,8 @@ import pickle
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deebert.base import files
 from deebert.base.errors import UserError
 from deebert.base.files import write_json
 from deebert.data.encoded import encode
@@ -29,6 +32,7 @@ from deebert.inference.classifier import EarlyExitClassifier, Predictions
 from deebert.model import DeeBert, fingerprint, save
 from deebert.ramps import RAMPS, Ramps
 from tests import tiny
+from tests.disks import withheld
 from tests.hub import Repo, serve
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
@@ -499,6 +503,33 @@ def test_nothing_is_asked_of_a_network(folder: Path, tmp_path: Path, monkeypatch
         EarlyExitClassifier.from_pretrained("google-bert/bert-base-uncased")
 
 
+# What is there on Linux and macOS alone, and so neither modules nor functions that prediction may need.
+ON_WINDOWS = """
+import os, signal, sys
+sys.modules.update(dict.fromkeys(("fcntl", "grp", "pwd", "resource", "syslog", "termios")))
+import torch
+for name in ("register_at_fork", "fork", "posix_fallocate"):
+    delattr(os, name)
+del signal.SIGHUP
+from deebert.classifier import EarlyExitClassifier
+classifier = EarlyExitClassifier.from_pretrained(sys.argv[1])
+classifier.save_pretrained(sys.argv[2])
+print(*EarlyExitClassifier.from_pretrained(sys.argv[2]).predict(sys.argv[3:], threshold=0.6).labels)
+"""
+
+
+@pytest.mark.slow
+def test_a_system_that_lacks_what_linux_has(tmp_path: Path) -> None:
+    """Loading, saving and answering work where modules and functions are missing that Windows does not have."""
+    folder = write_classifier(tmp_path)
+    command = [sys.executable, "-c", ON_WINDOWS, str(folder), str(tmp_path / "copy"), *sentences(5)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    expected = EarlyExitClassifier.from_pretrained(folder).predict(sentences(5), threshold=0.6)
+    assert done.stdout.split() == expected.labels
+
+
 def test_a_repository_of_the_hub(
     folder: Path, classifier: EarlyExitClassifier, hub_cache: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,6 +573,45 @@ def test_a_damaged_folder(folder: Path, tmp_path: Path, file: str, content: byte
     with pytest.raises(UserError) as caught:
         EarlyExitClassifier.from_pretrained(tmp_path / "model")
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", RAMPS, "tokenizer.json", "training.json", ""])
+def test_a_folder_that_must_not_be_read(folder: Path, tmp_path: Path, name: str) -> None:
+    """That is what the line says, and not that something is missing there."""
+    EarlyExitClassifier.from_pretrained(folder).save_pretrained(tmp_path / "model")  # all else may be read there
+    with withheld(tmp_path / "model" / name), pytest.raises(UserError) as caught:
+        EarlyExitClassifier.from_pretrained(tmp_path / "model")
+    assert str(caught.value) == f"{tmp_path / 'model' / name}: cannot be read: Permission denied"
+
+
+def test_others_can_read_a_saved_model(classifier: EarlyExitClassifier, tmp_path: Path) -> None:
+    """All of its files are as open as the umask leaves them."""
+    before = os.umask(0o022)
+    try:
+        classifier.save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "model").iterdir()} == {0o644}
+
+
+def test_a_model_can_be_saved_into_a_clone(classifier: EarlyExitClassifier, tmp_path: Path) -> None:
+    """Of a repository without a model or with a former one; what git keeps there stays."""
+    clone = tmp_path / "clone"
+    git = {".git/HEAD": b"ref: refs/heads/main", ".gitattributes": b"*.safetensors filter=lfs"}
+    for name, content in git.items():
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).write_bytes(content)
+    for _ in range(2):
+        classifier.save_pretrained(clone)
+        saved = content_of(clone)
+        assert saved.items() >= git.items()
+        assert saved.items() >= content_of(classifier.folder).items()
+        check_same(EarlyExitClassifier.from_pretrained(clone).predict(["w1"]), classifier.predict(["w1"]))
+    (clone / "notes.md").write_bytes(b"mine")
+    before = content_of(clone)
+    with pytest.raises(UserError, match=r"holds notes.md, which is no part of the model"):
+        classifier.save_pretrained(clone)
+    assert content_of(clone) == before
 
 
 def write_metrics(folder: Path, of: EarlyExitClassifier, task: str = "tiny") -> Path:
@@ -624,7 +694,6 @@ def test_rounded_weights_are_not_saved(folder: Path, tmp_path: Path) -> None:
         ("README.md", b"# My thesis", "README.md: somebody wrote or edited it, and it would be lost"),
         ("config.json", b"{}", "mine: holds config.json but no ramps.safetensors; expected an empty folder or a saved"),
         ("notes.md", b"mine", "mine: holds notes.md, which is no part of the model"),
-        (".git", b"mine", "mine: holds .git, which is no part of the model"),
     ],
 )
 def test_nobodys_files_are_lost(

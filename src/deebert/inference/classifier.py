@@ -31,6 +31,7 @@ from deebert.settings.model_names import HUB_ID, is_folder
 
 Text = str | tuple[str, str]
 CARD = "README.md"  # where the Hub looks for it
+GIT = (".git", ".gitattributes", ".gitignore")  # of a clone, which a model may be saved into
 ABOUT = "training.json"
 MAX_SHOWN = 200  # characters of a wrong value
 HUB_FILES = (CARD, "*.json", "*.safetensors")
@@ -205,7 +206,8 @@ class EarlyExitClassifier:
         were written by the pipeline or by this.
 
         Args:
-            folder: new, empty, or a saved model, which is replaced; not the one that this was loaded from.
+            folder: new, empty, or a saved model, which is replaced; not the one that this was loaded from. A git clone
+                of such a folder stays one.
             metrics: the folder of the pipeline's metrics for this very model; a new card then states scores,
                 recommended and certified thresholds and, if the stage `benchmark` was run, speed. Without it a card
                 that came with the model is kept.
@@ -229,7 +231,7 @@ class EarlyExitClassifier:
         elif CARD not in files:
             files[CARD] = card.model_card(about, {}).encode()
         _check_replaceable(folder, files[CARD])
-        with output_dir(folder) as new:
+        with output_dir(folder, keep=GIT) as new:
             self._model.backbone.save_pretrained(new)
             save_ramps(self._model.ramps, new)
             for name, content in files.items():
@@ -302,7 +304,7 @@ def _small_files(folder: Path) -> dict[str, bytes]:
 
 def _check_replaceable(folder: Path, new_card: bytes) -> None:
     """UserError where `folder`, which is about to be replaced as a whole, holds what would be missed."""
-    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    names = {file.name for file in folder.iterdir()} - set(GIT) if folder.is_dir() else set()
     if strangers := sorted(names - {WEIGHTS, RAMPS, *SMALL_FILES}):
         raise UserError(f"{folder}: holds {strangers[0]}, which is no part of the model; expected an empty folder")
     if CARD in names:
