@@ -1,5 +1,9 @@
 """What several test modules set up alike."""
 
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,11 +12,30 @@ import huggingface_hub
 import pytest
 import transformers
 
+WARM = Path(__file__).parent / "warm"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with the most slow tests come first: of several processes none is left with such a file at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A program `python` that runs a script at once, with the large libraries imported; see `warm/server.py`."""
+    folder = tmp_path_factory.mktemp("warm")
+    client = folder / "python"
+    client.write_text(f"#!{sys.executable} -IS\n{(WARM / 'client.py').read_text()}")
+    client.chmod(0o755)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, WARM / "server.py", folder / "socket"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as server:  # it ends as its input ends
+        while not (folder / "socket").exists():
+            assert server.poll() is None
+            time.sleep(0.01)
+        yield client
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     CamembertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     ModernBertConfig,
@@ -38,9 +39,11 @@ OTHER_CONFIGS = {
     "electra": ElectraConfig,
     "mpnet": MPNetConfig,
     "modernbert": ModernBertConfig,
+    "deberta-v2": DebertaV2Config,
 }
 EVERY_FAMILY = ("distilbert", *OTHER_CONFIGS)
 TYPED = ("bert", "electra")  # with token types that matter
+OWN_ATTENTION = ("mpnet", "deberta-v2")  # for which transformers has no other
 VOCAB_SIZE = 50
 POSITIONS = 40
 SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]")  # [PAD] is 1, which RoBERTa's positions are counted by
@@ -61,13 +64,17 @@ def config(family: str, layers: int = 3, width: int = 16, labels: int = 2, **fur
         shared |= {"cls_token_id": 0, "sep_token_id": 2}
     if family == "electra":
         shared["embedding_size"] = width // 2
+    if family == "deberta-v2":  # as version 3 is: distances of 4 and more share buckets, and positions are no inputs
+        version_3 = {"relative_attention": True, "position_buckets": 8, "pos_att_type": "p2c|c2p"}
+        version_3 |= {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False}
+        shared = version_3 | shared
     return OTHER_CONFIGS[family](num_attention_heads=2, **shared)
 
 
 def model(family: str, seed: int = 0, attention: str = "sdpa", **shape: Any) -> PreTrainedModel:
     """A random classifier in eval mode, the same for the same arguments."""
     torch.manual_seed(seed)
-    attention = "eager" if family == "mpnet" else attention  # it has no other
+    attention = "eager" if family in OWN_ATTENTION else attention
     made = AutoModelForSequenceClassification.from_config(config(family, **shape), attn_implementation=attention)
     return made.eval()
 

@@ -111,6 +111,46 @@ def test_in_bf16_the_states_stay_float32(family: str) -> None:
     assert 0 < np.abs(answered - expected).max() < 0.25 * expected.std() * 6
 
 
+DEBERTA: dict[str, dict[str, Any]] = {
+    "projections of its own for positions": {"share_att_key": False},
+    "content to position alone": {"pos_att_type": "c2p"},
+    "position to content alone": {"pos_att_type": "p2c"},
+    "a bucket for each distance": {"position_buckets": -1, "max_relative_positions": 12},
+    "embeddings of positions without a norm": {"norm_rel_ebd": "none"},
+    "scores of contents alone": {"relative_attention": False},
+    "absolute positions, token types, narrow embeddings": {
+        "position_biased_input": True,
+        "type_vocab_size": 2,
+        "embedding_size": WIDTH // 2,
+    },
+}
+
+
+@pytest.mark.parametrize("changed", DEBERTA.values(), ids=DEBERTA)
+def test_debertas_variants(changed: dict[str, Any]) -> None:
+    """What version 2 may set otherwise gives transformers' logits as well, also if the first tokens go first."""
+    backbone = tiny.model("deberta-v2", layers=LAYERS, width=WIDTH, labels=LABELS, **changed)
+    model = DeeBert(backbone, made("deberta-v2")[0].ramps).eval()
+    lengths = np.random.default_rng(4).integers(1, 30, 80).tolist()
+    encoded = sentences("bert" if "type_vocab_size" in changed else "deberta-v2", lengths, seed=4)
+    expected = by_transformers(model, encoded)
+    engine = Engine(copy.deepcopy(model), device=CPU)
+    np.testing.assert_allclose(engine.all_logits(encoded), expected, atol=1e-5)
+    answers = engine.answer(encoded, Entropy(0.0))  # nothing leaves early, but all ramps are asked
+    np.testing.assert_allclose(answers.logits, expected[:, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["c2p", "p2c"])
+def test_debertas_distances_matter(kind: str) -> None:
+    """Without its scores of distances, of either kind, the tiny model answers otherwise."""
+    model = made("deberta-v2")[0]
+    engine = Engine(copy.deepcopy(model), device=CPU)
+    for packed in engine._packed.layers:
+        packed.layer.relative._tables[kind].zero_()
+    encoded = sentences("deberta-v2", [30, 25], seed=3)
+    assert np.abs(engine.all_logits(encoded) - by_transformers(model, encoded)).max() > 1e-3
+
+
 def test_modernberts_windows_matter() -> None:
     """The tiny model has sentences longer than its window; with a wider window it answers otherwise."""
     model = made("modernbert")[0]

@@ -7,21 +7,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from deebert.base.errors import UserError
+from deebert.data.encoded import encode
+from deebert.encoders import loading
 from deebert.encoders.loading import load_classifier
 from deebert.encoders.resolve import resolve
+from deebert.inference.engine import Engine
+from deebert.model import DeeBert
+from deebert.ramps import Ramps
 from tests import tiny
 from tests.hub import Repo, serve
 from tests.starting import begin_with, head_modules, start_model
 
 NAMES = ("no", "yes")
 WIDTH = 16
+CPU = torch.device("cpu")
 each_family = pytest.mark.parametrize("family", tiny.EVERY_FAMILY)
 
 
@@ -55,6 +63,10 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "heads that were removed": ("distilbert", {"pruned_heads": {"1": [0]}}, ["pruned_heads"]),
     "quantised weights": ("electra", {"quantization_config": {"quant_method": "gptq"}}, ["quantization_config"]),
     "MPNet's buckets": ("mpnet", {"relative_attention_num_buckets": 64}, ["relative_attention_num_buckets", "32"]),
+    "a convolution": ("deberta-v2", {"conv_kernel_size": 3}, ["conv_kernel_size", "3"]),
+    "the last layer again": ("deberta-v2", {"z_steps": 2}, ["z_steps", "2"]),
+    "positions to positions": ("deberta-v2", {"pos_att_type": "p2c|p2p"}, ["pos_att_type", "p2c|p2p", "c2p, p2c"]),
+    "a pooler of another width": ("deberta-v2", {"pooler_hidden_size": 8}, ["pooler_hidden_size", "8", "16"]),
     "frequencies that go by length": (
         "modernbert",
         {
@@ -186,6 +198,79 @@ def test_a_token_without_an_embedding(token: Any, tmp_path: Path) -> None:
 
 def vocabulary(*words: str) -> str:
     return "\n".join(["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]", "[unused0]", *words])
+
+
+SENTENCEPIECE = [
+    ("xlm-roberta", "sentencepiece.bpe.model"),
+    ("camembert", "sentencepiece.bpe.model"),
+    ("deberta-v2", "spm.model"),
+]
+
+
+@pytest.mark.parametrize(("family", "file"), SENTENCEPIECE)
+def test_words_in_a_file_of_sentencepiece_alone(
+    family: str, file: str, hub_cache: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder as on the Hub: the line names the file, what is missing and how it is made; beside it all is well."""
+    monkeypatch.setattr(loading, "is_sentencepiece_available", lambda: False)
+    folder = tiny.write_model(tmp_path / "model", family)
+    spare = [(each, each.read_bytes()) for each in folder.glob("tokenizer*")]
+    (folder / file).write_bytes(b"whatever words")
+    assert start_model(str(folder), NAMES, 16)
+    for each, _ in spare:
+        each.unlink()
+    files = {each.name: each.read_bytes() for each in folder.iterdir()}
+    messages = [error(call) for call in (lambda: start_model(str(folder), NAMES, 16), lambda: load_classifier(folder))]
+    with serve(Repo("models", "own/model", "a" * 40, files)) as hub:
+        hub_cache(hub.endpoint)
+        messages.append(error(lambda: start_model(f"own/model@{'a' * 40}", NAMES, 16)))
+    for message in messages:
+        assert f"{file} alone cannot be read here; expected tokenizer.json beside it" in message
+        assert "sentencepiece and protobuf" in message
+
+
+def test_a_damaged_file_of_sentencepiece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where such files can be read, nobody is told to install what reads them."""
+    for package in ("sentencepiece", "protobuf"):
+        monkeypatch.setattr(loading, f"is_{package}_available", lambda: True)
+    folder = tiny.write_model(tmp_path / "model", "xlm-roberta")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    (folder / "sentencepiece.bpe.model").write_bytes(b"whatever words")
+    message = error(lambda: start_model(str(folder), NAMES, 16))
+    assert "cannot be loaded" in message and "installed" not in message
+
+
+def test_a_pair_for_a_model_with_one_token_type(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Fine-tuning and exits read both texts as type 0, and so does the tokenizer that is saved; it is told once."""
+    folder = tiny.write_model(tmp_path / "model", type_vocab_size=1)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    (folder / "vocab.txt").write_text(vocabulary("w1", "w2", "w3"))
+    pairs = pd.DataFrame({"one": ["w1 w2", "w3"], "two": ["w3", "w1 w2 w3"]})
+    caplog.set_level(logging.INFO)
+    model, tokenizer, _ = start_model(str(folder), NAMES, 16)
+    batch = encode(tokenizer, pairs, list(pairs)).padded(np.arange(2), 1, CPU)
+    model.train()(**batch, labels=torch.tensor([0, 1])).loss.backward()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+    loaded, tokenizer = load_classifier(folder)
+    assert sum("it has one token type" in record.message for record in caplog.records) == 1
+    answers = Engine(DeeBert(loaded, Ramps(2, WIDTH, 2)), device=CPU).answer(encode(tokenizer, pairs, list(pairs)))
+    told = AutoTokenizer.from_pretrained(folder)(*(pairs[name].tolist() for name in pairs), padding=True)
+    with torch.inference_mode():
+        expected = loaded(**told.convert_to_tensors("pt")).logits
+    torch.testing.assert_close(torch.from_numpy(answers.logits), expected, atol=1e-5, rtol=0)
+
+
+def test_more_token_types_than_the_model_has(tmp_path: Path) -> None:
+    """A model that tells token types apart gets none that it does not know; the line names both numbers."""
+    folder = tiny.write_model(tmp_path / "model", type_vocab_size=2)
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"type_id": 1', '"type_id": 2'))
+    for call in (lambda: start_model(str(folder), NAMES, 16), lambda: load_classifier(folder)):
+        assert "its tokenizer makes 3 token types; expected at most the 2 of the model" in error(call)
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra"])

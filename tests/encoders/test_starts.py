@@ -40,6 +40,26 @@ def error(call: Callable[[], Any]) -> str:
     return str(caught.value)
 
 
+def test_a_folder_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    """Other weights, settings or words of a tokenizer are another start; another place or a page beside them is not."""
+    folder = tiny.write_model(tmp_path / "model")
+    before = resolve(str(folder))[0]
+    (folder / "README.md").write_text("A page.")
+    assert resolve(str(folder))[0] == before
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert resolve(str(moved))[0].revision == before.revision
+    revisions = {before.revision}
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(
+            content[:-1] + bytes([content[-1] ^ 1]) if name.startswith("model") else content + b" "
+        )
+        revisions.add(resolve(str(folder))[0].revision)
+        (folder / name).write_bytes(content)
+    assert len(revisions) == 4
+    assert resolve(str(folder))[0] == before
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_folder_gives_the_encoder_and_a_fresh_head(checkpoints: dict[str, Path], family: str) -> None:
     """The encoder's weights are the checkpoint's; the head is new, for our labels in our order."""
@@ -48,7 +68,8 @@ def test_a_folder_gives_the_encoder_and_a_fresh_head(checkpoints: dict[str, Path
     assert model.config.id2label == {0: "no", 1: "yes"} and model.config.label2id == {"no": 0, "yes": 1}
     assert model.config.num_labels == 2 and model.dtype == torch.float32
     assert tokenizer.model_max_length == 16
-    assert origin == {"model": checkpoints[family].name, "source": "folder", "revision": ""}
+    revision = resolve(str(checkpoints[family]))[0].revision
+    assert origin == {"model": checkpoints[family].name, "source": "folder", "revision": revision}
     stored = load_file(checkpoints[family] / "model.safetensors")
     heads = head_modules(model)
     for name, weight in model.state_dict().items():
@@ -205,12 +226,13 @@ def cut(folder: Path) -> None:
 
 LAST_LAYER = "bert.encoder.layer.2.output.dense.weight"
 FOREIGN_CODE = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
+FIRST_FAMILIES = "bert, camembert, deberta-v2, distilbert"
 DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
-    "another family": (edit_config(model_type="gpt2"), ["gpt2 is not supported", "bert, camembert, distilbert"]),
-    "a type nobody knows": (edit_config(model_type="brt"), ["brt is not supported", "bert, camembert, distilbert"]),
-    "no type": (write("config.json", "{}"), ["None is not supported", "bert, camembert, distilbert"]),
+    "another family": (edit_config(model_type="gpt2"), ["gpt2 is not supported", FIRST_FAMILIES]),
+    "a type nobody knows": (edit_config(model_type="brt"), ["brt is not supported", FIRST_FAMILIES]),
+    "no type": (write("config.json", "{}"), ["None is not supported", FIRST_FAMILIES]),
     "foreign code": (edit_config(model_type="mine", auto_map=FOREIGN_CODE), ["mine is not supported"]),
-    "a decoder": (edit_config(is_decoder=True), ["decoder", "bert, camembert, distilbert"]),
+    "a decoder": (edit_config(is_decoder=True), ["decoder", FIRST_FAMILIES]),
     "one layer": (edit_config(num_hidden_layers=1), ["1 layer", "2 or more"]),
     "width in words": (edit_config(hidden_size="wide"), ["cannot be loaded", "hidden_size", "wide"]),
     "heads that do not fit": (edit_config(num_attention_heads=3), ["cannot be loaded", "16", "3"]),

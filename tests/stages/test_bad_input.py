@@ -412,7 +412,7 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
     "unsupported family": (
         "plan",
         config(model_type="gpt2"),
-        ["model ./start: gpt2 is not supported", "bert, camembert, distilbert"],
+        ["model ./start: gpt2 is not supported", "bert, camembert, deberta-v2, distilbert"],
     ),
     "weights cut": ("finetune_backbone", halve("start/model.safetensors"), ["model ./start: cannot be loaded"]),
     "weights pickled": ("plan", pickle_weights, ["model: './start'", "no model.safetensors", "pickled"]),

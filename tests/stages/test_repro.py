@@ -55,7 +55,6 @@ def call(folder: Path, *command: str, expect_failure: bool = False, **variables:
     """Run `command` in `folder` as a user would whose shell has the virtual environment; return all it prints."""
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(folder.parent / "site_cache"),
         "HF_HUB_OFFLINE": "1",
@@ -124,8 +123,25 @@ def make_project(folder: Path) -> None:
     commit(folder, "Sources")
 
 
+def put_first_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _virtual_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        put_first_on_path(monkeypatch, Path(sys.executable).parent)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _quick_stages(monkeypatch: pytest.MonkeyPatch, first_run: tuple[Path, str], warm_python: Path) -> None:
+    """All but the first run have a `python` that starts at once. Most of these tests' time was its imports."""
+    put_first_on_path(monkeypatch, warm_python.parent)
+
+
 @pytest.fixture(scope="module")
-def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def first_run(_virtual_environment: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A project whose default run, made short, is committed, and what `dvc repro` printed."""
     folder = tmp_path_factory.mktemp("repro") / "project"
     make_project(folder)

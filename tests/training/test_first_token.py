@@ -34,6 +34,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "distilbert": tiny.config("distilbert", dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0),
     "electra": ElectraConfig(embedding_size=8, classifier_dropout=0.0, **NO_DROPOUT, **SHAPE),
     "mpnet": MPNetConfig(**NO_DROPOUT, **SHAPE),
+    "deberta-v2": tiny.config("deberta-v2", **NO_DROPOUT),
     "modernbert": ModernBertConfig(classifier_pooling="cls", global_attn_every_n_layers=3, **MODERN),
 }
 PLACES = {
@@ -42,6 +43,7 @@ PLACES = {
     "distilbert": "distilbert.transformer.layer.2.sa_layer_norm",
     "electra": "electra.encoder.layer.2.attention.output.LayerNorm",
     "mpnet": "mpnet.encoder.layer.2.attention.LayerNorm",
+    "deberta-v2": "deberta.encoder.layer.2.attention.output.LayerNorm",
     "modernbert": "model.layers.2.mlp_norm",
 }
 
@@ -69,7 +71,7 @@ def logits_and_gradients(model: PreTrainedModel) -> dict[str, Tensor]:
 def test_nothing_changes_but_the_work(family: str, attention: str) -> None:
     """Norms last or first, global or local attention: the cut is where it should be, and a step stays the same."""
     model = made(family).train()
-    if family != "mpnet":  # whose attention is its own
+    if family not in tiny.OWN_ATTENTION:
         model.set_attn_implementation(attention)
     expected = logits_and_gradients(model)
     seen = []

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -248,25 +247,26 @@ def without_dropout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_finetuning(folder: Path, out: str, count: int) -> subprocess.CompletedProcess[str]:
+def run_finetuning(python: Path, folder: Path, out: str, count: int) -> subprocess.CompletedProcess[str]:
     """Run the stage's script in `folder`, with outputs in `out`, as `DEEBERT_PROCESSES=... dvc repro` does."""
     script, inputs = str(ROOT / "stages/finetune_backbone.py"), ("data/glue", "data/start.json")
-    command = [sys.executable, script, *inputs, f"{out}/backbone", f"{out}/rows"]
+    command = [python, script, *inputs, f"{out}/backbone", f"{out}/rows"]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT / "src"),
         "DEEBERT_PROCESSES": str(count),
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
+        "PYTHON_EXEC": str(python),  # what torchrun starts
     }
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(without_dropout: Path) -> None:
+def test_two_processes_train_as_one(without_dropout: Path, warm_python: Path) -> None:
     """The batch is the whole of all processes': losses, scores and weights agree with one process' up to rounding."""
     for out, count in (("one", 1), ("two", 2)):
-        done = run_finetuning(without_dropout, out, count)
+        done = run_finetuning(warm_python, without_dropout, out, count)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("epoch 2 of 2") == 1, "not only the first process tells how it goes"
     assert not (without_dropout / ".cache").exists()

@@ -4,6 +4,7 @@ Each run is a process of its own that executes the stage's script in a folder li
 seeded random moments, a few of them here; DEEBERT_LONG=1 tries more.
 """
 
+import dataclasses
 import multiprocessing
 import os
 import random
@@ -15,7 +16,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,12 @@ def execute(name: str, folder: Path, stderr: Path, environment: dict[str, str], 
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Project:
     """A folder with parameters, data, a model to start from, and what the stages write."""
 
     folder: Path
+    python: Path  # what torchrun starts
 
     def start(
         self, name: str = "finetune_backbone", *, every_s: float = 0, max_file_bytes: int = 0, processes: int = 1
@@ -71,6 +72,7 @@ class Project:
         environment = {PAUSE_VARIABLE: str(every_s)}
         if processes > 1:
             environment |= {VARIABLE: str(processes), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            environment["PYTHON_EXEC"] = str(self.python)
         arguments = (name, self.folder, self.stderr, environment, max_file_bytes)
         process = PROCESSES.Process(target=execute, args=arguments)
         process.start()
@@ -137,7 +139,7 @@ def _server() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, warm_python: Path) -> Project:
     """A project whose trainings ran without trouble, and without a checkpoint on the way; no test changes it."""
     folder = tmp_path_factory.mktemp("undisturbed") / "project"
     (folder / "data" / "glue").mkdir(parents=True)
@@ -149,7 +151,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     content["train_ramps"] |= {"epochs": 60, "batch_size": 8, "precision": "fp32"}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     write_start(folder)
-    project = Project(folder)
+    project = Project(folder, warm_python)
     for name in ARGUMENTS:
         assert project.run(name, every_s=1000) == 0, project.told()
     assert not (folder / ".cache").exists()
@@ -163,7 +165,7 @@ def project(undisturbed: Project, tmp_path: Path) -> Project:
     shutil.copytree(undisturbed.folder, folder, ignore=shutil.ignore_patterns("models"))
     for name in ("finetune", "ramps"):
         (folder / f"data/{name}.json").unlink()
-    return Project(folder)
+    return dataclasses.replace(undisturbed, folder=folder)
 
 
 def outputs_of(undisturbed: Project, *tops: str) -> dict[str, bytes]:

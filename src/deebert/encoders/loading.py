@@ -1,6 +1,7 @@
 """Loading with transformers, every failure told in one line."""
 
 import contextlib
+import logging
 import string
 import sys
 from collections.abc import Iterator
@@ -18,14 +19,18 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from transformers.utils.hub import cached_file
 
 from deebert.base.errors import UserError, one_line
-from deebert.encoders.registry import FAMILIES
+from deebert.encoders.registry import FAMILIES, family_named
 from deebert.encoders.unused import check_unexpected, refuse_adapters, refuse_settings
 from deebert.settings.model_names import is_folder
 
+log = logging.getLogger(__name__)
+
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # either holds the words of a supported family
+SENTENCEPIECE = ("sentencepiece.bpe.model", "spm.model")  # so does either, but transformers alone cannot read it
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "tokenizer.json")  # either says whether capital letters are kept
 CAPITALS = frozenset(string.ascii_uppercase)
 
@@ -117,17 +122,34 @@ def load_tokenizer(
     """
     with load_errors(name):
         # Without its files, Hugging Face makes one that knows no words and says nothing, or says much to no purpose.
-        if Path(place).is_dir() and not any(Path(place, file).is_file() for file in VOCABULARIES):
+        if Path(place).is_dir() and not any(Path(place, file).is_file() for file in (*VOCABULARIES, *SENTENCEPIECE)):
             raise UserError(f"model {name}: no tokenizer there; expected one of {', '.join(VOCABULARIES)}")
-        tokenizer = AutoTokenizer.from_pretrained(place, config=config, revision=revision, trust_remote_code=False)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(place, config=config, revision=revision, trust_remote_code=False)
+        except Exception:
+            _check_sentencepiece(name, place, revision)
+            raise
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f"model {name}: its tokenizer knows no words; expected one of {', '.join(VOCABULARIES)}")
     if tokenizer.pad_token_id is None:
         raise UserError(f"model {name}: its tokenizer has no pad_token; expected one in tokenizer_config.json")
     _check_ids(name, tokenizer, config)
     with load_errors(name):
+        _fit_token_types(name, tokenizer, config)
         _check_case(name, place, tokenizer, revision)
     return tokenizer
+
+
+def _check_sentencepiece(name: str, place: str | Path, revision: str | None) -> None:
+    """UserError where the words are in a file of SentencePiece alone, and what reads such a file is not installed."""
+    if is_sentencepiece_available() and is_protobuf_available():
+        return
+    file = next((file for file in SENTENCEPIECE if _has(place, file, revision)), None)
+    if file and not any(_has(place, each, revision) for each in VOCABULARIES):
+        raise UserError(
+            f"model {name}: {file} alone cannot be read here; expected tokenizer.json beside it, which transformers'"
+            " AutoTokenizer writes where the packages sentencepiece and protobuf are installed"
+        )
 
 
 def _check_ids(name: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
@@ -138,6 +160,25 @@ def _check_ids(name: str, tokenizer: PreTrainedTokenizerBase, config: PreTrained
             f"model {name}: its tokenizer has {highest + 1} tokens, the last is {token!r};"
             f" expected at most the {config.vocab_size} of the model"
         )
+
+
+def _fit_token_types(name: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Have no token types made for a model with a single one, and tell it: the second text of a pair has another.
+
+    Raises:
+        UserError: the model has several, but fewer than the tokenizer.
+    """
+    known = getattr(config, "type_vocab_size", 0) if family_named(config.model_type).token_types else 0
+    made = 1 + max(tokenizer("a", "b").get("token_type_ids") or [0])
+    if known == 0 or made <= known:  # at 0 the model does not look at them
+        return
+    if known > 1:
+        raise UserError(
+            f"model {name}: its tokenizer makes {made} token types; expected at most the {known} of the model"
+        )
+    names = [each for each in tokenizer.model_input_names if each != "token_type_ids"]
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # the latter is what is saved
+    log.info("model %s: it has one token type, so both texts of a pair get the same", name)
 
 
 def _check_case(name: str, place: str | Path, tokenizer: PreTrainedTokenizerBase, revision: str | None = None) -> None:

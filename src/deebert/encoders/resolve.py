@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deebert.base.errors import UserError
-from deebert.base.files import check_readable
+from deebert.base.files import check_readable, sha256_of
 from deebert.encoders.known import KNOWN_MODELS, PAPER_BERT, KnownModel
 from deebert.encoders.registry import FAMILIES
 from deebert.encoders.start import Start
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
 UNCOUNTED = ("base", "settings")
+MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".model")  # endings
 
 
 def resolve(model: str) -> tuple[Start, str]:
@@ -49,7 +50,7 @@ def _folder(model: str) -> tuple[KnownModel, str]:
     folder = Path(model).expanduser()
     check_readable(folder)
     if checkpoint := released.find(model):
-        return KnownModel(checkpoint.family, str(folder), None, PAPER_BERT), "released"
+        return KnownModel(checkpoint.family, str(folder), _content_of(folder), PAPER_BERT), "released"
     if not (folder / "config.json").is_file():
         raise UserError(f"params.yaml: model: {model!r}: no config.json there; expected a Hugging Face model folder")
     if not any(folder.glob("model*.safetensors")):
@@ -58,7 +59,16 @@ def _folder(model: str) -> tuple[KnownModel, str]:
             " pickled weights are not read, for they may run code"
         )
     with load_errors(model):
-        return KnownModel(supported_config(model, folder).model_type, str(folder), None, PAPER_BERT), "pretrained"
+        family = supported_config(model, folder).model_type
+        return KnownModel(family, str(folder), _content_of(folder), PAPER_BERT), "pretrained"
+
+
+def _content_of(folder: Path) -> str:
+    """12 hexadecimal digits that change with the files of a model's folder: weights, settings, tokenizer."""
+    digest = hashlib.sha256()
+    for file in sorted(each for each in folder.iterdir() if each.suffix in MODEL_FILES and each.is_file()):
+        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:12]
 
 
 def _repository(model: str) -> KnownModel:

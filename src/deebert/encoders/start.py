@@ -24,7 +24,7 @@ class Start:
         model: the parameter; what `default` stands for is known.
         kind: a module of `encoders/starts`.
         place: a folder, or a repository of the Hub; None where the model is made from nothing.
-        revision: of that repository; None = whatever it holds now.
+        revision: of that repository, None = whatever it holds now; or, of that folder, a digest of its files.
         recipe: the model's own settings of fine-tuning (see `Recipe`).
         code: fingerprint of the code that `kind` runs, so that a change of it trains anew and no other change does.
     """

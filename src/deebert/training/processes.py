@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, distributed
 
 PATIENCE = timedelta(hours=1)  # of the others, while the first process scores the validation split or writes
-# Whoever lets go of a piece of work last frees its tensors, for which it needs Python's lock. Were that a thread of
-# Gloo's, the end of the group could wait for the thread while holding the lock, for ever.
+# Whoever lets go of a piece of work last frees Python's objects, for which it needs Python's lock. Were that a thread
+# of Gloo's, the end of the group could wait for the thread while holding the lock, for ever. So the last works are kept
+# here. DDP's own works cannot be kept. Gloo has one thread instead of its two: then whatever came before a work that is
+# done has been let go of.
 _LAST_WORKS: deque[distributed.Work] = deque(maxlen=16)
+GLOO = "gloo_of_one_thread"
 
 
 def rank() -> int:
@@ -26,16 +29,34 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
 
 
+def _gloo(store: distributed.Store, rank: int, size: int, timeout: timedelta) -> distributed.ProcessGroupGloo:
+    options = distributed.ProcessGroupGloo._Options()
+    options._devices = [distributed.ProcessGroupGloo.create_default_device()]
+    options._threads = 1
+    options._timeout = timeout
+    return distributed.ProcessGroupGloo(store, rank, size, options)
+
+
+distributed.Backend.register_backend(GLOO, _gloo, devices=["cpu"])
+
+
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
-    """Within the block the processes can talk to each other, and each has its own GPU where `device` is one."""
+def joined(device: torch.device, place: str | None = None) -> Iterator[None]:
+    """Within the block the processes can talk to each other, and each has its own GPU where `device` is one.
+
+    The block ends by `agree`, or what calls it.
+
+    Args:
+        place: where they meet, a URL of PyTorch's; None = where torchrun says.
+    """
     if count() == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # What is agreed on lies in the CPU's memory, so that no process has to wait for its GPU.
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    backend = f"cpu:{GLOO},cuda:nccl" if device.type == "cuda" else GLOO
+    distributed.init_process_group(backend, place, timeout=PATIENCE, rank=rank(), world_size=count())
     try:
         yield
     finally:

@@ -178,7 +178,10 @@ def write_shards(folder: Path, file: str, weights: dict[str, Tensor]) -> None:
 def write_tokenizer(folder: Path, family: str, old: bool) -> None:
     """A tokenizer as today's library saves it, or, if `old`, in the files that the reference left."""
     if not old:
-        tiny.tokenizer().save_pretrained(folder)
+        tokenizer = tiny.tokenizer()
+        if family == "roberta":  # whose own makes no token types
+            tokenizer.model_input_names = ["input_ids", "attention_mask"]
+        tokenizer.save_pretrained(folder)
     elif family == "bert":
         (folder / "vocab.txt").write_text("\n".join([*tiny.SPECIAL, *tiny.WORDS, "[MASK]"]))
         (folder / "tokenizer_config.json").write_text('{"do_lower_case": true, "max_len": 512}')

@@ -196,7 +196,8 @@ def begin(start: Start, wanted: Wanted) -> Beginning:
     theirs = _label_order(released, wanted.task, wanted.label_names, settings)
     _fill(released, model, ramps, [theirs.index(label) for label in wanted.label_names])
     log.info("model %s: trained by DeeBERT's own code; taken over with its ramps, nothing is trained", name)
-    origin = {"model": model_name(start.model), "source": "folder", "revision": "", "labels_in_source": theirs}
+    origin = {"model": model_name(start.model), "source": "folder", "revision": start.revision or ""}
+    origin["labels_in_source"] = theirs
     return Beginning(model, tokenizer, origin, is_trained=True, ramps=ramps)
 
 

@@ -1,0 +1,97 @@
+"""Forks Pythons that have imported the large libraries already, for the clients that ask for one.
+
+A new Python imports torch and transformers for seconds. Where a test starts many, most of its time would be that. The
+project's own code is imported anew in each of them, from where its PYTHONPATH says.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import runpy
+import select
+import signal
+import socket
+import sys
+import warnings
+from pathlib import Path
+
+LIBRARIES = (
+    "matplotlib.backends.backend_svg",
+    "matplotlib.figure",
+    "pandas",
+    "pyarrow.parquet",
+    "scipy.special",
+    "scipy.stats",
+    "torch.distributed.run",
+    "torch.nn.parallel",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.bert.modeling_bert",
+)
+
+
+def serve(place: str) -> dict:
+    """Take requests until standard input ends. Return, in a new process for each, what that one has to run."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place)
+    listener.listen()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            sys.exit()
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return attend(connection)
+        connection.close()
+
+
+def attend(connection: socket.socket) -> dict:
+    """Fork the process that the client stands for. In that process return its request; here, tell how it ends."""
+    length, (*files,), _, _ = socket.recv_fds(connection, 4, 3)
+    content = connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
+    process = os.fork()
+    if process == 0:
+        connection.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        return json.loads(content)
+    for file in files:
+        os.close(file)
+    its_end = os.pidfd_open(process)
+    while its_end not in (ready := select.select([connection, its_end], [], [])[0]):
+        assert connection in ready
+        number = connection.recv(1)
+        os.kill(process, number[0] if number else signal.SIGKILL)  # a client that was killed says nothing more
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    with contextlib.suppress(OSError):
+        connection.sendall(status.to_bytes(4, "big", signed=True))
+    os._exit(0)
+
+
+def become(arguments: list[str], folder: str, environment: dict[str, str], max_file_bytes: tuple[int, int]) -> None:
+    """Run the script, with its arguments, as a new Python in that folder and environment would."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, tuple(max_file_bytes))
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if arguments[0] == "-u":
+        sys.stdout.reconfigure(write_through=True)
+        arguments = arguments[1:]
+    sys.argv = arguments
+    own = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = [str(Path(arguments[0]).resolve().parent), *own, *sys.path[1:]]
+    runpy.run_path(arguments[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for library in LIBRARIES:
+            importlib.import_module(library)
+    become(**serve(sys.argv[1]))
