@@ -4,20 +4,26 @@ PYTHON ?= python3
 BASE ?= HEAD
 
 BIN := .venv/bin
-# The stages call plain `python`, which has to be .venv's.
-DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
+# The stages call plain `python`, which has to be .venv's. The script .venv/bin/dvc ends with a rename of this folder.
+DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m dvc
 INSTALL = @echo "Installing what $< pins, into .venv; the first time this may take minutes" >&2; \
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r $<
 
-.PHONY: help setup repro test lint plots seeds report docs smaller paper submission checkpoints lock-check
+# DVC is told where there is no git, and told otherwise once there is.
+NO_SCM := grep -qs no_scm .dvc/config.local
+
+.PHONY: help setup scm repro test lint plots seeds report docs smaller paper submission checkpoints lock-check
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/for-repro ## make .venv from the exact pins
 
-repro: setup ## run the stages whose inputs changed
-	@git rev-parse --git-dir >/dev/null 2>&1 || $(DVC) config --local core.no_scm true
+scm: .venv/for-report
+	@if git rev-parse --git-dir >/dev/null 2>&1; then ! $(NO_SCM) || $(DVC) config --local --unset core.no_scm; \
+	else $(NO_SCM) || $(DVC) config --local core.no_scm true; fi
+
+repro: setup scm ## run the stages whose inputs changed
 	$(DVC) repro
 
 # As many processes as there are cores, each with one thread; a file stays in one process, for what its tests share.
@@ -28,23 +34,23 @@ lint: .venv/for-tests ## check style and formatting
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-plots: .venv/for-report ## write the page of plots, dvc_plots/index.html
+plots: .venv/for-report scm ## write the page of plots, dvc_plots/index.html
 	$(DVC) plots show
 
-seeds: .venv/for-repro ## compare the runs that differ in the seed alone; draws seeds.svg
+seeds: .venv/for-repro scm ## compare the runs that differ in the seed alone; draws seeds.svg
 	@PYTHONPATH=src $(BIN)/python tools/seeds.py seeds.svg
 
-report: .venv/for-report ## show changed metrics and parameters as Markdown, against BASE=HEAD
+report: .venv/for-report scm ## show changed metrics and parameters as Markdown, against BASE=HEAD
 	@echo "### Metrics"; $(DVC) metrics diff --md --precision 4 $(BASE)
 	@echo; echo "### Parameters"; $(DVC) params diff --md $(BASE)
 
 docs: .venv/for-repro ## write the committed run's numbers into README.md and docs/
 	@PYTHONPATH=src $(BIN)/python tools/docs_numbers.py README.md docs/*.md
 
-smaller: .venv/for-repro ## take in the scores of smaller models fine-tuned alone, for the next `dvc repro plot`
+smaller: .venv/for-repro scm ## take in the scores of smaller models fine-tuned alone, for the next `dvc repro plot`
 	@PYTHONPATH=src $(BIN)/python tools/smaller_models.py baselines/smaller_models.json
 
-paper: .venv/for-repro ## hold the experiments that exist against the paper's table and figures
+paper: .venv/for-repro scm ## hold the experiments that exist against the paper's table and figures
 	@PYTHONPATH=src $(BIN)/python tools/compare_with_paper.py
 
 submission: .venv/for-repro ## write the GLUE server's files at THRESHOLD=0.3 nats into submission/
@@ -54,9 +60,12 @@ submission: .venv/for-repro ## write the GLUE server's files at THRESHOLD=0.3 na
 checkpoints: .venv/for-repro ## show what broken-off trainings go on from; CLEAR=all or the start of a key removes it
 	@PYTHONPATH=src $(BIN)/python tools/checkpoints.py $(if $(CLEAR),--clear '$(CLEAR)')
 
-lock-check: .venv/for-report ## fail unless dvc.lock fits the code and the parameters; needs no data
-	@plan=$$($(DVC) repro --allow-missing --dry 2>&1) && ! echo "$$plan" | grep "Running stage" || \
-	{ echo "$$plan"; echo "error: dvc.lock is out of date: run dvc repro and commit what it changes" >&2; exit 1; }
+# A stage that would run, but whose input is not here, is one that DVC fails to reproduce.
+lock-check: .venv/for-report scm ## fail unless dvc.lock fits the code and the parameters; needs no data
+	@plan=$$($(DVC) repro --allow-missing --dry 2>&1); status=$$?; \
+	if echo "$$plan" | grep -E "Running stage|failed to reproduce"; then \
+	echo "error: dvc.lock is out of date: run dvc repro and commit what it changes" >&2; exit 1; fi; \
+	[ $$status -eq 0 ] || { echo "$$plan"; echo "error: DVC cannot tell whether dvc.lock is up to date" >&2; exit 1; }
 
 # One environment in three steps, each with a file that says it was taken.
 .venv/for-report: requirements-report.txt

@@ -11,14 +11,14 @@
 #SBATCH --output=slurm-%A_%a.log
 set -euo pipefail
 tasks=(SST-2 MRPC RTE QNLI QQP MNLI)
-task=${tasks[$SLURM_ARRAY_TASK_ID]}
-name=$task-$SLURM_ARRAY_JOB_ID
-project=$(git -C "$SLURM_SUBMIT_DIR" rev-parse --show-toplevel)
+task=${tasks[$SLURM_ARRAY_TASK_ID]}; name=$task-$SLURM_ARRAY_JOB_ID
+cd "$SLURM_SUBMIT_DIR"; until [ -d .dvc ] || [ "$PWD" = / ]; do cd ..; done
+project=$PWD; top=$(git rev-parse --show-toplevel); below=$(git rev-parse --show-prefix) # maybe of a larger repository
 export PATH="$project/.venv/bin:$PATH" OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
 export DEEBERT_CHECKPOINTS=$project/.cache/slurm/$task # whichever job goes on with a training
 # DVC runs one experiment at a time in a folder, so each has a clone of the last commit; they share the project's cache.
 clone=$project/.cache/slurm/$name
-rm -rf "$clone"; git clone --quiet "$project" "$clone"; cd "$clone"
+rm -rf "$clone"; git clone --quiet "$top" "$clone"; cd "$clone/$below"
 dvc cache dir --local "$(dvc --cd "$project" cache dir)"
 set -m # DVC and its stage as one process group, to signal both: DVC alone, as SLURM would, takes no notice
 dvc exp run --name "$name" --set-param dataset="$task" "$@" &

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from deebert.base.files import check_readable
 from deebert.encoders.loading import load_classifier
 from deebert.encoders.registry import family_of
 from deebert.ramps import Ramps, load_ramps, save_ramps
@@ -60,8 +61,9 @@ class DeeBert(nn.Module):
         """Load `folder` as written by `save`, in eval mode and float32.
 
         Raises:
-            UserError: files are missing, damaged or do not belong together.
+            UserError: files are missing or damaged, do not belong together, or must not be read.
         """
+        check_readable(folder)
         backbone, tokenizer = load_classifier(folder)
         config = backbone.config
         ramps = load_ramps(folder, config.num_hidden_layers - 1, config.hidden_size, config.num_labels)

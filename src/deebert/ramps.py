@@ -24,10 +24,11 @@ class Ramps(nn.Module):
 
     def __init__(self, num_ramps: int, hidden_size: int, num_labels: int) -> None:
         super().__init__()
-        self.dense_weight = nn.Parameter(torch.empty(num_ramps, hidden_size, hidden_size))  # (L-1, out, in)
-        self.dense_bias = nn.Parameter(torch.zeros(num_ramps, hidden_size))
-        self.out_weight = nn.Parameter(torch.empty(num_ramps, num_labels, hidden_size))
-        self.out_bias = nn.Parameter(torch.zeros(num_ramps, num_labels))
+        fp32 = {"dtype": torch.float32}  # whatever the program has made PyTorch's default
+        self.dense_weight = nn.Parameter(torch.empty(num_ramps, hidden_size, hidden_size, **fp32))  # (L-1, out, in)
+        self.dense_bias = nn.Parameter(torch.zeros(num_ramps, hidden_size, **fp32))
+        self.out_weight = nn.Parameter(torch.empty(num_ramps, num_labels, hidden_size, **fp32))
+        self.out_bias = nn.Parameter(torch.zeros(num_ramps, num_labels, **fp32))
         bound = hidden_size**-0.5  # as nn.Linear starts
         nn.init.uniform_(self.dense_weight, -bound, bound)
         nn.init.uniform_(self.out_weight, -bound, bound)

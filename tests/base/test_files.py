@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from deebert.base import files
 from deebert.base.errors import UserError
-from deebert.base.files import output_dir, read_json, write_json
+from deebert.base.files import check_readable, output_dir, read_json, write_json
+from tests.disks import refuse_locks, withheld
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -189,6 +190,68 @@ def test_a_failed_swap_leaves_the_old_folder(
         (folder / "new").write_text("new")
     assert tree(tmp_path) == {"out/file": "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_modes_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    """Whoever wrote them, also safetensors, which lets nobody but the owner read: files are as open as their folder."""
+    before = os.umask(umask)
+    try:
+        with output_dir(tmp_path / "out") as folder:
+            (folder / "below").mkdir()
+            save_file({"a": torch.zeros(1)}, folder / "a.safetensors")
+            save_file({"a": torch.zeros(1)}, folder / "below/a.safetensors")
+            (folder / "file").touch(mode=0o600)
+        write_json(tmp_path / "out/it.json", {})
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~umask}
+
+
+def test_output_dir_where_nobody_can_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is written all the same. Folders beside it stay, since somebody may be writing them."""
+    refuse_locks(monkeypatch)
+    (tmp_path / ".out.1.tmp").mkdir()
+    for content in ("old", "new"):
+        with output_dir(tmp_path / "out") as folder:
+            (folder / "file").write_text(content)
+    assert tree(tmp_path) == {"out/file": "new"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.1.tmp", "out"]
+
+
+def test_what_is_to_be_kept_stays(tmp_path: Path) -> None:
+    """All else in the folder is replaced, and after an exception everything is as it was."""
+    (tmp_path / "out/kept").mkdir(parents=True)
+    (tmp_path / "out/kept/file").write_text("kept")
+    (tmp_path / "out/former").mkdir()
+    (tmp_path / "out/file").write_text("old")
+    with pytest.raises(KeyboardInterrupt), output_dir(tmp_path / "out", keep=["kept"]) as folder:
+        (folder / "file").write_text("half")
+        raise KeyboardInterrupt
+    assert tree(tmp_path) == {"out/kept/file": "kept", "out/file": "old"}
+    with output_dir(tmp_path / "out", keep=["kept"]) as folder:
+        (folder / "file").write_text("new")
+    assert tree(tmp_path) == {"out/kept/file": "kept", "out/file": "new"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["file", "kept"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["folder/file.json", "folder"])
+def test_what_must_not_be_read_is_not_told_as_missing(tmp_path: Path, name: str) -> None:
+    """One line says that the permission is missing, of a file or of a folder; what is not there is no matter here."""
+    (tmp_path / "folder").mkdir()
+    file = tmp_path / "folder/file.json"
+    file.write_text("{}")
+    check_readable(tmp_path / "folder")
+    check_readable(tmp_path / "nowhere")
+    with withheld(tmp_path / name):
+        for call, told in ((check_readable, tmp_path / name), (read_json, file)):
+            with pytest.raises(UserError) as caught:
+                call(told)
+            assert str(caught.value) == f"{told}: cannot be read: Permission denied"
+        with pytest.raises(UserError, match=f"{name}: cannot be read: Permission denied"):
+            check_readable(tmp_path / "folder")
 
 
 @pytest.mark.parametrize("content", [{"a": [1, 2.5, "é"], "b": {"c": None}}, [{"row": 1}, {"row": 2}], [], {}])

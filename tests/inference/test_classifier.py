@@ -2,11 +2,16 @@
 
 import itertools
 import json
+import multiprocessing
+import os
 import pickle
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deebert.base import files
 from deebert.base.errors import UserError
 from deebert.base.files import write_json
 from deebert.data.encoded import encode
@@ -26,11 +32,13 @@ from deebert.inference.classifier import EarlyExitClassifier, Predictions
 from deebert.model import DeeBert, fingerprint, save
 from deebert.ramps import RAMPS, Ramps
 from tests import tiny
+from tests.disks import withheld
 from tests.hub import Repo, serve
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
 COUNT = 14
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
+TIMEOUT_S = 120  # for what hangs
 CLEAR = 1e-4  # nats; nearer to a threshold, an entropy's side of it is a matter of rounding
 
 
@@ -172,6 +180,130 @@ def test_a_classifier_can_be_sent_to_another_process(family: str, tmp_path: Path
     check_same(received.predict(sentences(), threshold=0.6), sent.predict(sentences(), threshold=0.6))
     received.save_pretrained(tmp_path / "copy")
     assert content_of(tmp_path / "copy").items() >= content_of(folder).items()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """PyTorch computes with two threads, which it has started."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.ones(1_000_000).add(1)
+    yield
+    torch.set_num_threads(before)
+
+
+LOADED: list[EarlyExitClassifier] = []  # what a forked process finds
+
+
+def answer_in_child(folder: Path | None) -> tuple[Predictions, int]:
+    """Answers of the parent's classifier, or of one that is loaded here, and the number of threads that gave them."""
+    used = LOADED[-1] if folder is None else EarlyExitClassifier.from_pretrained(folder)
+    return used.predict(sentences(200), threshold=0.6), torch.get_num_threads()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.usefixtures("two_threads")
+def test_forked_processes_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the parent has computed with several threads, of which a child has none, and which it would wait for.
+
+    So it is with the parent's classifier, with one that is sent, and with one that the child loads.
+    """
+    monkeypatch.setitem(globals(), "WIDTH", 256)  # wide enough for PyTorch to use several threads
+    folder = write_classifier(tmp_path)
+    LOADED.append(EarlyExitClassifier.from_pretrained(folder))
+    expected = LOADED[-1].predict(sentences(200), threshold=0.6)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        try:
+            sent = pool.submit(LOADED[-1].predict, sentences(200), 0.6).result(timeout=TIMEOUT_S)
+            for given in (None, folder):
+                answers, threads = pool.submit(answer_in_child, given).result(timeout=TIMEOUT_S)
+                check_same(answers, expected)
+                assert threads == 1
+        except TimeoutError:
+            for process in pool._processes.values():  # or the test would wait for it, too
+                process.kill()
+            raise
+    check_same(sent, expected)
+    assert torch.get_num_threads() == 2
+
+
+def test_threads_share_a_classifier(folder: Path) -> None:
+    """Answers of several threads at once are those of one call after another, from the first call on."""
+    batches = [sentences(20, seed) for seed in range(8)]
+    expected = [EarlyExitClassifier.from_pretrained(folder).predict(texts, threshold=0.6) for texts in batches]
+    shared = EarlyExitClassifier.from_pretrained(folder)
+    cut = shared._tokenizer.backend_tokenizer.truncation
+    with ThreadPoolExecutor(len(batches)) as pool:
+        for answers, alone in zip(pool.map(lambda texts: shared.predict(texts, 0.6), batches), expected, strict=True):
+            check_same(answers, alone)
+    assert shared._tokenizer.backend_tokenizer.truncation == cut != None  # noqa: E711  what a call sets, others trip over
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16], ids=str)
+def default_dtype(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """A function that changes PyTorch's default as the test's parameter says; it is put back."""
+    yield lambda: torch.set_default_dtype(request.param)
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("family", tiny.EVERY_FAMILY)
+def test_the_programs_default_dtype_changes_no_answer(
+    family: str, default_dtype: Callable[[], None], tmp_path: Path
+) -> None:
+    """Changed before loading or after it: answers and saved weights are the same to the bit, in float32."""
+    folder = write_classifier(tmp_path, family)
+    before = EarlyExitClassifier.from_pretrained(folder)
+    expected = before.predict(sentences(), threshold=0.6)
+    default_dtype()
+    after = EarlyExitClassifier.from_pretrained(folder)
+    for answers in (before.predict(sentences(), threshold=0.6), after.predict(sentences(), threshold=0.6)):
+        assert answers.exit_layers.tolist() == expected.exit_layers.tolist()
+        assert answers.probabilities.dtype == np.float32
+        assert np.array_equal(answers.probabilities, expected.probabilities)
+    after.save_pretrained(tmp_path / "copy")
+    assert content_of(tmp_path / "copy").items() >= content_of(folder).items()
+
+
+def test_answers_come_batch_by_batch(classifier: EarlyExitClassifier) -> None:
+    """As `predict` gives them, each batch before the next is read, and of no text none."""
+    expected = classifier.predict(sentences(), threshold=0.6)
+    read = []
+    parts = classifier.predict_iter((read.append(text) or text for text in sentences()), 0.6, batch_size=4)
+    sizes = []
+    for part in parts:
+        start = sum(sizes)
+        sizes.append(len(part.labels))
+        assert len(read) == start + len(part.labels)
+        own = slice(start, len(read))
+        of_batch = Predictions(expected.labels[own], expected.probabilities[own], expected.exit_layers[own])
+        check_same(part, of_batch)
+    assert sizes == [4, 4, 4, 2]
+    assert list(classifier.predict_iter([])) == []
+
+
+@pytest.mark.parametrize("count", [0, 3, 4, 6])
+def test_an_error_on_the_way_loses_no_answer(classifier: EarlyExitClassifier, count: int) -> None:
+    """What came before a text that is none, or before the source of the texts broke off, is answered first."""
+
+    def broken() -> Iterator[str]:
+        yield from sentences()[:count]
+        raise OSError("the disk is gone")
+
+    for texts, error in ((broken(), OSError), ([*sentences()[:count], None, "w1"], TypeError)):
+        labels = []
+        with pytest.raises(error, match=f"the disk is gone|number {count} is None"):
+            for part in classifier.predict_iter(texts, 0.6, batch_size=4):
+                labels += part.labels
+        assert labels == classifier.predict(sentences()[:count], 0.6).labels
+
+
+@pytest.mark.parametrize("wrong", [{"texts": "w1"}, {"threshold": -1}, {"batch_size": 0}])
+def test_wrong_arguments_are_told_before_the_first_batch(
+    classifier: EarlyExitClassifier, wrong: dict[str, Any]
+) -> None:
+    """By the call itself, not by the first answer that is asked for."""
+    with pytest.raises((TypeError, ValueError)):
+        classifier.predict_iter(**{"texts": ["w1"], **wrong})
 
 
 def test_any_iterable_is_read_once_and_a_batch_at_a_time(classifier: EarlyExitClassifier) -> None:
@@ -371,6 +503,33 @@ def test_nothing_is_asked_of_a_network(folder: Path, tmp_path: Path, monkeypatch
         EarlyExitClassifier.from_pretrained("google-bert/bert-base-uncased")
 
 
+# What is there on Linux and macOS alone, and so neither modules nor functions that prediction may need.
+ON_WINDOWS = """
+import os, signal, sys
+import transformers.models.bert.modeling_bert  # which was made for this system
+sys.modules.update(dict.fromkeys(("fcntl", "grp", "pwd", "resource", "syslog", "termios")))
+for name in ("register_at_fork", "fork", "posix_fallocate"):
+    delattr(os, name)
+del signal.SIGHUP
+from deebert.classifier import EarlyExitClassifier
+classifier = EarlyExitClassifier.from_pretrained(sys.argv[1])
+classifier.save_pretrained(sys.argv[2])
+print(*EarlyExitClassifier.from_pretrained(sys.argv[2]).predict(sys.argv[3:], threshold=0.6).labels)
+"""
+
+
+@pytest.mark.slow
+def test_a_system_that_lacks_what_linux_has(tmp_path: Path) -> None:
+    """Loading, saving and answering work where modules and functions are missing that Windows does not have."""
+    folder = write_classifier(tmp_path)
+    command = [sys.executable, "-c", ON_WINDOWS, str(folder), str(tmp_path / "copy"), *sentences(5)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    expected = EarlyExitClassifier.from_pretrained(folder).predict(sentences(5), threshold=0.6)
+    assert done.stdout.split() == expected.labels
+
+
 def test_a_repository_of_the_hub(
     folder: Path, classifier: EarlyExitClassifier, hub_cache: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +573,45 @@ def test_a_damaged_folder(folder: Path, tmp_path: Path, file: str, content: byte
     with pytest.raises(UserError) as caught:
         EarlyExitClassifier.from_pretrained(tmp_path / "model")
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", RAMPS, "tokenizer.json", "training.json", ""])
+def test_a_folder_that_must_not_be_read(folder: Path, tmp_path: Path, name: str) -> None:
+    """That is what the line says, and not that something is missing there."""
+    EarlyExitClassifier.from_pretrained(folder).save_pretrained(tmp_path / "model")  # all else may be read there
+    with withheld(tmp_path / "model" / name), pytest.raises(UserError) as caught:
+        EarlyExitClassifier.from_pretrained(tmp_path / "model")
+    assert str(caught.value) == f"{tmp_path / 'model' / name}: cannot be read: Permission denied"
+
+
+def test_others_can_read_a_saved_model(classifier: EarlyExitClassifier, tmp_path: Path) -> None:
+    """All of its files are as open as the umask leaves them."""
+    before = os.umask(0o022)
+    try:
+        classifier.save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "model").iterdir()} == {0o644}
+
+
+def test_a_model_can_be_saved_into_a_clone(classifier: EarlyExitClassifier, tmp_path: Path) -> None:
+    """Of a repository without a model or with a former one; what git keeps there stays."""
+    clone = tmp_path / "clone"
+    git = {".git/HEAD": b"ref: refs/heads/main", ".gitattributes": b"*.safetensors filter=lfs"}
+    for name, content in git.items():
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).write_bytes(content)
+    for _ in range(2):
+        classifier.save_pretrained(clone)
+        saved = content_of(clone)
+        assert saved.items() >= git.items()
+        assert saved.items() >= content_of(classifier.folder).items()
+        check_same(EarlyExitClassifier.from_pretrained(clone).predict(["w1"]), classifier.predict(["w1"]))
+    (clone / "notes.md").write_bytes(b"mine")
+    before = content_of(clone)
+    with pytest.raises(UserError, match=r"holds notes.md, which is no part of the model"):
+        classifier.save_pretrained(clone)
+    assert content_of(clone) == before
 
 
 def write_metrics(folder: Path, of: EarlyExitClassifier, task: str = "tiny") -> Path:
@@ -496,7 +694,6 @@ def test_rounded_weights_are_not_saved(folder: Path, tmp_path: Path) -> None:
         ("README.md", b"# My thesis", "README.md: somebody wrote or edited it, and it would be lost"),
         ("config.json", b"{}", "mine: holds config.json but no ramps.safetensors; expected an empty folder or a saved"),
         ("notes.md", b"mine", "mine: holds notes.md, which is no part of the model"),
-        (".git", b"mine", "mine: holds .git, which is no part of the model"),
     ],
 )
 def test_nobodys_files_are_lost(

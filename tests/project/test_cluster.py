@@ -63,6 +63,8 @@ def project(tmp_path: Path) -> Path:
     """A project with one commit, a change that is not committed, and a stand-in for DVC in its environment."""
     folder = tmp_path / "project"
     folder.mkdir()
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").touch()
     (folder / ".gitignore").write_text(".venv/\n.cache/\n")
     (folder / "file").write_text("committed")
     git(folder, "init", "--quiet", "--initial-branch=main")
@@ -133,6 +135,24 @@ def test_slurm_task(project: Path) -> None:
         f"{clone}: exp push --force --no-cache origin RTE-17",
     ]
     assert not clone.exists()
+
+
+def test_slurm_in_a_larger_repository(project: Path) -> None:
+    """Where the project is a folder of a larger repository, that is cloned, and the experiment runs in the folder."""
+    shutil.rmtree(project / ".git")
+    project = project.parent.rename(project.parent.with_name("larger")) / "project"
+    git(project.parent, "init", "--quiet", "--initial-branch=main")
+    git(project.parent, "add", ".")
+    git(project.parent, "commit", "--quiet", "--message=first")
+    ended(slurm(project))
+    clone = project / ".cache/slurm/RTE-17"
+    assert calls(project)[:3] == [
+        f"{clone}/project: --cd {project} cache dir",
+        f"{clone}/project: cache dir --local /the/cache",
+        f"{clone}/project: exp run --name RTE-17 --set-param dataset=RTE",
+    ]
+    assert not clone.exists()
+    assert sorted(path.name for path in project.parent.iterdir()) == [".git", "calls", "project", "slurm_script"]
 
 
 def test_slurm_clone_is_of_the_commit(project: Path) -> None:

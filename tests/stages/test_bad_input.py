@@ -630,6 +630,7 @@ def test_how_a_stage_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     ("number", "code", "line"),
     [
         (signal.SIGTERM, 1, "error: stopped by SIGTERM; no output is half-written"),
+        (signal.SIGHUP, 1, "error: stopped by SIGHUP; no output is half-written"),
         (signal.SIGINT, 130, "stopped by Ctrl-C; no output is half-written"),
     ],
 )
@@ -647,15 +648,19 @@ def test_told_to_stop(
     before = snapshot(project)
     capsys.readouterr()
     mine = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
+    terminal = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as one that was started by nohup has
     try:
         with pytest.raises(SystemExit) as caught:
             run_stage(name, monkeypatch)
     finally:
         signal.signal(signal.SIGINT, mine)
+        signal.signal(signal.SIGHUP, terminal)
     assert (caught.value.code, capsys.readouterr().err.splitlines()[-1]) == (code, line)
     assert snapshot(project) == before
 
 
+# Signals are ignored where a shell or nohup runs the tests in the background, and that is handed down.
+HEEDING = "import signal; signal.signal(2, signal.default_int_handler); signal.signal(1, signal.SIG_DFL)"
 PATIENT_STAGE = """
 import sys, time
 from pathlib import Path
@@ -672,14 +677,16 @@ run(main)
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1), (signal.SIGINT, 130), (signal.SIGHUP, 1)])
 def test_a_process_that_is_told_to_stop(tmp_path: Path, number: int, code: int) -> None:
-    """Told so while it waits in the midst of its output, a process ends at once, with one line and nothing left."""
+    """Told so while it waits in the midst of its output, a process ends at once, with one line and nothing left.
+
+    It makes no difference if it is told twice, as a shell does of a terminal that is closed.
+    """
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "whole").write_text("whole")
     process = subprocess.Popen(
-        # SIGINT is ignored where a shell runs the tests in the background, and that is handed down.
-        [sys.executable, "-c", f"import signal; signal.signal(2, signal.default_int_handler)\n{PATIENT_STAGE}", "out"],
+        [sys.executable, "-c", f"{HEEDING}\n{PATIENT_STAGE}", "out"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         stdout=subprocess.PIPE,
@@ -688,7 +695,9 @@ def test_a_process_that_is_told_to_stop(tmp_path: Path, number: int, code: int) 
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
+    if number == signal.SIGHUP:
+        process.send_signal(number)
     _, told = process.communicate(timeout=30)
     assert process.returncode == code
-    assert told.count("\n") == 1 and re.search("stopped by (SIGTERM|Ctrl-C); no output is half-written", told)
+    assert told.count("\n") == 1 and re.search("stopped by (SIGTERM|Ctrl-C|SIGHUP); no output is half-written", told)
     assert snapshot(tmp_path) == {"out": None, "out/whole": b"whole"}

@@ -30,6 +30,7 @@ BY_NAME = ("src/deebert/encoders/families", "src/deebert/encoders/starts")  # im
 FRAME = {
     "base/errors.py",
     "base/files.py",
+    "base/locks.py",
     "base/rows.py",
     "base/stage.py",
     "settings/*.py",

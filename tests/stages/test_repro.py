@@ -304,7 +304,7 @@ def test_experiment_on_a_folder_of_glue(project: Path, tmp_path: Path) -> None:
     assert params.keys() == settings.keys()
     assert params["dataset"] == ["toy", "RTE"]
 
-    git(project, "checkout", ".")
+    git(project, "checkout", "HEAD", ".")
     dvc(project, "checkout")
     assert UP_TO_DATE in dvc(project, "status")
     assert files(project) == before
@@ -328,7 +328,7 @@ def test_wrong_parameter_is_one_line_and_undone(project: Path) -> None:
     assert line.startswith("error: params.yaml: entropy_sweep.thresholds: [-1] is not allowed; expected ")
     assert "Traceback" not in printed
 
-    git(project, "checkout", ".")
+    git(project, "checkout", "HEAD", ".")
     dvc(project, "checkout")
     assert git(project, "status", "--porcelain") == ""
     assert files(project) == before

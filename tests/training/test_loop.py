@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from deebert.base.files import read_json
 from deebert.base.recipe import Recipe
 from deebert.data.encoded import encode
 from deebert.training.checkpoints import Checkpoints
-from deebert.training.launch import launch
+from deebert.training.launch import VARIABLE, launch
 from deebert.training.loop import epoch_batches, finetune, rate
 from deebert.training.objective import find
 from deebert.training.plan import Plan, Samples, key
@@ -288,6 +289,25 @@ def test_wrong_number_of_processes(monkeypatch: pytest.MonkeyPatch, wanted: str)
     monkeypatch.setenv("DEEBERT_PROCESSES", wanted)
     with pytest.raises(UserError, match=f"^DEEBERT_PROCESSES: '{wanted}' is not allowed; expected a whole number"):
         launch()
+
+
+@pytest.mark.parametrize("under_nohup", [False, True])
+def test_processes_under_nohup_outlive_the_terminal(under_nohup: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun passes SIGHUP on only where the program itself is not deaf to it."""
+    given = []
+    monkeypatch.setattr("torch.distributed.run.main", given.extend)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv(VARIABLE, "2")
+    monkeypatch.delenv("RANK", raising=False)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if under_nohup else signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit):
+            launch()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        logging.disable(logging.NOTSET)
+    (heeded,) = [option.partition("=")[2].split(",") for option in given if option.startswith("--signals")]
+    assert ("SIGHUP" in heeded) != under_nohup and {"SIGTERM", "SIGINT"} <= set(heeded)
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,10 +25,11 @@ import torch
 import yaml
 
 from deebert.base.errors import UserError
-from deebert.training.checkpoints import FOLDER_VARIABLE, KEPT_STATES, PAUSE_VARIABLE, Checkpoints
+from deebert.training.checkpoints import FOLDER_VARIABLE, KEPT_STATES, PAUSE_VARIABLE, Checkpoints, home
 from deebert.training.kept import clear, kept
 from deebert.training.launch import VARIABLE
 from tests import tiny
+from tests.disks import refuse_locks
 from tests.starting import write_start
 
 ROOT = Path(__file__).parents[2]
@@ -210,14 +211,21 @@ def test_kill_9_at_any_moment(project: Project, undisturbed: Project, name: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1), (signal.SIGINT, 130)])
-def test_told_to_stop(project: Project, undisturbed: Project, number: int, code: int) -> None:
-    """SIGTERM and Ctrl-C end a fine-tuning after its step, which is saved; one line says so; the next run goes on."""
+@pytest.mark.parametrize(
+    ("number", "count", "code"), [(signal.SIGTERM, 1, 1), (signal.SIGINT, 1, 130), (signal.SIGHUP, 2, 1)]
+)
+def test_told_to_stop(project: Project, undisturbed: Project, number: int, count: int, code: int) -> None:
+    """SIGTERM, Ctrl-C and the end of a terminal, which is told twice, end a fine-tuning after its step.
+
+    The step is saved and nothing half-written is left; one line says so; the next run goes on.
+    """
     process = project.start()
     wait_for(project.checkpoints, process)
-    os.kill(process.pid, number)
+    for _ in range(count):
+        os.kill(process.pid, number)
+        time.sleep(0.001)
     assert ended(process) == code
-    told = "finetune_backbone: stopped by (SIGTERM|Ctrl-C); step [0-9]+ of 76 is saved, and the next run goes on"
+    told = "finetune_backbone: stopped by (SIGTERM|Ctrl-C|SIGHUP); step [0-9]+ of 76 is saved, and the next run goes on"
     assert [line for line in project.told() if re.search(told, line)], project.told()
     assert not any("Traceback" in line for line in project.told())
     assert project.outputs() == outputs_of(undisturbed, *INPUTS)
@@ -458,6 +466,49 @@ def test_states_come_back(tmp_path: Path) -> None:
         assert torch.equal(tensors["weight"], state["weight"]) and tensors["step"] == 11.0
         assert len(list(checkpoints.folder.glob("*.safetensors"))) == KEPT_STATES
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Checkpoints go on without a lock, and a line says so; whether they are in use, nobody can tell nor clear them."""
+    refuse_locks(monkeypatch)
+    (root := tmp_path / "cache").mkdir()
+    with pytest.raises(KeyboardInterrupt), Checkpoints(root / "home") as checkpoints:
+        checkpoints.open("key")
+        checkpoints.save(1, {"weight": torch.ones(2)}, {})
+        raise KeyboardInterrupt
+    (line,) = caplog.messages
+    assert line.startswith(f"{root / 'home' / 'key'}: no locks on this disk (Function not implemented); going on")
+    assert [each.holder for each in kept(root)] == [str(os.getpid())]
+    with pytest.raises(UserError, match="key: no locks on this disk, so a process may be at work there"):
+        clear(root)
+    with Checkpoints(root / "home") as checkpoints:
+        checkpoints.open("key")
+        assert checkpoints.load()[0] == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_states_have_the_modes_that_the_umask_leaves(tmp_path: Path) -> None:
+    """Who may read a folder may read the states in it."""
+    before = os.umask(0o027)
+    try:
+        with Checkpoints(tmp_path / "cache" / "home") as checkpoints:
+            checkpoints.open("key")
+            checkpoints.save(1, {"weight": torch.ones(2)}, {})
+            assert {path.stat().st_mode & 0o777 for path in checkpoints.folder.iterdir()} == {0o640}
+    finally:
+        os.umask(before)
+
+
+def test_the_folder_of_checkpoints_may_start_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` is the home folder there, too; one that nobody has is told."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, "~/ck")
+    assert home("stage") == tmp_path / "ck" / "stage"
+    monkeypatch.setenv(FOLDER_VARIABLE, "~nobody-has-this-name/ck")
+    with pytest.raises(UserError, match=f"{FOLDER_VARIABLE}: '~nobody-has-this-name/ck': there is no such home folder"):
+        home("stage")
 
 
 def test_checkpoints_take_little_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

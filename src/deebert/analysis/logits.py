@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from deebert.base.errors import UserError
+from deebert.base.files import check_readable
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class SplitLogits:
 
     @classmethod
     def load(cls, path: Path) -> "SplitLogits":
+        check_readable(path)
         try:
             return cls(**load_file(path))
         except (OSError, SafetensorError, TypeError) as error:

@@ -1,12 +1,11 @@
 """Files that are either whole or absent: files and folders are written beside their place and moved into it."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,21 @@ from typing import Any
 from safetensors import SafetensorError
 
 from deebert.base.errors import UserError, one_line
+from deebert.base.locks import NoLocksError, try_lock
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of these the system does not say for which file
 
 
 @contextmanager
-def output_dir(path: Path) -> Iterator[Path]:
+def output_dir(path: Path, keep: Collection[str] = ()) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` once the block ends without an exception.
 
     After an exception the half-written folder is removed and `path` is as it was. What a killed process left beside
-    `path` is removed too.
+    `path` is removed too. Whoever may read the folder may read the files in it, as the umask has it.
+
+    Args:
+        keep: names that stay in `path`. If any is there, files are put into `path` one by one, each as a whole, and
+            what else was there is removed.
 
     Raises:
         UserError: no folder can be made there, which is found out before the block; what the block writes into the
@@ -37,8 +41,7 @@ def output_dir(path: Path) -> Iterator[Path]:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             _remove_leftovers(path)
             scratch.mkdir(parents=True)
-            lock = os.open(scratch, os.O_RDONLY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock = _locked(scratch)
         try:
             yield scratch
         except (OSError, SafetensorError) as error:
@@ -47,11 +50,24 @@ def output_dir(path: Path) -> Iterator[Path]:
             with write_errors(path):
                 raise
         with write_errors(path):
-            _swap(scratch, path, former)
+            for file in scratch.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    share(file)
+            if any((path / name).exists() for name in keep):
+                _put_into(scratch, path, keep)
+            else:
+                _swap(scratch, path, former)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def share(file: Path) -> None:
+    """Let those read and write `file` who may read and write its folder; safetensors lets nobody but the owner."""
+    mode = file.parent.stat().st_mode & 0o666
+    with suppress(OSError):  # some disks have one mode for all files
+        file.chmod(mode)
 
 
 @contextmanager
@@ -106,8 +122,25 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `dvc repro` makes it") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
+    except ValueError as error:
         raise UserError(f"{path}: not readable as JSON: {one_line(error)}") from error
+
+
+def check_readable(path: Path) -> None:
+    """UserError where `path`, a file or a folder with files, is there and one of them must not be read.
+
+    Some libraries say of such a file that there is none. What is not there is left to those who look for it.
+    """
+    try:
+        for file in [each for each in path.iterdir() if each.is_file()] if path.is_dir() else [path]:
+            with file.open("rb"):
+                pass
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    except FileNotFoundError:
+        return
 
 
 def sha256_of(path: Path) -> str:
@@ -135,20 +168,39 @@ def _swap(scratch: Path, path: Path, former: Path) -> None:
     shutil.rmtree(former)
 
 
+def _put_into(scratch: Path, path: Path, keep: Collection[str]) -> None:
+    """Move what is in `scratch` into the folder `path`, and remove whatever else is there but what is to be kept."""
+    new = {file.name for file in scratch.iterdir()}
+    for name in sorted(new):
+        (scratch / name).replace(path / name)
+    for old in path.iterdir():
+        if old.name not in new and old.name not in keep:
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+
+
+def _locked(folder: Path) -> int | None:
+    """`folder`, opened and locked; None where another process has it or nobody can lock it."""
+    if os.name == "nt":  # there folders cannot be opened
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    with suppress(NoLocksError):
+        if try_lock(handle):
+            return handle
+    os.close(handle)
+    return None
+
+
 def _remove_leftovers(path: Path) -> None:
     """Remove what killed processes left beside `path`.
 
     A folder that is still being written is locked by its process, and a lock ends with its process, even where process
-    numbers mean nothing, as between containers. Files are written in an instant and need no lock.
+    numbers mean nothing, as between containers. Files are written in an instant and need no lock. Folders stay where
+    nobody can lock.
     """
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         with suppress(OSError):
             if not leftover.is_dir():
                 leftover.unlink()
-                continue
-            handle = os.open(leftover, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            elif (lock := _locked(leftover)) is not None:
                 shutil.rmtree(leftover)
-            finally:
-                os.close(handle)
+                os.close(lock)

@@ -5,16 +5,18 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deebert.base.errors import UserError, one_line
 
 STOPPED = "stopped by {}; no output is half-written"
+# `kill`, SLURM and clouds send the first, a terminal that is closed the second, which Windows does not know.
+ENDINGS = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Terminated(BaseException):
-    """SIGTERM has come; like KeyboardInterrupt nothing that a library would catch."""
+    """One of ENDINGS has come, which is the argument; like KeyboardInterrupt nothing that a library would catch."""
 
 
 def run(main: Callable[..., None]) -> None:
@@ -35,11 +37,11 @@ def run(main: Callable[..., None]) -> None:
 def told_in_one_line() -> Iterator[None]:
     """End the process in order where the block cannot go on.
 
-    A UserError, SIGTERM or a file that cannot be read or written ends it with status 1 and one line on stderr, Ctrl-C
-    with 130 and one line. Anything else is a fault of ours and keeps its traceback.
+    A UserError, SIGTERM, SIGHUP or a file that cannot be read or written ends it with status 1 and one line on stderr,
+    Ctrl-C with 130 and one line. Anything else is a fault of ours and keeps its traceback.
     """
     try:
-        with _sigterm_raises():
+        with _endings_raise():
             yield
     except UserError as error:
         _end(1, f"error: {error}")
@@ -49,29 +51,35 @@ def told_in_one_line() -> Iterator[None]:
         if isinstance(error, FileNotFoundError | PermissionError):  # libraries tell the file in their own words
             _end(1, f"error: {one_line(error)}")
         raise
-    except Terminated:
-        _end(1, f"error: {STOPPED.format('SIGTERM')}")
+    except Terminated as error:
+        _end(1, f"error: {STOPPED.format(error)}")
     except KeyboardInterrupt as error:
         _end(130, str(error) or STOPPED.format("Ctrl-C"))
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Within the block SIGTERM is an exception, so that what was begun is cleared up; by default it kills at once."""
+def _endings_raise() -> Iterator[None]:
+    """Within the block ENDINGS are exceptions, so that what was begun is cleared up; by default they kill at once."""
 
-    def handle(*_: object) -> None:
-        raise Terminated
+    def handle(number: int, _frame: object) -> None:
+        name = signal.Signals(number).name
+        if name == "SIGHUP":  # both the system and the shell send it; the second must not break the clearing up
+            signal.signal(number, signal.SIG_IGN)
+        raise Terminated(name)
 
-    before = signal.getsignal(signal.SIGTERM)
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, handle)
+    before = {number: signal.getsignal(number) for number in ENDINGS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, handle)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is handle:  # else it was decided meanwhile to be deaf to it
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if signal.getsignal(number) is handle:  # else it was decided meanwhile to be deaf to it
+                signal.signal(number, handler)
 
 
 def _end(status: int, line: str) -> None:
-    print(*line.splitlines(), file=sys.stderr)
+    with suppress(OSError):  # the terminal may be closed
+        print(*line.splitlines(), file=sys.stderr)
     sys.exit(status)

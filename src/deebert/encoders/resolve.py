@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deebert.base.errors import UserError
-from deebert.base.files import sha256_of
+from deebert.base.files import check_readable, sha256_of
 from deebert.encoders.known import KNOWN_MODELS, PAPER_BERT, KnownModel
 from deebert.encoders.registry import FAMILIES
 from deebert.encoders.start import Start
@@ -48,6 +48,7 @@ def _folder(model: str) -> tuple[KnownModel, str]:
     from deebert.encoders.starts import released
 
     folder = Path(model).expanduser()
+    check_readable(folder)
     if checkpoint := released.find(model):
         return KnownModel(checkpoint.family, str(folder), _content_of(folder), PAPER_BERT), "released"
     if not (folder / "config.json").is_file():

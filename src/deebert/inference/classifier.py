@@ -23,6 +23,7 @@ from deebert.encoders.loading import load_errors
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.inference import card
 from deebert.inference.engine import Engine
+from deebert.inference.forks import compute_with_one_thread_after_fork
 from deebert.model import WEIGHTS, DeeBert, fingerprint
 from deebert.ramps import RAMPS, save_ramps
 from deebert.settings.checks import PRECISIONS
@@ -30,6 +31,7 @@ from deebert.settings.model_names import HUB_ID, is_folder
 
 Text = str | tuple[str, str]
 CARD = "README.md"  # where the Hub looks for it
+GIT = (".git", ".gitattributes", ".gitignore")  # of a clone, which a model may be saved into
 ABOUT = "training.json"
 MAX_SHOWN = 200  # characters of a wrong value
 HUB_FILES = (CARD, "*.json", "*.safetensors")
@@ -67,8 +69,9 @@ class Predictions:
 class EarlyExitClassifier:
     """Answers texts, or pairs of texts, each at the first layer that is sure enough; made by `from_pretrained`.
 
-    It can be pickled, for `multiprocessing`, and shared by threads. A wrong argument is a TypeError or ValueError, a
-    folder or file that cannot be used a `deebert.errors.UserError`; the message is one line.
+    It can be pickled, for `multiprocessing`, and shared by threads. A forked process can use it too; PyTorch then has
+    one thread there. A wrong argument is a TypeError or ValueError, a folder or file that cannot be used a
+    `deebert.errors.UserError`; the message is one line.
 
     Attributes:
         folder: where it was loaded from.
@@ -77,6 +80,7 @@ class EarlyExitClassifier:
     def __init__(
         self, folder: Path, model: DeeBert, tokenizer: PreTrainedTokenizerBase, precision: str, device: torch.device
     ) -> None:
+        compute_with_one_thread_after_fork()
         for tensor in (*model.parameters(), *model.buffers()):
             # Hugging Face maps the file into memory: were it written anew, answers would change or the process crash.
             tensor.data = tensor.data.clone()
@@ -84,6 +88,8 @@ class EarlyExitClassifier:
         self._model = model
         self._engine = Engine(model, precision, device)
         self._tokenizer = tokenizer
+        # The first call sets how it cuts. Of several threads' first calls one could fail on that.
+        tokenizer("", truncation=True)
         self._about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
         if not isinstance(self._about, dict):
             raise UserError(f"{folder / ABOUT}: damaged: expected keys and values")
@@ -149,25 +155,49 @@ class EarlyExitClassifier:
         Raises:
             TypeError, ValueError: an argument is not as above; the message says which text.
         """
-        _check_many(texts)
-        batch_size = _count("batch_size", batch_size)
-        criterion = self._criterion(threshold)
+        answers = self.predict_iter(texts, threshold, batch_size)
         total = len(texts) if isinstance(texts, Sized) else None
-        logits, layers = [], []
+        parts = [Predictions([], np.empty((0, len(self.label_names)), np.float32), np.empty(0, np.int64))]
         with tqdm(total=total, desc="predict", unit="text", disable=None, delay=2) as bar:
-            for batch in _batches(self._checked(texts), batch_size):
-                columns = dict(enumerate(zip(*batch, strict=True)))
-                encoded = encode(self._tokenizer, pd.DataFrame(columns), list(columns))
-                answers = self._engine.answer(encoded, criterion)
-                logits.append(answers.logits)
-                layers.append(answers.exit_layers)
-                bar.update(len(batch))
-        if not logits:
-            return Predictions([], np.empty((0, len(self.label_names)), np.float32), np.empty(0, np.int64))
-        names, joined = self.label_names, np.concatenate(logits)
-        probabilities = torch.from_numpy(joined).softmax(dim=1).numpy()
-        # Not of the probabilities: there, logits that differ by less than a float32 can tell from 1 are a tie.
-        return Predictions([names[i] for i in joined.argmax(axis=1)], probabilities, np.concatenate(layers))
+            for part in answers:
+                parts.append(part)
+                bar.update(len(part.labels))
+        return Predictions(
+            [label for part in parts for label in part.labels],
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.exit_layers for part in parts]),
+        )
+
+    def predict_iter(
+        self,
+        texts: Iterable[Text],
+        threshold: float | Sequence[float] | Criterion = 0.1,
+        batch_size: int = 1024,
+    ) -> Iterator[Predictions]:
+        """Answer as `predict` does, and give each batch's answers as soon as they are there.
+
+        Memory does not grow with the number of texts. If `texts` raises, or a text is none, what came before is
+        answered first, and then the error is raised.
+
+        Returns:
+            Answers to `batch_size` texts at a time, and to fewer at the end.
+
+        Raises:
+            TypeError, ValueError: as of `predict`, for all but the texts at once.
+        """
+        _check_many(texts)
+        return self._answers(texts, self._criterion(threshold), _count("batch_size", batch_size))
+
+    def _answers(self, texts: Iterable[Text], criterion: Criterion, batch_size: int) -> Iterator[Predictions]:
+        names = self.label_names
+        for batch in _batches(self._checked(texts), batch_size):
+            columns = dict(enumerate(zip(*batch, strict=True)))
+            encoded = encode(self._tokenizer, pd.DataFrame(columns), list(columns))
+            answers = self._engine.answer(encoded, criterion)
+            probabilities = torch.from_numpy(answers.logits).softmax(dim=1).numpy()
+            # Not of the probabilities: there, logits that differ by less than a float32 can tell from 1 are a tie.
+            labels = [names[i] for i in answers.logits.argmax(axis=1)]
+            yield Predictions(labels, probabilities, answers.exit_layers)
 
     def save_pretrained(self, folder: str | Path, metrics: str | Path | None = None) -> None:
         """Write the model as it was loaded, for `from_pretrained` or the Hub, with a model card, README.md.
@@ -176,7 +206,8 @@ class EarlyExitClassifier:
         were written by the pipeline or by this.
 
         Args:
-            folder: new, empty, or a saved model, which is replaced; not the one that this was loaded from.
+            folder: new, empty, or a saved model, which is replaced; not the one that this was loaded from. A git clone
+                of such a folder stays one.
             metrics: the folder of the pipeline's metrics for this very model; a new card then states scores,
                 recommended and certified thresholds and, if the stage `benchmark` was run, speed. Without it a card
                 that came with the model is kept.
@@ -200,7 +231,7 @@ class EarlyExitClassifier:
         elif CARD not in files:
             files[CARD] = card.model_card(about, {}).encode()
         _check_replaceable(folder, files[CARD])
-        with output_dir(folder) as new:
+        with output_dir(folder, keep=GIT) as new:
             self._model.backbone.save_pretrained(new)
             save_ramps(self._model.ramps, new)
             for name, content in files.items():
@@ -273,7 +304,7 @@ def _small_files(folder: Path) -> dict[str, bytes]:
 
 def _check_replaceable(folder: Path, new_card: bytes) -> None:
     """UserError where `folder`, which is about to be replaced as a whole, holds what would be missed."""
-    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    names = {file.name for file in folder.iterdir()} - set(GIT) if folder.is_dir() else set()
     if strangers := sorted(names - {WEIGHTS, RAMPS, *SMALL_FILES}):
         raise UserError(f"{folder}: holds {strangers[0]}, which is no part of the model; expected an empty folder")
     if CARD in names:
@@ -334,5 +365,17 @@ def _shown(value: Any) -> str:
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
+    """Lists of `size` items, the last one shorter. What comes before an error is such a last list."""
+    problem: Exception | None = None
+    batch = [None]
+    while batch and problem is None:
+        batch = []
+        try:
+            for item in itertools.islice(items, size):
+                batch.append(item)
+        except Exception as error:
+            problem = error
+        if batch:
+            yield batch
+    if problem is not None:
+        raise problem

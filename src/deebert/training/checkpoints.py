@@ -7,7 +7,6 @@ The name of each has the SHA-256 of its content, so a damaged file is recognised
 ended or a person clears them, see `tools/checkpoints.py`.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -23,7 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deebert.base.errors import UserError
-from deebert.base.files import sha256_of
+from deebert.base.files import sha256_of, share
+from deebert.base.locks import NoLocksError, try_lock
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,17 @@ def root() -> Path:
     """Where checkpoints of all stages are: `.cache` at the top of the project, or the folder DEEBERT_CHECKPOINTS.
 
     An experiment that DVC runs in a copy of the project has them in the project itself and survives the copy.
+
+    Raises:
+        UserError: DEEBERT_CHECKPOINTS begins with the home folder of somebody who has none.
     """
-    return Path(os.environ.get(FOLDER_VARIABLE) or Path(os.environ.get("DVC_ROOT", "."), ".cache"))
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if not folder:
+        return Path(os.environ.get("DVC_ROOT", "."), ".cache")
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise UserError(f"{FOLDER_VARIABLE}: {folder!r}: there is no such home folder") from None
 
 
 def home(stage: str) -> Path:
@@ -83,27 +92,40 @@ class Checkpoints:
     def open(self, key: str) -> None:
         """Lock the checkpoints of the run `key` for this process alone; the kernel unlocks them when it ends.
 
+        On a disk without locks a line says so, and the run goes on.
+
         Raises:
             UserError: another process has them, or they cannot be written.
         """
         self.folder = self.home / key
         try:
-            self._lock = lock_folder(self.folder)
-            if self._lock is None:  # maybe by someone who only looks, see `kept.py`, and has it for an instant
-                time.sleep(0.1)
-                self._lock = lock_folder(self.folder)
-            if self._lock is None:
-                raise UserError(
-                    f"{self.folder}: process {holder(self.folder)} is at work on this very training;"
-                    " wait for it or end it"
-                )
+            self._lock = self._locked()
             (self.folder / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
         self._due = time.monotonic() + self._pause_s(0.0)
 
+    def _locked(self) -> int:
+        """The lock's file, open, and locked where that is possible."""
+        try:
+            for pause_s in (0.0, 0.1):  # somebody who only looks, see `kept.py`, has it for an instant
+                time.sleep(pause_s)
+                if (lock := lock_folder(self.folder)) is not None:
+                    return lock
+        except NoLocksError as error:
+            told = "%s: no locks on this disk (%s); going on without, so do not start this very training twice"
+            log.warning(told, self.folder, error)
+            return os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        raise UserError(
+            f"{self.folder}: process {holder(self.folder)} is at work on this very training; wait for it or end it"
+        )
+
     def load(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-        """The newest state that is not damaged, as (step, tensors, notes) given to `save`; None if there is none."""
+        """The newest state that is not damaged, as (step, tensors, notes) given to `save`; None if there is none.
+
+        Raises:
+            UserError: the newest must not be read.
+        """
         for path in reversed(self._states()):
             step, digest = path.name.split(".")[:2]
             try:
@@ -112,6 +134,8 @@ class Checkpoints:
                         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                         return int(step), tensors, json.loads(file.metadata()["notes"])
                 reason = "its content has changed"
+            except PermissionError as error:
+                raise UserError(f"{path}: cannot be read: {error.strerror}") from None
             except (OSError, SafetensorError) as error:
                 reason = str(error)
             log.warning("%s: damaged checkpoint: %s; going back to an older state", path, reason)
@@ -134,6 +158,7 @@ class Checkpoints:
         try:
             on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(on_cpu, scratch, metadata={"notes": json.dumps(notes)})
+            share(scratch)
             _to_disk(scratch)
             scratch.rename(self.folder / f"{step:09}.{_digest(scratch)}.safetensors")
             _to_disk(self.folder)
@@ -161,22 +186,25 @@ def holder(folder: Path) -> str:
 
 
 def lock_folder(folder: Path) -> int | None:
-    """The open, locked file `lock` of `folder`, which is made where needed; None if another process has it."""
+    """The open, locked file `lock` of `folder`, which is made where needed; None if another process has it.
+
+    Raises:
+        NoLocksError: the system or the disk has no locks.
+    """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # the run that had it may be about to remove it: then look again
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(lock), (folder / "lock").stat()):
+                is_ours = try_lock(lock)
+                if is_ours and os.path.samestat(os.fstat(lock), (folder / "lock").stat()):
                     return lock
-            except BlockingIOError:
-                os.close(lock)
-                return None
-            except OSError:
+            except (OSError, NoLocksError):
                 os.close(lock)
                 raise
             os.close(lock)
+            if not is_ours:
+                return None
 
 
 def remove_folder(folder: Path) -> None:

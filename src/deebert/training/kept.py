@@ -1,12 +1,13 @@
 """States on disk that broken-off trainings go on from: what there is, and how a person gets rid of it."""
 
-import fcntl
 import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from deebert.base.errors import UserError
+from deebert.base.locks import NoLocksError, try_lock
 from deebert.training.checkpoints import holder, lock_folder, remove_folder
 
 
@@ -18,7 +19,8 @@ class Kept:
         key: the name of its folder; another training, with other parameters or data, has another.
         step: after how many steps the newest was saved; 0 where there is none.
         age_s: how long ago that was, in seconds.
-        holder: number of the process that is at work on it; None where it was broken off.
+        holder: number of the process that is at work on it, or may be, on a disk without locks; None where it was
+            broken off.
     """
 
     stage: str
@@ -43,13 +45,21 @@ def clear(root: Path, start_of_key: str = "") -> tuple[list[Kept], list[Kept]]:
 
     Returns:
         What was removed; and what was not, because a process is at work on it.
+
+    Raises:
+        UserError: the disk has no locks, so nobody can tell whether a process is at work.
     """
     removed, spared = [], []
     for each in kept(root):
         if not each.key.startswith(start_of_key):
             continue
         folder = root / each.stage / each.key
-        lock = lock_folder(folder)
+        try:
+            lock = lock_folder(folder)
+        except NoLocksError:
+            raise UserError(
+                f"{folder}: no locks on this disk, so a process may be at work there; expected you to remove the folder"
+            ) from None
         if lock is None:
             spared.append(each)
             continue
@@ -65,9 +75,8 @@ def _kept(folder: Path) -> Kept:
     newest = states[-1] if states else "lock"
     with (folder / "lock").open() as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            at_work = None
-        except BlockingIOError:
+            at_work = None if try_lock(lock.fileno(), shared=True) else holder(folder)
+        except NoLocksError:
             at_work = holder(folder)
     return Kept(
         stage=folder.parent.name,

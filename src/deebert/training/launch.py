@@ -19,6 +19,8 @@ from deebert.training.processes import rank
 
 VARIABLE = "DEEBERT_PROCESSES"
 SAVING = timedelta(minutes=10)  # a checkpoint may take so long after SIGTERM; torchrun itself kills after 30 seconds
+# What torchrun passes on; by itself it does so under nohup, too, which is there to be deaf to SIGHUP.
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 
 
 def launch() -> None:
@@ -47,8 +49,10 @@ def _run_by_torchrun(size: int) -> NoReturn:
 
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", f"{SAVING.total_seconds():.0f}")
     logging.disable()  # torchrun tells at length that a process has failed, which that process has told in a line
+    heeded = [name for name in SIGNALS if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN]
+    options = ["--standalone", f"--nproc-per-node={size}", f"--signals-to-handle={','.join(heeded)}"]
     try:
-        run.main(["--standalone", f"--nproc-per-node={size}", *sys.argv])
+        run.main([*options, *sys.argv])
     except SignalException as error:  # passed on to all, which have ended
         sys.exit(130 if error.sigval == signal.SIGINT else 1)
     except ChildFailedError as error:

@@ -1,4 +1,7 @@
-"""When a training is told to stop: Ctrl-C, SIGTERM, or the end of DVC; all processes of a training stop together."""
+"""When a training is told to stop: Ctrl-C, SIGTERM, a closed terminal, or the end of DVC.
+
+All processes of a training stop together.
+"""
 
 import enum
 import os
@@ -7,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from deebert.base.errors import UserError
+from deebert.base.stage import ENDINGS
 from deebert.training import processes
 
 
@@ -16,30 +20,35 @@ class Stop(enum.IntEnum):
     CTRL_C = 1
     SIGTERM = 2
     END_OF_DVC = 3
+    SIGHUP = 4
 
     @property
     def told(self) -> str:
-        return ("Ctrl-C", "SIGTERM", "the end of DVC")[self - 1]
+        return ("Ctrl-C", "SIGTERM", "the end of DVC", "SIGHUP")[self - 1]
+
+
+REASONS = {signal.SIGINT: Stop.CTRL_C, **{number: Stop[number.name] for number in ENDINGS}}
 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], Stop | None]]:
     """Yield a function to ask between two steps: why this process is to end now, or None while it is to go on.
 
-    Reasons are Ctrl-C, SIGTERM (what `kill`, SLURM and clouds send first) and, in a stage, the end of the DVC that
-    started it: DVC would delete whatever the stage still writes, and a new DVC find it in the way. A second Ctrl-C or
-    SIGTERM does not wait for the next step.
+    Reasons are Ctrl-C, SIGTERM (what `kill`, SLURM and clouds send first), SIGHUP (a terminal that is closed) and, in a
+    stage, the end of the DVC that started it: DVC would delete whatever the stage still writes, and a new DVC find it
+    in the way. A second Ctrl-C or SIGTERM does not wait for the next step. Of SIGHUP two are usual, by the system and
+    by the shell.
 
     One of several processes does wait: torchrun sends each signal again that the processes have already had. For the
-    same reason a process that leaves the block by an exception is deaf to both from then on.
+    same reason a process that leaves the block by an exception is deaf to all from then on.
     """
     received: list[Stop] = []
     parent = os.getppid() if "DVC_STAGE" in os.environ else None
     is_alone = processes.count() == 1
 
     def note(number: int, _frame: object) -> None:
-        received.append(Stop.CTRL_C if number == signal.SIGINT else Stop.SIGTERM)
-        if is_alone:
+        received.append(REASONS[number])
+        if is_alone and REASONS[number] is not Stop.SIGHUP:
             signal.signal(number, before[number])
 
     def reason() -> Stop | None:
@@ -47,7 +56,7 @@ def stop_requests() -> Iterator[Callable[[], Stop | None]]:
             return received[0]
         return Stop.END_OF_DVC if parent is not None and os.getppid() != parent else None
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in REASONS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, note)

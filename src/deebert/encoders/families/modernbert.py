@@ -65,7 +65,7 @@ class ModernBertLayer(Layer):
             return plain_attention(query, key, value)
         at = torch.arange(positions.start, positions.stop, device=query.device)[:, None]
         hidden = (at - torch.arange(tokens, device=query.device)).abs() > self.window  # (Q, T)
-        bias = torch.zeros(hidden.shape, device=query.device).masked_fill(hidden, -torch.inf)
+        bias = torch.zeros(hidden.shape, dtype=torch.float32, device=query.device).masked_fill(hidden, -torch.inf)
         return plain_attention(query, key, value, bias)
 
     def output(self, context: Tensor, before: Tensor) -> Tensor:
