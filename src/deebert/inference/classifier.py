@@ -1,6 +1,8 @@
 """The Python interface: a trained early-exit classifier that answers raw text."""
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from numbers import Real
@@ -21,8 +23,9 @@ from deebert.base.files import output_dir, read_json
 from deebert.data.encoded import encode
 from deebert.encoders.loading import load_errors
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
-from deebert.inference import card
+from deebert.inference import card, thresholds
 from deebert.inference.engine import Engine
+from deebert.inference.thresholds import Thresholds
 from deebert.model import WEIGHTS, DeeBert, fingerprint
 from deebert.ramps import RAMPS, save_ramps
 from deebert.settings.checks import PRECISIONS
@@ -45,8 +48,10 @@ SMALL_FILES = (
     "merges.txt",
     ABOUT,
     "ramps.json",
+    thresholds.FILE,
     CARD,
 )
+SPOKEN = (thresholds.FILE, CARD)  # what is said of the model; all other files decide what it answers
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class EarlyExitClassifier:
             tensor.data = tensor.data.clone()
         self.folder = folder.resolve()
         self._model = model
+        self._fingerprint = None if precision == "fp32" else fingerprint(model)  # before the weights are rounded
         self._engine = Engine(model, precision, device)
         self._tokenizer = tokenizer
         self._about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
@@ -117,6 +123,54 @@ class EarlyExitClassifier:
         return cls(folder, deebert, tokenizer, resolve_precision(precision, place), place)
 
     @property
+    def about(self) -> dict[str, Any]:
+        """`training.json` of the model, where it has one, and `label_names`, `num_layers` and `model_type`."""
+        known = {"label_names": self.label_names, "num_layers": self.num_layers}
+        return {**self._about, **known, "model_type": self._engine.config.model_type}
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits that tell the weights from any others, as in the pipeline's metrics."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self._model)
+        return self._fingerprint
+
+    @property
+    def how(self) -> dict[str, str]:
+        """What answers depend on beside text and threshold: weights, other files, precision, device, PyTorch."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self._files.items()):
+            if name not in SPOKEN:
+                digest.update(f"{name} {len(content)} ".encode() + content)
+        where = {"precision": self._engine.precision, "device": self._engine.device.type}
+        return {"weights": self.fingerprint, "files": digest.hexdigest()[:12], **where, "torch": torch.__version__}
+
+    def thresholds(self, metrics: str | Path | None = None) -> Thresholds | None:
+        """What is known of the model's thresholds; None where nobody has written that down.
+
+        Args:
+            metrics: the folder of the pipeline's metrics for this very model; None = `thresholds.json` of the model,
+                which `save_pretrained` writes.
+
+        Raises:
+            UserError: the metrics are missing, or what is found is damaged or of another model.
+        """
+        if metrics is not None:
+            measured = card.read_metrics(_home_expanded(metrics), self.about | {"weights": self.fingerprint})
+            return Thresholds.of_metrics(self._about.get("metric"), measured)
+        if thresholds.FILE not in self._files:
+            return None
+        path = self.folder / thresholds.FILE
+        try:
+            content = json.loads(self._files[thresholds.FILE])
+        except ValueError as error:
+            raise UserError(f"{path}: not readable as JSON: {one_line(error)}") from None
+        found = Thresholds.of_content(path, content)
+        if found.weights != self.fingerprint:
+            raise UserError(f"{path}: of another model: weights {found.weights}; expected {self.fingerprint}")
+        return found
+
+    @property
     def label_names(self) -> list[str]:
         """Names of the C classes in the order of their ids."""
         names = self._engine.config.id2label
@@ -132,6 +186,7 @@ class EarlyExitClassifier:
         texts: Iterable[Text],
         threshold: float | Sequence[float] | Criterion = 0.1,
         batch_size: int = 1024,
+        progress: bool = True,
     ) -> Predictions:
         """Answer every text.
 
@@ -142,6 +197,7 @@ class EarlyExitClassifier:
             threshold: nats of entropy: 0 = nobody leaves early, above ln C = everybody at layer 1. A sequence holds one
                 for each of the L-1 ramps. Or any `deebert.criteria.Criterion`.
             batch_size: texts that are worked on together. Answers do not depend on it, speed and memory do.
+            progress: show a bar on a terminal if it takes longer than 2 seconds.
 
         Returns:
             As many answers as there are texts; for none, empty ones.
@@ -154,7 +210,7 @@ class EarlyExitClassifier:
         criterion = self._criterion(threshold)
         total = len(texts) if isinstance(texts, Sized) else None
         logits, layers = [], []
-        with tqdm(total=total, desc="predict", unit="text", disable=None, delay=2) as bar:
+        with tqdm(total=total, desc="predict", unit="text", disable=None if progress else True, delay=2) as bar:
             for batch in _batches(self._checked(texts), batch_size):
                 columns = dict(enumerate(zip(*batch, strict=True)))
                 encoded = encode(self._tokenizer, pd.DataFrame(columns), list(columns))
@@ -178,8 +234,8 @@ class EarlyExitClassifier:
         Args:
             folder: new, empty, or a saved model, which is replaced; not the one that this was loaded from.
             metrics: the folder of the pipeline's metrics for this very model; a new card then states scores,
-                recommended and certified thresholds and, if the stage `benchmark` was run, speed. Without it a card
-                that came with the model is kept.
+                recommended and certified thresholds and, if the stage `benchmark` was run, speed, and
+                `thresholds.json` has them for programs. Without it those that came with the model are kept.
 
         Raises:
             UserError: the folder cannot be written or holds something else than a saved model, such as a README.md
@@ -191,14 +247,13 @@ class EarlyExitClassifier:
         folder = _home_expanded(folder)
         if folder.is_dir() and folder.resolve() == self.folder:
             raise UserError(f"{folder}: the model was loaded from there; expected another folder")
-        about = {**self._about, "label_names": self.label_names, "num_layers": self.num_layers}
-        about |= {"model_type": self._engine.config.model_type}
         files = dict(self._files)
         if metrics is not None:
-            measured = card.read_metrics(_home_expanded(metrics), about | {"weights": fingerprint(self._model)})
-            files[CARD] = card.model_card(about, measured).encode()
+            measured = card.read_metrics(_home_expanded(metrics), self.about | {"weights": self.fingerprint})
+            files[CARD] = card.model_card(self.about, measured).encode()
+            files[thresholds.FILE] = Thresholds.of_metrics(self._about.get("metric"), measured).to_bytes()
         elif CARD not in files:
-            files[CARD] = card.model_card(about, {}).encode()
+            files[CARD] = card.model_card(self.about, {}).encode()
         _check_replaceable(folder, files[CARD])
         with output_dir(folder) as new:
             self._model.backbone.save_pretrained(new)
