@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from numbers import Real
@@ -23,9 +22,9 @@ from deebert.base.files import output_dir, read_json
 from deebert.data.encoded import encode
 from deebert.encoders.loading import load_errors
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
-from deebert.inference import card, thresholds
+from deebert.inference import card
 from deebert.inference.engine import Engine
-from deebert.inference.thresholds import Thresholds
+from deebert.inference.thresholds import THRESHOLDS, Thresholds
 from deebert.model import WEIGHTS, DeeBert, fingerprint
 from deebert.ramps import RAMPS, save_ramps
 from deebert.settings.checks import PRECISIONS
@@ -48,10 +47,10 @@ SMALL_FILES = (
     "merges.txt",
     ABOUT,
     "ramps.json",
-    thresholds.FILE,
+    THRESHOLDS,
     CARD,
 )
-SPOKEN = (thresholds.FILE, CARD)  # what is said of the model; all other files decide what it answers
+SPOKEN = (THRESHOLDS, CARD)  # what is said of the model; all other files decide what it answers
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class EarlyExitClassifier:
         return self._fingerprint
 
     @property
-    def how(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """What answers depend on beside text and threshold: weights, other files, precision, device, PyTorch."""
         digest = hashlib.sha256()
         for name, content in sorted(self._files.items()):
@@ -158,14 +157,10 @@ class EarlyExitClassifier:
         if metrics is not None:
             measured = card.read_metrics(_home_expanded(metrics), self.about | {"weights": self.fingerprint})
             return Thresholds.of_metrics(self._about.get("metric"), measured)
-        if thresholds.FILE not in self._files:
+        if THRESHOLDS not in self._files:
             return None
-        path = self.folder / thresholds.FILE
-        try:
-            content = json.loads(self._files[thresholds.FILE])
-        except ValueError as error:
-            raise UserError(f"{path}: not readable as JSON: {one_line(error)}") from None
-        found = Thresholds.of_content(path, content)
+        path = self.folder / THRESHOLDS
+        found = Thresholds.of_file(path, self._files[THRESHOLDS])
         if found.weights != self.fingerprint:
             raise UserError(f"{path}: of another model: weights {found.weights}; expected {self.fingerprint}")
         return found
@@ -251,7 +246,7 @@ class EarlyExitClassifier:
         if metrics is not None:
             measured = card.read_metrics(_home_expanded(metrics), self.about | {"weights": self.fingerprint})
             files[CARD] = card.model_card(self.about, measured).encode()
-            files[thresholds.FILE] = Thresholds.of_metrics(self._about.get("metric"), measured).to_bytes()
+            files[THRESHOLDS] = Thresholds.of_metrics(self._about.get("metric"), measured).to_bytes()
         elif CARD not in files:
             files[CARD] = card.model_card(self.about, {}).encode()
         _check_replaceable(folder, files[CARD])

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from deebert.base.errors import UserError
+from deebert.base.errors import UserError, one_line
 from deebert.base.metric_keys import figure_target
 
-FILE = "thresholds.json"
+THRESHOLDS = "thresholds.json"
 SPLIT, PRECISION = "validation", "fp32"  # which the stage `eval_layers` runs, and in what
 
 
@@ -33,7 +33,7 @@ class Recommended:
 
 @dataclass(frozen=True)
 class Certified:
-    """The threshold that costs at most `risk` of accuracy (0.01 is a point), with confidence; 0 nats = there is none."""
+    """The threshold that costs at most `risk` of accuracy, 0.01 being a point, with confidence; 0 nats = none does."""
 
     risk: float
     threshold_nats: float
@@ -101,19 +101,20 @@ class Thresholds:
         )
 
     @classmethod
-    def of_content(cls, path: Path, content: Any) -> Self:
-        """From what `path` holds, as `to_bytes` has written it.
+    def of_file(cls, path: Path, content: bytes) -> Self:
+        """From the content of `path`, as `to_bytes` has made it.
 
         Raises:
-            UserError: it holds something else.
+            UserError: it is something else.
         """
         parts = {"scores": HeadScore, "recommended": Recommended, "certified": Certified}
         try:
-            made = {key: tuple(kind(**each) for each in content[key]) for key, kind in parts.items()}
-            found = cls(**{**content, **made})
+            read = json.loads(content)
+            made = {key: tuple(kind(**each) for each in read[key]) for key, kind in parts.items()}
+            found = cls(**{**read, **made})
             _check_types(found)
-        except (TypeError, KeyError) as error:
-            raise UserError(f"{path}: damaged: {error}; save_pretrained(metrics=...) writes it") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}: damaged: {one_line(error)}; save_pretrained(metrics=...) writes it") from None
         return found
 
     def to_bytes(self) -> bytes:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from deebert.base.errors import UserError
+from deebert.base.errors import UserError, one_line
 
 MAX_SHOWN = 40  # characters of a wrong value
 AS_TEXT = date | datetime | time | timedelta | Decimal | UUID  # what JSON has no kind of value for
@@ -63,8 +63,15 @@ class Chunk(ABC):
         """UserError where a column holds what no text file can."""
 
     def arrow(self, schema: pa.Schema) -> pa.Table:
-        """For parquet: the rows as a table."""
-        return pa.table([pa.array(self.values(name), kind) for name, kind in types(schema)], schema=schema)
+        """For parquet: the rows as a table.
+
+        Raises:
+            UserError: a value does not fit its column's type.
+        """
+        try:
+            return pa.table([pa.array(self.values(field.name), field.type) for field in schema], schema=schema)
+        except pa.ArrowException as error:
+            raise UserError(f"{self.place(0)} or later: does not fit a type of parquet: {one_line(error)}") from None
 
     def texts(self, column: str) -> list[str]:
         """The column's texts, empty where a row has none.
@@ -79,10 +86,6 @@ class Chunk(ABC):
                 raise UserError(f"{self.place(row)}: column {column}: {found}; expected a text")
             texts.append(value or "")
         return texts
-
-
-def types(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
-    return [(field.name, field.type) for field in schema]
 
 
 def cut(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:
