@@ -1,7 +1,6 @@
 """csv and tsv: every value is a text, and stays the text that it was."""
 
 import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +65,16 @@ class FieldsWriter(Writer):
         self._write(row + list(map(as_cell, more)) for row, more in zip(cells, added, strict=True))
 
     def _write(self, rows: Iterator[list[str]] | list[list[str]]) -> None:
-        text = io.StringIO()
-        csv.writer(text, delimiter=self.delimiter, lineterminator="\n").writerows(rows)
-        self.file.write(text.getvalue().encode())
+        lines = _Lines()
+        csv.writer(lines, delimiter=self.delimiter).writerows(rows)
+        self.file.write("".join(lines).encode())
+
+
+class _Lines(list[str]):
+    """What a csv writer with CRLF as its line's end has written, which then quotes either sign in a text, with LF."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
 
 
 class CsvWriter(FieldsWriter):

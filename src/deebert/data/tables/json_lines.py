@@ -47,7 +47,7 @@ class Objects(Chunk):
             except (pa.ArrowException, OverflowError) as error:
                 where = f"{self.where}: {self.unit}s {self.places[0]} to {self.places[-1]}"
                 raise UserError(
-                    f"{where}: column {name}: no type of parquet holds its values: {one_line(error)}"
+                    f"{where}: column {name}: no type of parquet holds all its values: {one_line(error)}"
                 ) from None
         return pa.schema(fields)
 
