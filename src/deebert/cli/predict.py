@@ -9,14 +9,12 @@ a text get no answer.
 """
 
 import argparse
-import logging
 import math
+import sys
 from pathlib import Path
 
 from deebert.cli import model
 from deebert.settings.checks import PRECISIONS
-
-log = logging.getLogger(__name__)
 
 BATCH_ROWS = 4096
 DEFAULT_NATS = 0.1
@@ -87,5 +85,5 @@ def run(parsed: argparse.Namespace) -> None:
         threshold_nats = 0.0
     elif parsed.drop is not None:
         threshold_nats = model.known_thresholds(parsed, classifier).for_drop(parsed.drop)
-    log.info("threshold: %g nats", threshold_nats)
-    log.info("%s", answer(classifier, request, threshold_nats).told())
+    print(f"threshold: {threshold_nats:g} nats", file=sys.stderr)
+    print(answer(classifier, request, threshold_nats).told(), file=sys.stderr)

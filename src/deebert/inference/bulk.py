@@ -160,9 +160,7 @@ def _overview(answering: Answering, request: Request, source: Path, target: Form
 def _check_names(names: Sequence[str], prefix: str, where: str) -> None:
     for name in (f"{prefix}{name}" for name in COLUMNS.names):
         if name in names:
-            raise UserError(
-                f"{where}: has a column {name} already; --prefix TEXT goes before the names of the new ones"
-            )
+            raise UserError(f"{where}: has a column {name} already; expected --prefix TEXT, for the new ones")
 
 
 def _guard(source: Path) -> Callable[[], None]:
