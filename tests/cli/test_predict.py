@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.cli.running import error, status
 from tests.data.tables.test_formats import read, write
 from tests.inference.test_classifier import LAYERS, write_classifier, write_metrics
 
+ROOT = Path(__file__).parents[2]
 THRESHOLD = 0.75
 COUNT = 60
 
@@ -401,3 +403,12 @@ def test_the_columns_of_csv_are_texts(model: Path, tmp_path: Path) -> None:
     assert status("predict", model, source, tmp_path / "out.csv") == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         assert [row["odd"] for row in csv.DictReader(file)] == odd
+
+
+def test_help_comes_at_once() -> None:
+    """In a fresh interpreter the command line is told, and refused, without any of the libraries that load slowly."""
+    code = "import sys, deebert.cli.main as m\ntry: m.main(['predict', '--help'])\nexcept SystemExit: pass\n"
+    code += "sys.exit(bool({'torch', 'transformers', 'pyarrow', 'pandas', 'numpy'} & set(sys.modules)))"
+    environment = {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: deebert predict")

@@ -98,7 +98,7 @@ def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def test_kill_9_at_any_moment(command: Command, undisturbed: dict[str, bytes]) -> None:
-    """However often and wherever: what is answered stays so, the file is there once it is whole, and nothing is left."""
+    """However often and wherever: what is answered stays, the file is there once it is whole, and nothing is left."""
     begin = time.monotonic()
     assert command.run() == 0
     duration_s = time.monotonic() - begin
