@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,20 +36,18 @@ def error(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return line.removeprefix("error: ")
 
 
-def execute(arguments: Sequence[str], stderr: Path, stdin: Path | None, stdout: Path | None) -> None:
+def execute(arguments: Sequence[str], stderr: Path, max_file_bytes: int) -> None:
     """Run a command line as `python -m deebert` does; the target of a process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    if stdin is not None:
-        sys.stdin = stdin.open()
-    if stdout is not None:
-        sys.stdout = stdout.open("w")
+    if max_file_bytes:  # to whoever writes more it looks like a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     main(arguments)
 
 
-def start(*arguments: object, stderr: Path, stdin: Path | None = None, stdout: Path | None = None) -> BaseProcess:
-    process = PROCESSES.Process(target=execute, args=([str(each) for each in arguments], stderr, stdin, stdout))
+def start(*arguments: object, stderr: Path, max_file_bytes: int = 0) -> BaseProcess:
+    process = PROCESSES.Process(target=execute, args=([str(each) for each in arguments], stderr, max_file_bytes))
     process.start()
     return process
 

@@ -55,12 +55,12 @@ class Command:
         self.out, self.stderr = out, out.with_suffix(".stderr")
         self.arguments = ("predict", model, source, out, "--threshold", threshold, "--batch-rows", BATCH_ROWS)
 
-    def start(self) -> BaseProcess:
+    def start(self, max_file_bytes: int = 0) -> BaseProcess:
         self.stderr.unlink(missing_ok=True)
-        return start(*self.arguments, stderr=self.stderr)
+        return start(*self.arguments, stderr=self.stderr, max_file_bytes=max_file_bytes)
 
-    def run(self) -> int:
-        return ended(self.start())
+    def run(self, max_file_bytes: int = 0) -> int:
+        return ended(self.start(max_file_bytes))
 
     def answered(self) -> int:
         """How many rows are, at this moment."""
@@ -174,4 +174,15 @@ def test_another_command_does_not_mix(folder: Path, command: Command, undisturbe
     told = f"holds {answered:,} answers of another command, which was broken off: threshold_nats 0.75 (now 0.5)"
     assert told in other.told()
     assert command.run() == 0 and "by an earlier run" in command.stderr.read_text()
+    assert command.out.read_bytes() == undisturbed[command.out.suffix]
+
+
+def test_full_disk(command: Command, undisturbed: dict[str, bytes]) -> None:
+    """No room for an answer, or for the output, is one line; with room again the same command goes on."""
+    for max_file_bytes in (RECORD.itemsize * COUNT // 2, RECORD.itemsize * COUNT + 1):
+        assert command.run(max_file_bytes) == 1
+        assert re.match(r"error: .*parts.*: cannot be written: File too large", command.told())
+        assert command.answered() >= max_file_bytes // RECORD.itemsize // BATCH_ROWS * BATCH_ROWS
+        assert not command.out.exists()
+    assert command.run() == 0 and "2,000 by an earlier run" in command.stderr.read_text()
     assert command.out.read_bytes() == undisturbed[command.out.suffix]

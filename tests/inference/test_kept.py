@@ -1,5 +1,7 @@
 """Answers that are kept beside an output: whole ones only, of this very command only, for one process at a time."""
 
+import errno
+import fcntl
 import re
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,18 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert kept.read(0, 3).tolist() == records(3).tolist()
     with Kept(tmp_path / "out", COMMAND, False) as kept:
         assert kept.rows == 3
+
+
+def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps answers all the same."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    broken_off(tmp_path / "out")
+    with Kept(tmp_path / "out", COMMAND, False) as kept:
+        assert kept.rows == 5
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ fixed size per row. Whatever ends the process, whole records stay. The output it
 its place by a rename.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -21,6 +22,7 @@ from deebert.base.files import write_errors, write_json
 RECORD = np.dtype([("label_id", "<i4"), ("probability", "<f4"), ("exit_layer", "<i4")])
 NO_TEXT = -1  # as exit layer: there was nothing to answer; 0 is what a disk has where nothing was written
 COMMAND, ANSWERS, OUTPUT = "command.json", "answers", "output"
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 class Kept:
@@ -136,13 +138,20 @@ def check_free(out: Path, replace: bool) -> None:
 
 
 def _locked(folder: Path) -> int:
-    """A handle of the folder that no other process has; the system lets go of it when this one ends."""
+    """A handle of the folder that no other process has; the system lets go of it when this one ends.
+
+    Some disks know no locks. There nothing keeps a second process away.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
         raise UserError(f"{folder}: another process is at work on this very output; wait for it or end it") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(handle)
+            raise
     return handle
 
 
