@@ -1,6 +1,7 @@
 """The package asks for what it imports, no less and no more, and a wheel of it has every room and works elsewhere."""
 
 import ast
+import configparser
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from deebert.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -93,6 +96,16 @@ def test_a_wheel_has_every_room(wheel: Path) -> None:
     found = {file.relative_to(wheel) for file in wheel.rglob("*.py")}
     assert found == {file.relative_to(ROOT / "src") for file in MODULES}
     assert {path.name.split("-")[0] for path in wheel.iterdir()} == {"deebert"}
+
+
+@pytest.mark.slow
+def test_a_wheel_brings_the_command(wheel: Path) -> None:
+    """`deebert` is an entry point, and what it names is there."""
+    (file,) = wheel.glob("*.dist-info/entry_points.txt")
+    scripts = configparser.ConfigParser()
+    scripts.read_string(file.read_text())
+    assert dict(scripts["console_scripts"]) == PROJECT["scripts"] == {"deebert": "deebert.cli.main:main"}
+    assert callable(main)
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ import ast
 import importlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,27 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert codes
     for code in codes:
         exec(compile(code, "snippet", "exec"), {})
+
+
+@pytest.mark.slow
+def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small model where the pipeline writes its own, every line with `deebert` comes to its end, in order."""
+    folder = write_classifier(tmp_path / "models").rename(tmp_path / "models/deebert")
+    classifier = EarlyExitClassifier.from_pretrained(folder)
+    metrics = write_metrics(tmp_path / "metrics", classifier)
+    for file in metrics.iterdir():  # the loss that the pages speak of
+        file.write_text(file.read_text().replace("drop_2_0", "drop_1_0"))
+    monkeypatch.chdir(tmp_path)
+    classifier.save_pretrained("reviews-model", metrics)
+    lines = [line for page in DOCUMENTS for _, code in FENCED.findall(text_of(page)) for line in code.splitlines()]
+    commands = [line for line in lines if re.search(r"\bdeebert (predict|info)\b", line) or line.startswith("printf ")]
+    assert len(commands) > 4
+    program = f"PYTHONPATH='{TOP / 'src'}' '{sys.executable}' -m deebert"
+    script = "\n".join(re.sub(r"(^|\| )deebert ", rf"\1{program} ", line) for line in commands)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Path("answers.csv").read_text().splitlines()[0] == "id,sentence,label,probability,exit_layer"
 
 
 @EACH

@@ -25,6 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {  # room, or module beside the rooms -> what 
     "training": {*MODEL, "inference"},
     "figures": {*SHARED, "exits", "analysis"},
     "reports": {*SHARED, "exits", "analysis", "figures"},
+    "cli": {*SHARED, "inference"},
+    "__main__": {"cli"},
     "classifier": {"inference"},
     "criteria": {"exits"},
 }

@@ -21,9 +21,7 @@ class Terminated(BaseException):
 
 def run(main: Callable[..., None]) -> None:
     """Call `main` with the command line's paths, one per parameter of `main`; mistakes are `told_in_one_line`."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "httpx2", "httpcore", "fsspec", "datasets", "filelock", "urllib3", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_stderr()
     names = list(inspect.signature(main).parameters)
     arguments = sys.argv[1:]
     if len(arguments) != len(names):
@@ -31,6 +29,13 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(2)
     with told_in_one_line():
         main(*map(Path, arguments))
+
+
+def log_to_stderr() -> None:
+    """What the project logs is for the user to read; of libraries only warnings are."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpx2", "httpcore", "fsspec", "datasets", "filelock", "urllib3", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The Python interface: a trained early-exit classifier that answers raw text."""
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.inference import card
 from deebert.inference.engine import Engine
 from deebert.inference.forks import compute_with_one_thread_after_fork
+from deebert.inference.thresholds import THRESHOLDS, Thresholds
 from deebert.model import WEIGHTS, DeeBert, fingerprint
 from deebert.ramps import RAMPS, save_ramps
 from deebert.settings.checks import PRECISIONS
@@ -47,8 +49,10 @@ SMALL_FILES = (
     "merges.txt",
     ABOUT,
     "ramps.json",
+    THRESHOLDS,
     CARD,
 )
+SPOKEN = (THRESHOLDS, CARD)  # what is said of the model; all other files decide what it answers
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class EarlyExitClassifier:
             tensor.data = tensor.data.clone()
         self.folder = folder.resolve()
         self._model = model
+        self._fingerprint = None if precision == "fp32" else fingerprint(model)  # before the weights are rounded
         self._engine = Engine(model, precision, device)
         self._tokenizer = tokenizer
         # The first call sets how it cuts. Of several threads' first calls one could fail on that.
@@ -121,6 +126,50 @@ class EarlyExitClassifier:
         folder = _folder_of(model)
         deebert, tokenizer = DeeBert.load(folder)
         return cls(folder, deebert, tokenizer, resolve_precision(precision, place), place)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """`training.json` of the model, where it has one, and `label_names`, `num_layers` and `model_type`."""
+        known = {"label_names": self.label_names, "num_layers": self.num_layers}
+        return {**self._about, **known, "model_type": self._engine.config.model_type}
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits that tell the weights from any others, as in the pipeline's metrics."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self._model)
+        return self._fingerprint
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What answers depend on beside text and threshold: weights, other files, precision, device, PyTorch."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self._files.items()):
+            if name not in SPOKEN:
+                digest.update(f"{name} {len(content)} ".encode() + content)
+        where = {"precision": self._engine.precision, "device": self._engine.device.type}
+        return {"weights": self.fingerprint, "files": digest.hexdigest()[:12], **where, "torch": torch.__version__}
+
+    def thresholds(self, metrics: str | Path | None = None) -> Thresholds | None:
+        """What is known of the model's thresholds; None where nobody has written that down.
+
+        Args:
+            metrics: the folder of the pipeline's metrics for this very model; None = `thresholds.json` of the model,
+                which `save_pretrained` writes.
+
+        Raises:
+            UserError: the metrics are missing, or what is found is damaged or of another model.
+        """
+        if metrics is not None:
+            measured = card.read_metrics(_home_expanded(metrics), self.about | {"weights": self.fingerprint})
+            return Thresholds.of_metrics(self._about.get("metric"), measured)
+        if THRESHOLDS not in self._files:
+            return None
+        path = self.folder / THRESHOLDS
+        found = Thresholds.of_file(path, self._files[THRESHOLDS])
+        if found.weights != self.fingerprint:
+            raise UserError(f"{path}: of another model: weights {found.weights}; expected {self.fingerprint}")
+        return found
 
     @property
     def label_names(self) -> list[str]:
@@ -209,8 +258,8 @@ class EarlyExitClassifier:
             folder: new, empty, or a saved model, which is replaced; not the one that this was loaded from. A git clone
                 of such a folder stays one.
             metrics: the folder of the pipeline's metrics for this very model; a new card then states scores,
-                recommended and certified thresholds and, if the stage `benchmark` was run, speed. Without it a card
-                that came with the model is kept.
+                recommended and certified thresholds and, if the stage `benchmark` was run, speed, and
+                `thresholds.json` has them for programs. Without it those that came with the model are kept.
 
         Raises:
             UserError: the folder cannot be written or holds something else than a saved model, such as a README.md
@@ -222,14 +271,13 @@ class EarlyExitClassifier:
         folder = _home_expanded(folder)
         if folder.is_dir() and folder.resolve() == self.folder:
             raise UserError(f"{folder}: the model was loaded from there; expected another folder")
-        about = {**self._about, "label_names": self.label_names, "num_layers": self.num_layers}
-        about |= {"model_type": self._engine.config.model_type}
         files = dict(self._files)
         if metrics is not None:
-            measured = card.read_metrics(_home_expanded(metrics), about | {"weights": fingerprint(self._model)})
-            files[CARD] = card.model_card(about, measured).encode()
+            measured = card.read_metrics(_home_expanded(metrics), self.about | {"weights": self.fingerprint})
+            files[CARD] = card.model_card(self.about, measured).encode()
+            files[THRESHOLDS] = Thresholds.of_metrics(self._about.get("metric"), measured).to_bytes()
         elif CARD not in files:
-            files[CARD] = card.model_card(about, {}).encode()
+            files[CARD] = card.model_card(self.about, {}).encode()
         _check_replaceable(folder, files[CARD])
         with output_dir(folder, keep=GIT) as new:
             self._model.backbone.save_pretrained(new)

@@ -1,10 +1,6 @@
 """Tables of samples from files of a person's own: csv, tsv, jsonl and parquet, each as its format says."""
 
-import csv
-import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +8,7 @@ from typing import Any
 from pyarrow import ArrowException, parquet
 
 from deebert.base.errors import UserError, one_line
-from deebert.data.sources.tables import first_line_not_utf8
+from deebert.data.tables.text import objects, read_errors, records
 from deebert.settings.run import FILE_ENDINGS
 
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -99,12 +95,8 @@ def read_file(file: Path) -> Rows:
     readers: Mapping[str, Callable[[Path], Rows]] = dict(
         zip(FILE_ENDINGS, (_read_csv, _read_tsv, _read_jsonl, _read_parquet), strict=True)
     )
-    try:
+    with read_errors(file):
         rows = readers[file.suffix.lower()](file)
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: line {first_line_not_utf8(file)}: not UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or one_line(error)}") from error
     if not len(rows):
         raise UserError(f"{file}: has no rows{'' if rows.columns else '; it is empty'}")
     return rows
@@ -119,55 +111,24 @@ def _read_tsv(file: Path) -> Rows:
 
 
 def _read_delimited(file: Path, delimiter: str) -> Rows:
-    """Quotes as RFC 4180 has them, so that a field in quotes may hold delimiters and line breaks."""
-    with _lines(file) as lines, _any_field_size():
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        places, rows, header = [], [], None
-        begins = 1
-        try:
-            for fields in reader:
-                if not fields:  # a blank line
-                    pass
-                elif header is None:
-                    header = fields
-                elif len(fields) != len(header):
-                    raise UserError(
-                        f"{file}: line {begins}: {len(fields)} fields; expected {len(header)}, as in the header; a text"
-                        f" with a {'comma' if delimiter == ',' else 'tab'} in it stands in double quotes"
-                    )
-                else:
-                    places.append(begins)
-                    rows.append(fields)
-                begins = reader.line_num + 1
-        except csv.Error as error:
-            raise UserError(
-                f"{file}: line {begins}: {one_line(error)}; a field that begins with a double quote ends with one, and"
-                " those inside are doubled"
-            ) from None
-    header = header or []
-    if twice := [name for name in header if header.count(name) > 1]:
-        raise UserError(f"{file}: has the column {twice[0]} twice; expected different names")
+    found = records(file, delimiter)
+    _, header = next(found, (0, []))
+    places, rows = [], []
+    for begins, fields in found:
+        places.append(begins)
+        rows.append(fields)
     columns = {name: [fields[place] for fields in rows] for place, name in enumerate(header)}
     return Rows(str(file), columns, "line", places)
 
 
 def _read_jsonl(file: Path) -> Rows:
     """One object a line; a key that a line lacks is None there."""
-    places, objects = [], []
-    with _lines(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                content = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{file}: line {number}: not readable as JSON: {one_line(error)}") from None
-            if not isinstance(content, dict):
-                raise UserError(f'{file}: line {number}: expected an object, such as {{"text": .., "label": ..}}')
-            places.append(number)
-            objects.append(content)
-    names = dict.fromkeys(name for content in objects for name in content)
-    return Rows(str(file), {name: [content.get(name) for content in objects] for name in names}, "line", places)
+    places, contents = [], []
+    for number, _, content in objects(file):
+        places.append(number)
+        contents.append(content)
+    names = dict.fromkeys(name for content in contents for name in content)
+    return Rows(str(file), {name: [content.get(name) for content in contents] for name in names}, "line", places)
 
 
 def _read_parquet(file: Path) -> Rows:
@@ -179,27 +140,3 @@ def _read_parquet(file: Path) -> Rows:
         raise UserError(f"{file}: not readable as parquet: {one_line(error)}") from None
     columns = dict(zip(table.column_names, table.columns, strict=True))
     return Rows(str(file), columns, "row", range(1, table.num_rows + 1))
-
-
-@contextmanager
-def _lines(file: Path) -> Iterator[Iterator[str]]:
-    """The lines of a text, with their ends; a byte order mark is dropped."""
-
-    def checked() -> Iterator[str]:
-        for number, line in enumerate(stream, start=1):
-            if "\0" in line:
-                raise UserError(f"{file}: line {number}: has a zero byte, so it is no text; expected UTF-8")
-            yield line
-
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        yield checked()
-
-
-@contextmanager
-def _any_field_size() -> Iterator[None]:
-    """Within the block a field may be of any length; the module's own limit is 128 KiB."""
-    before = csv.field_size_limit(sys.maxsize)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)

@@ -1,7 +1,6 @@
 """What the sources share when they make the table of a split."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,14 +22,3 @@ def check_columns(where: str, expected: Sequence[str], found: Sequence[str]) -> 
     for column in expected:
         if column not in found:
             raise UserError(f"{where}: has no column {column}; found {', '.join(found) or 'none'}")
-
-
-def first_line_not_utf8(path: Path) -> int:
-    """The number, from 1, of the first line of a file that is not UTF-8."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    raise AssertionError(f"{path} was not UTF-8 a moment ago")

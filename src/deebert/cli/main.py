@@ -1,0 +1,52 @@
+"""`deebert COMMAND ...`: finds the subcommand, and ends as every program of the project does."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from deebert.base.errors import UserError
+from deebert.base.stage import log_to_stderr, told_in_one_line
+from deebert.cli import info, predict
+
+COMMANDS = (predict, info)
+EPILOG = """\
+exit status:
+  0  done
+  1  a mistake, or a signal to end, told in one line
+  2  wrong arguments
+  130  Ctrl-C
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line `arguments`, by default the process's own; anything but success ends the process."""
+    parser = argparse.ArgumentParser(
+        prog="deebert",
+        description="Answer texts with early exit, and tell what is known of a model.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        name = command.__name__.rpartition(".")[2]
+        help_, description = command.__doc__.split("\n\n", 1)
+        added = commands.add_parser(
+            name,
+            help=help_.rstrip("."),
+            description=f"{help_}\n\n{description}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_arguments(added)
+        added.set_defaults(run=command.run, usage_error=added.error)
+    parsed = parser.parse_args(arguments)
+    log_to_stderr()
+    with told_in_one_line():
+        try:
+            parsed.run(parsed)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush fails at the end
+            raise UserError("standard output was closed before all was written") from None

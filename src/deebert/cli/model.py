@@ -1,0 +1,33 @@
+"""What every subcommand does with its argument MODEL."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from deebert.base.errors import UserError
+
+if TYPE_CHECKING:
+    from deebert.inference.classifier import EarlyExitClassifier
+    from deebert.inference.thresholds import Thresholds
+
+HELP = "a folder such as models/deebert, or owner/name@commit on the Hub"
+METRICS_HELP = "metrics of the run that trained this very model, such as metrics; needed unless it was saved with them"
+
+
+def load(model: str, precision: str = "fp32", device: str | None = None) -> "EarlyExitClassifier":
+    from deebert.inference.classifier import EarlyExitClassifier
+
+    try:
+        return EarlyExitClassifier.from_pretrained(model, precision, device)
+    except ValueError as error:  # a device that cannot be used
+        raise UserError(str(error)) from None
+
+
+def known_thresholds(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> "Thresholds":
+    """What is known of the model's thresholds; UserError where nothing is."""
+    found = classifier.thresholds(parsed.metrics)
+    if found is None:
+        raise UserError(
+            f"{parsed.model}: holds no thresholds.json, so what a threshold costs is unknown; name its metrics with"
+            " --metrics, or save the model with save_pretrained(..., metrics=...)"
+        )
+    return found

@@ -1,0 +1,207 @@
+"""Answers to a file of any size, a chunk at a time: the memory does not grow with the number of rows.
+
+A file is read three times. First all of it is checked, since a mistake in the last row is better told before the
+first is answered. Then it is answered, and the answers are kept as they come (see `kept.py`). At the end its rows are
+written together with their answers. The two other times cost little beside answering.
+"""
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from deebert.base.errors import UserError
+from deebert.base.files import sha256_of, write_errors
+from deebert.base.stage import Terminated
+from deebert.data.tables import lines
+from deebert.data.tables.chunk import Chunk
+from deebert.data.tables.formats import FORMATS, Format, Overview, chunks, format_of, look_through
+from deebert.data.tables.writer import Writer
+from deebert.inference.answering import COLUMNS, Answering
+from deebert.inference.classifier import EarlyExitClassifier
+from deebert.inference.kept import Kept
+from deebert.inference.request import Request, Summary
+from deebert.inference.text_columns import find_text_columns
+
+STREAM_FORMAT = ".jsonl"  # of standard output
+
+
+def answer(classifier: EarlyExitClassifier, request: Request, threshold_nats: float) -> Summary:
+    """Do what is requested.
+
+    Args:
+        threshold_nats: a text leaves below an entropy of so many; at 0 after the last layer only.
+
+    Raises:
+        UserError: something in the request, the input or the output cannot be right. Answers that were given stay kept
+            for the same command, where both are files.
+        KeyboardInterrupt: on Ctrl-C; its message says how far it was, as the UserError does of another signal to end.
+    """
+    request.check()
+    answering = Answering(classifier, threshold_nats)
+    if request.source is None or request.target is None:
+        return _stream(answering, request)
+    return _file_to_file(answering, request, request.source, request.target)
+
+
+def _file_to_file(answering: Answering, request: Request, source: Path, target: Path) -> Summary:
+    summary = Summary(answering.classifier.num_layers)
+    check_unchanged = _guard(source)
+    texts, overview = _overview(answering, request, source, format_of(target))
+    command = {
+        "input": sha256_of(source),
+        "rows": overview.rows,
+        "text": list(texts),
+        "threshold_nats": answering.threshold_nats,
+        "batch_rows": request.batch_rows,
+        **answering.classifier.identity,
+    }
+
+    def read() -> Iterator[Chunk]:
+        for chunk in chunks(source, request.batch_rows):
+            check_unchanged()
+            yield chunk
+
+    with Kept(target, command, request.replace) as kept, _told_how_far(kept, overview.rows):
+        summary.earlier = kept.rows
+        if kept.rows < overview.rows:
+            _answer_rest(answering, read(), texts, kept, overview.rows)
+        with write_errors(kept.output), kept.output.open("wb") as file:
+            writer = _writer(file, format_of(target), overview.schema, request.prefix)
+            start = 0
+            for chunk in _bar("write", read(), overview.rows):
+                records = kept.read(start, len(chunk))
+                start += len(chunk)
+                summary.add(chunk, records)
+                writer.write(chunk, answering.columns(records))
+            writer.end()
+        kept.finish()
+    return summary
+
+
+def _answer_rest(answering: Answering, parts: Iterator[Chunk], texts: Sequence[str], kept: Kept, rows: int) -> None:
+    """Answer the rows that have no answer yet.
+
+    They are answered in the same chunks as in a run that nothing disturbs: other neighbours, other roundings.
+    """
+    start = 0
+    with tqdm(desc="predict", total=rows, initial=kept.rows, unit="row", unit_scale=True, disable=None) as bar:
+        for chunk in parts:
+            if start + len(chunk) > kept.rows:
+                kept.cut(start)
+                kept.append(answering.records(chunk, texts))
+                bar.update(len(chunk))
+            start += len(chunk)
+
+
+def _stream(answering: Answering, request: Request) -> Summary:
+    """From standard input or to standard output; nothing of it can be kept for another run."""
+    summary = Summary(answering.classifier.num_layers)
+    target = FORMATS[STREAM_FORMAT] if request.target is None else format_of(request.target)
+    parts, texts, overview = (_from_input if request.source is None else _from_file)(answering, request, target)
+    bar = tqdm(desc="predict", total=overview.rows or None, unit="row", unit_scale=True, disable=None)
+    with _opened(request) as file, bar:
+        writer = _writer(file, target, overview.schema, request.prefix)
+        for chunk in parts:
+            records = answering.records(chunk, texts)
+            summary.add(chunk, records)
+            writer.write(chunk, answering.columns(records))
+            file.flush()
+            bar.update(len(chunk))
+        writer.end()
+    return summary
+
+
+def _from_input(
+    answering: Answering, request: Request, target: Format
+) -> tuple[Iterator[Chunk], tuple[str, ...], Overview]:
+    texts = ("text", "pair")[: len(answering.classifier.about.get("text_columns", ())) or 1]
+    schema = pa.schema([(name, pa.string()) for name in texts])
+    _check_names(schema.names, request.prefix, lines.WHERE)
+    return lines.read(sys.stdin.buffer, request.batch_rows, texts), texts, Overview(0, schema)
+
+
+def _from_file(
+    answering: Answering, request: Request, target: Format
+) -> tuple[Iterator[Chunk], tuple[str, ...], Overview]:
+    texts, overview = _overview(answering, request, request.source, target)
+    return chunks(request.source, request.batch_rows), texts, overview
+
+
+@contextmanager
+def _opened(request: Request) -> Iterator[BinaryIO]:
+    """Standard output, or a file that takes its place as a whole."""
+    if request.target is None:
+        yield sys.stdout.buffer
+        return
+    with Kept(request.target, {"input": lines.WHERE}, request.replace) as kept:
+        with write_errors(kept.output), kept.output.open("wb") as file:
+            yield file
+        kept.finish()
+
+
+def _overview(answering: Answering, request: Request, source: Path, target: Format) -> tuple[tuple[str, ...], Overview]:
+    """The columns with the texts, and what has to be known of a whole file before its first row is answered."""
+    parts = chunks(source, request.batch_rows)
+    first = next(parts)
+    if not first.names:
+        raise UserError(f"{source}: has no rows; it is empty")
+    texts = find_text_columns(str(source), first.names, request.texts, answering.classifier.about)
+    overview = look_through(_bar("check", itertools.chain([first], parts), None), texts, target)
+    _check_names(overview.schema.names, request.prefix, str(source))
+    return texts, overview
+
+
+def _check_names(names: Sequence[str], prefix: str, where: str) -> None:
+    for name in (f"{prefix}{name}" for name in COLUMNS.names):
+        if name in names:
+            raise UserError(f"{where}: has a column {name} already; expected --prefix TEXT, for the new ones")
+
+
+def _guard(source: Path) -> Callable[[], None]:
+    """A function that raises UserError once the file has changed."""
+
+    def stamp() -> tuple[int, int]:
+        try:
+            found = source.stat()
+        except OSError as error:
+            raise UserError(f"{source}: cannot be read: {error.strerror}") from None
+        return found.st_size, found.st_mtime_ns
+
+    before = stamp()
+
+    def check() -> None:
+        if stamp() != before:
+            raise UserError(f"{source}: has changed while it was read; give the command again")
+
+    return check
+
+
+@contextmanager
+def _told_how_far(kept: Kept, rows: int) -> Iterator[None]:
+    """Within the block a signal to end says what is kept."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as error:
+        name = str(error) if isinstance(error, Terminated) else "Ctrl-C"
+        told = f"stopped by {name}; {kept.rows:,} of {rows:,} rows are answered, and the same command goes on"
+        raise (UserError if isinstance(error, Terminated) else KeyboardInterrupt)(told) from None
+
+
+def _writer(file: BinaryIO, target: Format, schema: pa.Schema, prefix: str) -> Writer:
+    writer = target.writer(file, schema, [field.with_name(f"{prefix}{field.name}") for field in COLUMNS])
+    writer.begin()
+    return writer
+
+
+def _bar(what: str, parts: Iterator[Chunk], total: int | None) -> Iterator[Chunk]:
+    """The chunks, with a bar where it takes long."""
+    with tqdm(desc=what, total=total, unit="row", unit_scale=True, disable=None, delay=2) as bar:
+        for chunk in parts:
+            yield chunk
+            bar.update(len(chunk))

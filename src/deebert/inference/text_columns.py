@@ -1,0 +1,36 @@
+"""Which columns of a file a model reads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deebert.base.errors import UserError
+from deebert.data.sources.own_columns import TEXTS
+
+
+def find_text_columns(
+    where: str, names: Sequence[str], wanted: tuple[str, ...] | None, about: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The columns that are `wanted`, else those that the model was trained on, else those with usual names.
+
+    Args:
+        about: of the model; its `text_columns` say how many texts it reads.
+
+    Raises:
+        UserError: there are none, or not as many as the model reads.
+    """
+    trained = tuple(about.get("text_columns", ()))
+    found = ", ".join(names)
+    if wanted is not None:
+        if trained and len(wanted) != len(trained):
+            reads = "one text: --text alone" if len(trained) == 1 else "two texts: --text and --pair"
+            raise UserError(f"--text, --pair: {', '.join(wanted)} are not as many as the model reads; expected {reads}")
+        if absent := [name for name in wanted if name not in names]:
+            raise UserError(f"{where}: has no column {absent[0]}; found {found}")
+        if len(set(wanted)) < len(wanted):
+            raise UserError(f"--pair: {wanted[1]} is the column of --text; expected another one")
+        return wanted
+    for group in (trained, *TEXTS):
+        if len(group) == (len(trained) or 1) and set(group) <= set(names):
+            return group
+    asked = "--text" if len(trained) < 2 else "--text and --pair"
+    raise UserError(f"{where}: has no column {' and '.join(trained) or 'text'}; found {found}; name yours with {asked}")

@@ -1,0 +1,161 @@
+"""What is known of a model's thresholds, in a small file beside its weights: `thresholds.json`.
+
+The model card says the same to people.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from deebert.base.errors import UserError, one_line
+from deebert.base.metric_keys import figure_target
+
+THRESHOLDS = "thresholds.json"
+SPLIT, PRECISION = "validation", "fp32"  # which the stage `eval_layers` runs, and in what
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """The threshold that saves most layers on validation at a loss of at most `drop_points` hundredths of the score.
+
+    Attributes:
+        cross_fitted_score: from 0 to 1, on samples that had no part in the choice.
+    """
+
+    drop_points: float
+    threshold_nats: float
+    layers_saved_frac: float
+    cross_fitted_score: float
+
+
+@dataclass(frozen=True)
+class Certified:
+    """The threshold that costs at most `risk` of accuracy, 0.01 being a point, with confidence; 0 nats = none does."""
+
+    risk: float
+    threshold_nats: float
+    layers_saved_frac: float
+
+
+@dataclass(frozen=True)
+class HeadScore:
+    """The score, from 0 to 1, if everybody left after `layer` (1..L)."""
+
+    layer: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What one run of the pipeline has found out about a model.
+
+    Attributes:
+        weights: `model.fingerprint` of the model.
+        split, n: which samples it was measured on, and how many they are.
+        precision: what it was measured in.
+        metric: name of the score, None where the model does not say.
+        scores: of the heads that the metrics speak of, by layer; the last is full depth.
+        certified_confidence: of each certified threshold by itself.
+    """
+
+    weights: str
+    split: str
+    n: int
+    precision: str
+    metric: str | None
+    scores: tuple[HeadScore, ...]
+    recommended: tuple[Recommended, ...]
+    certified_confidence: float
+    certified: tuple[Certified, ...]
+
+    @classmethod
+    def of_metrics(cls, metric: str | None, metrics: Mapping[str, Mapping[str, Any]]) -> Self:
+        """From what `card.read_metrics` returns."""
+        layers, sweep, choice = (metrics[name] for name in ("layers", "sweep", "choice"))
+        recommended = [
+            Recommended(
+                figure_target("drop", key),
+                threshold,
+                sweep["layers_saved_at"][key],
+                choice["cross_fitted_score_at"][key],
+            )
+            for key, threshold in sweep["threshold_at"].items()
+        ]
+        certified = [
+            Certified(figure_target("risk", key), threshold, choice["certified_layers_saved_at"][key])
+            for key, threshold in choice["certified_threshold_at"].items()
+        ]
+        return cls(
+            layers["weights"],
+            SPLIT,
+            layers["n"],
+            PRECISION,
+            metric,
+            _scores(layers),
+            tuple(recommended),
+            choice["certified_confidence"],
+            tuple(certified),
+        )
+
+    @classmethod
+    def of_file(cls, path: Path, content: bytes) -> Self:
+        """From the content of `path`, as `to_bytes` has made it.
+
+        Raises:
+            UserError: it is something else.
+        """
+        parts = {"scores": HeadScore, "recommended": Recommended, "certified": Certified}
+        try:
+            read = json.loads(content)
+            made = {key: tuple(kind(**each) for each in read[key]) for key, kind in parts.items()}
+            found = cls(**{**read, **made})
+            _check_types(found)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}: damaged: {one_line(error)}; save_pretrained(metrics=...) writes it") from None
+        return found
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        return (json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n").encode()
+
+    def for_drop(self, drop_points: float) -> float:
+        """The threshold in nats that is recommended for a loss of so many points.
+
+        Raises:
+            UserError: none is; it tells for which losses there is one.
+        """
+        for each in self.recommended:
+            if each.drop_points == drop_points:
+                return each.threshold_nats
+        known = ", ".join(f"{each.drop_points:g}" for each in self.recommended) or "none"
+        raise UserError(f"no threshold is known for a loss of {drop_points:g} points; expected one of {known}")
+
+
+def _scores(layers: Mapping[str, Any]) -> tuple[HeadScore, ...]:
+    """Of the heads that metrics/layers.json speaks of, each once."""
+    depth = layers["num_layers"]
+    places = {
+        "ramp_first_score": 1,
+        "ramp_middle_score": depth // 2,
+        "ramp_best_score": layers.get("ramp_best_layer"),
+        "ramp_last_score": depth - 1,
+        "full_score": depth,
+    }
+    known = {place: layers[key] for key, place in places.items() if key in layers and place}
+    return tuple(HeadScore(layer, score) for layer, score in sorted(known.items()))
+
+
+def _check_types(item: Any) -> None:
+    """TypeError where a field of a dataclass, or of one inside, is not what it says."""
+    for field in dataclasses.fields(item):
+        value = getattr(item, field.name)
+        if isinstance(value, tuple):
+            for each in value:
+                _check_types(each)
+            continue
+        allowed = {float: int | float, int: int, str: str}.get(field.type, str | None)
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise TypeError(f"{field.name}: {value!r} is not allowed")

@@ -1,0 +1,414 @@
+"""`deebert predict` answers a file as the classifier answers its texts, and says no in one line."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from deebert.data.tables.formats import FORMATS
+from deebert.inference.classifier import EarlyExitClassifier
+from deebert.inference.kept import parts_folder
+from tests import tiny
+from tests.cli.running import error, status
+from tests.data.tables.test_formats import read, write
+from tests.inference.test_classifier import LAYERS, write_classifier, write_metrics
+
+ROOT = Path(__file__).parents[2]
+THRESHOLD = 0.75
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_classifier(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def classifier(model: Path) -> EarlyExitClassifier:
+    return EarlyExitClassifier.from_pretrained(model)
+
+
+@pytest.fixture(scope="module")
+def of_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_classifier(tmp_path_factory.mktemp("pairs"), columns=("sentence1", "sentence2"))
+
+
+def sentences(count: int = COUNT, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(tiny.WORDS, rng.integers(1, 20))) for _ in range(count)]
+
+
+def check_answers(found: dict[str, list[Any]], classifier: EarlyExitClassifier, texts: Any, threshold: float) -> None:
+    """The three columns are what the classifier says."""
+    expected = classifier.predict(texts, threshold)
+    assert found["label"] == expected.labels
+    assert [int(layer) for layer in found["exit_layer"]] == expected.exit_layers.tolist()
+    probabilities = [float(value) for value in found["probability"]]
+    np.testing.assert_allclose(probabilities, expected.probabilities.max(axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_answers_are_the_classifiers(model: Path, classifier: EarlyExitClassifier, tmp_path: Path, ending: str) -> None:
+    """In every format: rows in order, the input's columns as they were, and three more; nothing else is left."""
+    columns = {"id": [f"{i:03}" for i in range(COUNT)], "sentence": sentences(), "note": ['a, "b"\n'] * COUNT}
+    source = write(tmp_path / f"in{ending}", columns)
+    out = tmp_path / "new" / f"out{ending}"
+    assert status("predict", model, source, out, "--threshold", THRESHOLD, "--batch-rows", 7) == 0
+    found = read(out)
+    assert list(found) == ["id", "sentence", "note", "label", "probability", "exit_layer"]
+    assert {name: found[name] for name in columns} == columns
+    check_answers(found, classifier, sentences(), THRESHOLD)
+    assert len(set(found["exit_layer"])) > 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [f"in{ending}", "new", f"out{ending}"]
+
+
+def test_pairs(of_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the names that the model knows, by usual ones, or as they are told."""
+    first, second = sentences(), sentences(seed=1)
+    classifier = EarlyExitClassifier.from_pretrained(of_pairs)
+    for names, options in (
+        (("sentence1", "sentence2"), ()),
+        (("premise", "hypothesis"), ()),
+        (("a", "b"), ("--text", "a", "--pair", "b")),
+    ):
+        source = write(tmp_path / "in.csv", {"id": list(map(str, range(COUNT))), names[1]: second, names[0]: first})
+        assert status("predict", of_pairs, source, tmp_path / "out.csv", "--full-depth", "--force", *options) == 0
+        check_answers(read(tmp_path / "out.csv"), classifier, list(zip(first, second, strict=True)), 0)
+    told = error(capsys, "predict", of_pairs, source, tmp_path / "no.csv")
+    assert told == f"{source}: has no column sentence1 and sentence2; found id, b, a; name yours with --text and --pair"
+    told = error(capsys, "predict", of_pairs, source, tmp_path / "no.csv", "--text", "a")
+    assert told.endswith("a are not as many as the model reads; expected two texts: --text and --pair")
+
+
+def test_rows_without_a_text_have_no_answer(
+    model: Path, classifier: EarlyExitClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Missing or blank: all three columns are empty, the others are answered, and the last line counts them."""
+    texts: list[Any] = [*sentences(5), None, " \t", "", *sentences(3)]
+    there = [text for text in texts if text and text.strip()]
+    for ending, none, place in ((".jsonl", None, "line 6"), (".parquet", None, "row 6"), (".csv", "", "line 7")):
+        source = write(tmp_path / f"in{ending}", {"sentence": texts})
+        out = tmp_path / f"out{ending}"
+        capsys.readouterr()
+        assert status("predict", model, source, out, "--threshold", THRESHOLD, "--batch-rows", 2) == 0
+        assert f"3 rows have no text and so no answer, the first at {source}: {place}" in capsys.readouterr().err
+        found = read(out)
+        for name in ("label", "probability", "exit_layer"):
+            assert found[name][5:8] == [none] * 3
+            found[name] = found[name][:5] + found[name][8:]
+        check_answers(found, classifier, there, THRESHOLD)
+
+
+def test_a_file_without_rows(model: Path, tmp_path: Path) -> None:
+    """It has no answers, and its columns."""
+    (tmp_path / "in.csv").write_text("sentence\n")
+    assert status("predict", model, tmp_path / "in.csv", tmp_path / "out.csv") == 0
+    assert (tmp_path / "out.csv").read_text() == "sentence,label,probability,exit_layer\n"
+
+
+def test_the_last_line_says_what_was_done(
+    model: Path, classifier: EarlyExitClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answers, layers saved, time and speed."""
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    assert status("predict", model, source, tmp_path / "out.csv", "--threshold", THRESHOLD) == 0
+    layers = classifier.predict(sentences(), THRESHOLD).exit_layers
+    saved = 100 * (1 - layers.sum() / (COUNT * LAYERS))
+    *_, threshold, last = capsys.readouterr().err.splitlines()
+    assert threshold == "threshold: 0.75 nats"
+    assert last.startswith(f"60 texts answered; {saved:.1f} % of the layers saved; 60 rows in ")
+    assert re.search(r" in [0-9.]+ s \([0-9,]+ per second\)$", last)
+
+
+class Stream:
+    """A text stream as `sys.stdin` and `sys.stdout` are, with bytes beneath."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.buffer = io.BytesIO(content)
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that gives the process an input; it returns what takes its output."""
+
+    def give(content: bytes) -> io.BytesIO:
+        output = Stream()
+        monkeypatch.setattr(sys, "stdin", Stream(content))
+        monkeypatch.setattr(sys, "stdout", output)
+        return output.buffer
+
+    return give
+
+
+def test_a_text_a_line(model: Path, classifier: EarlyExitClassifier, tmp_path: Path, streams: Any) -> None:
+    """From standard input to standard output: line n answers line n, as JSON; into a file, its format is the file's."""
+    content = "\n".join([*sentences(9), "", "w1"]).encode()
+    output = streams(content)
+    assert status("predict", model, "-", "-", "--threshold", THRESHOLD, "--batch-rows", 4) == 0
+    rows = [json.loads(line) for line in output.getvalue().decode().splitlines()]
+    assert [row["text"] for row in rows] == [*sentences(9), "", "w1"]
+    assert rows.pop(9) == {"text": "", "label": None, "probability": None, "exit_layer": None}
+    found = {name: [row[name] for row in rows] for name in rows[0]}
+    check_answers(found, classifier, [*sentences(9), "w1"], THRESHOLD)
+    for ending in FORMATS:
+        streams(content)
+        assert status("predict", model, "-", tmp_path / f"out{ending}", "--threshold", THRESHOLD) == 0
+        assert read(tmp_path / f"out{ending}")["label"][:9] == found["label"][:9]
+    assert len(list(tmp_path.iterdir())) == len(FORMATS)
+
+
+def test_two_texts_a_line(of_pairs: Path, streams: Any) -> None:
+    """For tasks on pairs, with a tab between them."""
+    first, second = sentences(), sentences(seed=1)
+    output = streams("\n".join(map("\t".join, zip(first, second, strict=True))).encode())
+    assert status("predict", of_pairs, "-", "-", "--full-depth") == 0
+    rows = [json.loads(line) for line in output.getvalue().decode().splitlines()]
+    assert list(rows[0]) == ["text", "pair", "label", "probability", "exit_layer"]
+    found = {name: [row[name] for row in rows] for name in rows[0]}
+    classifier = EarlyExitClassifier.from_pretrained(of_pairs)
+    check_answers(found, classifier, list(zip(first, second, strict=True)), 0)
+
+
+def test_a_file_to_standard_output(model: Path, tmp_path: Path, streams: Any) -> None:
+    """As JSON, the lines that a file would get."""
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    options = ("--threshold", THRESHOLD, "--batch-rows", 16)
+    output = streams(b"")
+    assert status("predict", model, source, "-", *options) == 0
+    assert status("predict", model, source, tmp_path / "out.jsonl", *options) == 0
+    assert output.getvalue() == (tmp_path / "out.jsonl").read_bytes()
+
+
+def test_a_closed_pipe_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads may go, as `head` does: one line, no traceback."""
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        assert status("predict", model, source, "-") == 1
+
+
+@pytest.mark.parametrize(("given", "threshold"), [(("--drop", "2"), 0.2468), (("--full-depth",), 0), ((), 0.1)])
+def test_which_threshold(
+    model: Path,
+    classifier: EarlyExitClassifier,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: tuple[str, ...],
+    threshold: float,
+) -> None:
+    """`--drop` takes what is recommended for the loss, from the model or from metrics; without a word it is 0.1."""
+    metrics = write_metrics(tmp_path / "metrics", classifier)
+    classifier.save_pretrained(tmp_path / "saved", metrics)
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    written = set()
+    for folder, options in ((tmp_path / "saved", given), (model, (*given, "--metrics", metrics))):
+        out = tmp_path / f"{folder.name}.csv"
+        assert status("predict", folder, source, out, *options) == 0
+        assert f"threshold: {threshold:g} nats" in capsys.readouterr().err
+        written.add(out.read_bytes())
+    assert len(written) == 1
+    check_answers(read(out), classifier, sentences(), threshold)
+
+
+def test_a_drop_that_is_unknown(
+    model: Path, classifier: EarlyExitClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line says how to get one, or for which losses there is one."""
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    told = error(capsys, "predict", model, source, tmp_path / "out.csv", "--drop", 2)
+    assert told.startswith(f"{model}: holds no thresholds.json") and "--metrics" in told and "save_pretrained" in told
+    metrics = write_metrics(tmp_path / "metrics", classifier)
+    told = error(capsys, "predict", model, source, tmp_path / "out.csv", "--drop", 1, "--metrics", metrics)
+    assert told == "no threshold is known for a loss of 1 points; expected one of 2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "metrics"]
+
+
+def test_names_that_clash(
+    model: Path, classifier: EarlyExitClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A column that is there already is not replaced; a prefix helps, and the new columns have it."""
+    source = write(tmp_path / "in.jsonl", {"sentence": sentences(), "label": ["?"] * COUNT})
+    told = error(capsys, "predict", model, source, tmp_path / "out.jsonl")
+    assert told == f"{source}: has a column label already; expected --prefix TEXT, for the new ones"
+    options = ("--prefix", "new_", "--threshold", THRESHOLD)
+    assert status("predict", model, source, tmp_path / "out.jsonl", *options) == 0
+    found = read(tmp_path / "out.jsonl")
+    assert found["label"] == ["?"] * COUNT
+    renamed = {name: found[f"new_{name}"] for name in ("label", "probability", "exit_layer")}
+    check_answers(renamed, classifier, sentences(), THRESHOLD)
+
+
+def test_a_file_that_is_there_stays(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unless it may be replaced; the input never is."""
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    (tmp_path / "out.csv").write_text("mine")
+    told = error(capsys, "predict", model, source, tmp_path / "out.csv")
+    assert told == f"{tmp_path / 'out.csv'}: exists already; name another output, or replace it with --force"
+    assert (tmp_path / "out.csv").read_text() == "mine"
+    assert status("predict", model, source, tmp_path / "out.csv", "--force") == 0
+    assert len(read(tmp_path / "out.csv")["label"]) == COUNT
+    before = source.read_bytes()
+    assert error(capsys, "predict", model, source, source, "--force").endswith("is the input; expected another file")
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "told"),
+    [
+        (None, (), "in.csv: no such file"),
+        (b"sentence,n\na,1\nb\n", (), "in.csv: line 3: 1 fields; expected 2"),
+        (b"", (), "in.csv: is empty"),
+        (b"n,m\na,b\n", (), "in.csv: has no column sentence; found n, m; name yours with --text"),
+        (b"sentence\na\n", ("--text", "utterance"), "in.csv: has no column utterance; found sentence"),
+        (b"sentence,n\na,b\n", ("--text", "sentence", "--pair", "n"), "expected one text: --text alone"),
+        (b"sentence\na\n", ("--device", "gpu"), "device: 'gpu' cannot be used"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_written(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    options: tuple[str, ...],
+    told: str,
+) -> None:
+    """In one line, whatever it is."""
+    if content is not None:
+        (tmp_path / "in.csv").write_bytes(content)
+    line = error(capsys, "predict", model, tmp_path / "in.csv", tmp_path / "out.csv", *options)
+    assert told in line
+    assert {path.name for path in tmp_path.iterdir()} <= {"in.csv"}
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "target", "told"),
+    [
+        ("nowhere", "in.csv", "out.csv", "nowhere: no model here"),
+        ("nowhere", "in.txt", "out.csv", "in.txt: unknown ending .txt; expected .csv, .tsv, .jsonl or .parquet"),
+        ("nowhere", "in.csv", "out", "out: has no ending"),
+        ("nowhere", "in.csv", "folder.csv", "folder.csv: is a folder; expected the name of a file"),
+    ],
+)
+def test_places_that_cannot_be(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    source: str,
+    target: str,
+    told: str,
+) -> None:
+    """In one line; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    Path("in.csv").write_text("sentence\na\n")
+    Path("folder.csv").mkdir()
+    assert error(capsys, "predict", model, source, target).startswith(told)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.csv", "in.csv"]
+
+
+def test_an_input_that_changes_is_told(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answers to two different files are never mixed, neither in one run nor when a broken-off one goes on."""
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    predict = EarlyExitClassifier.predict_iter
+    calls = []
+
+    def change(self: EarlyExitClassifier, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            write(source, {"sentence": sentences(seed=1)})
+        return predict(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EarlyExitClassifier, "predict_iter", change)
+        told = error(capsys, "predict", model, source, tmp_path / "out.csv", "--batch-rows", 10)
+        assert told == f"{source}: has changed while it was read; give the command again"
+    told = error(capsys, "predict", model, source, tmp_path / "out.csv", "--batch-rows", 10)
+    assert "answers of another command, which was broken off: input " in told
+    assert parts_folder(tmp_path / "out.csv").exists() and not (tmp_path / "out.csv").exists()
+    assert status("predict", model, source, tmp_path / "out.csv", "--batch-rows", 10, "--force") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+
+
+def test_memory_holds_one_batch(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more rows than --batch-rows are asked about at once, also of a parquet file with one row group."""
+    parquet.write_table(pa.table({"sentence": sentences()}), tmp_path / "in.parquet")
+    predict = EarlyExitClassifier.predict_iter
+    sizes = []
+
+    def count(self: EarlyExitClassifier, texts: list[str], *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(texts))
+        return predict(self, texts, *arguments, **options)
+
+    monkeypatch.setattr(EarlyExitClassifier, "predict_iter", count)
+    assert status("predict", model, tmp_path / "in.parquet", tmp_path / "out.parquet", "--batch-rows", 25) == 0
+    assert sizes == [25, 25, 10]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("answer",),
+        ("predict", "m", "in.csv"),
+        ("predict", "m", "in.csv", "out.csv", "--threshold", "-1"),
+        ("predict", "m", "in.csv", "out.csv", "--threshold", "nan"),
+        ("predict", "m", "in.csv", "out.csv", "--threshold", "0.1", "--full-depth"),
+        ("predict", "m", "in.csv", "out.csv", "--batch-rows", "0"),
+        ("predict", "m", "in.csv", "out.csv", "--precision", "fp16"),
+        ("predict", "m", "in.csv", "out.csv", "--pair", "b"),
+        ("predict", "m", "in.csv", "out.csv", "--thresh", "0.1"),
+        ("info",),
+    ],
+)
+def test_wrong_arguments(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 2, the usage, and a line that says what is wrong."""
+    assert status(*arguments) == 2
+    usage, *_, last = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: deebert") and ": error: " in last
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("predict", "--help"), ("info", "--help")])
+def test_help(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 0; every line fits a terminal of 120 columns; each subcommand and option has a word of explanation."""
+    assert status(*arguments) == 0
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 120
+    if len(arguments) == 1:
+        assert re.search(r"^    predict +\S", told, re.MULTILINE) and re.search(r"^    info +\S", told, re.MULTILINE)
+        assert "exit status" in told
+    assert not re.search(r"^  --[\w-]+( [A-Z]+)?\n  -", told, re.MULTILINE)
+
+
+def test_the_columns_of_csv_are_texts(model: Path, tmp_path: Path) -> None:
+    """What looks like a number, a date or nothing stays as it was written."""
+    odd = ["007", "1e5", "NA", "None", "", "2020-01-02", " 1 ", "TRUE"]
+    source = write(tmp_path / "in.tsv", {"sentence": sentences(len(odd)), "odd": odd})
+    assert status("predict", model, source, tmp_path / "out.csv") == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [row["odd"] for row in csv.DictReader(file)] == odd
+
+
+def test_help_comes_at_once() -> None:
+    """In a fresh interpreter the command line is told, and refused, without any of the libraries that load slowly."""
+    code = "import sys, deebert.cli.main as m\ntry: m.main(['predict', '--help'])\nexcept SystemExit: pass\n"
+    code += "sys.exit(bool({'torch', 'transformers', 'pyarrow', 'pandas', 'numpy'} & set(sys.modules)))"
+    environment = {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: deebert predict")

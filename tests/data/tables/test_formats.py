@@ -1,0 +1,321 @@
+"""Rows go from any format to any other a chunk at a time: values stay, and what is wrong is told with its place."""
+
+import csv
+import datetime
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from deebert.base.errors import UserError
+from deebert.data.tables import arrow, lines
+from deebert.data.tables.formats import FORMATS, chunks, format_of, look_through
+
+NEW = pa.schema([("label", pa.string()), ("probability", pa.float32())])
+ODD = [
+    'a, "b"',
+    "two\nlines",
+    "carriage\r\nreturn",
+    "tab\there",
+    "NA",
+    "null",
+    "007",
+    "",
+    " spaces ",
+    "日本 🎬",
+    "line\u2028separator",
+    '"',
+    "\ufeffmark",
+    "'",
+    "\\n",
+]
+each_pair = pytest.mark.parametrize(("source", "target"), list(itertools.product(FORMATS, FORMATS)))
+
+
+def convert(source: Path, target: Path, size: int = 4, texts: Sequence[str] = ()) -> Path:
+    """Write the rows of a file into another, with new columns that count them."""
+    kind = format_of(target)
+    overview = look_through(chunks(source, size), texts, kind)
+    count = itertools.count()
+    with target.open("wb") as file:
+        writer = kind.writer(file, overview.schema, list(NEW))
+        writer.begin()
+        for chunk in chunks(source, size):
+            numbers = list(itertools.islice(count, len(chunk)))
+            writer.write(chunk, [[f"n{number}" for number in numbers], [number / 2 for number in numbers]])
+        writer.end()
+    assert overview.rows == next(count)
+    return target
+
+
+def write(path: Path, columns: dict[str, list[Any]]) -> Path:
+    rows = list(zip(*columns.values(), strict=True))
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.table(columns), path)
+    elif path.suffix == ".jsonl":
+        written = "".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows)
+        path.write_text(written, encoding="utf-8")
+    else:
+        stream = io.StringIO()
+        csv.writer(stream, delimiter="," if path.suffix == ".csv" else "\t").writerows([list(columns), *rows])
+        path.write_bytes(stream.getvalue().encode())
+    return path
+
+
+def read(path: Path) -> dict[str, list[Any]]:
+    """The columns of a file, by other code than ours."""
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pydict()
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_bytes().decode().removesuffix("\n").split("\n")]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+    text = io.StringIO(path.read_bytes().decode(), newline="")
+    header, *rows = csv.reader(text, delimiter="," if path.suffix == ".csv" else "\t", strict=True)
+    return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+
+
+@each_pair
+def test_texts_stay_as_they_were(tmp_path: Path, source: str, target: str) -> None:
+    """From every format to every format: each text, the columns' order and the rows' order; new columns come last."""
+    columns = {"id": [f"{i:03}" for i in range(len(ODD))], "odd, name": ODD}
+    found = read(convert(write(tmp_path / f"in{source}", columns), tmp_path / f"out{target}"))
+    assert list(found) == ["id", "odd, name", "label", "probability"]
+    assert {name: found[name] for name in columns} == columns
+    assert found["label"] == [f"n{i}" for i in range(len(ODD))]
+    assert [float(value) for value in found["probability"]] == [i / 2 for i in range(len(ODD))]
+
+
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=9),
+    size=st.integers(1, 5),
+    pair=st.sampled_from(list(itertools.product(FORMATS, FORMATS))),
+)
+@settings(max_examples=80, deadline=None)
+def test_any_text_survives_in_chunks_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], size: int, pair: tuple[str, str]
+) -> None:
+    """Whatever the texts are, and however many rows are in memory at a time, the file is the same."""
+    folder = tmp_path_factory.mktemp("any")
+    source = write(folder / f"in{pair[0]}", {"id": list(map(str, range(len(texts)))), "text": texts})
+    target = convert(source, folder / f"out{pair[1]}", size)
+    assert read(target)["text"] == texts
+    again = convert(source, folder / f"again{pair[1]}", 100)
+    assert read(target) == read(again)
+
+
+def test_a_line_of_json_stays_as_it_was(tmp_path: Path) -> None:
+    """Numbers, spaces, escapes and a key that comes twice: the new keys stand behind, and nothing else changes."""
+    written = [
+        '{"text":"\\u00e9", "n": 1e5,  "m":0.10}',
+        '{ "text" : "a", "text": "b" , "deep": [1, {"x": null}] }',
+        "{}",
+    ]
+    source = tmp_path / "in.jsonl"
+    source.write_text("\n\n".join(written) + "\r\n")
+    told = convert(source, tmp_path / "out.jsonl").read_text().splitlines()
+    assert told == [
+        '{"text":"\\u00e9", "n": 1e5,  "m":0.10, "label": "n0", "probability": 0.0}',
+        '{ "text" : "a", "text": "b" , "deep": [1, {"x": null}], "label": "n1", "probability": 0.5}',
+        '{"label": "n2", "probability": 1.0}',
+    ]
+
+
+def table() -> pa.Table:
+    """Values of many types, some missing."""
+    frame = pd.DataFrame({"text": ["a", None, "c"], "kind": pd.Categorical(["x", "y", "x"])}, index=[5, 6, 7])
+    more = {
+        "whole": pa.array([1, None, 2**60]),
+        "small": pa.array([1, 2, 3], pa.int8()),
+        "real": pa.array([0.1, float("nan"), None]),
+        "half": pa.array([0.5, None, 0.1], pa.float32()),
+        "yes": pa.array([True, None, False]),
+        "at": pa.array([datetime.datetime(2020, 1, 2, 3, 4, 5, 678), None, None], pa.timestamp("us", "UTC")),
+        "money": pa.array([Decimal("1.10"), None, None]),
+        "many": pa.array([[1, 2], None, []]),
+        "deep": pa.array([{"x": "1", "y": [1.5]}, None, None]),
+    }
+    made = pa.Table.from_pandas(frame)
+    for name, values in more.items():
+        made = made.append_column(name, values)
+    return made
+
+
+def test_types_of_parquet_stay(tmp_path: Path) -> None:
+    """From parquet to parquet: all types, missing values and what pandas has noted of its index."""
+    made = table().append_column("bytes", pa.array([b"\0", None, b"\xff"]))
+    parquet.write_table(made, tmp_path / "in.parquet", row_group_size=2)
+    before = parquet.read_table(tmp_path / "in.parquet")
+    after = parquet.read_table(convert(tmp_path / "in.parquet", tmp_path / "out.parquet", 1))
+    assert after.select(before.column_names).schema.equals(before.schema, check_metadata=True)
+    assert repr(after.select(before.column_names).to_pylist()) == repr(before.to_pylist())  # where NaN is NaN
+    assert after.to_pandas().index.tolist() == [5, 6, 7]
+    assert after.schema.field("probability").type == pa.float32()
+
+
+def test_typed_values_in_text_files(tmp_path: Path) -> None:
+    """JSON has them as JSON, NaN as null; csv has texts, nothing where there is no value, and JSON for what nests."""
+    parquet.write_table(table(), tmp_path / "in.parquet")
+    rows = [json.loads(line) for line in convert(tmp_path / "in.parquet", tmp_path / "out.jsonl").open()]
+    assert rows[0]["deep"] == {"x": "1", "y": [1.5]} and rows[0]["whole"] == 1 and rows[0]["yes"] is True
+    assert rows[0]["money"] == "1.10" and rows[0]["at"] == "2020-01-02 03:04:05.000678+00:00"
+    assert rows[1]["real"] is None and rows[1]["text"] is None and rows[2]["whole"] == 2**60
+    found = read(convert(tmp_path / "in.parquet", tmp_path / "out.csv"))
+    assert found["whole"] == ["1", "", str(2**60)] and found["yes"] == ["true", "", "false"]
+    assert found["real"] == ["0.1", "nan", ""] and found["deep"] == ['{"x": "1", "y": [1.5]}', "", ""]
+    assert found["money"][0] == "1.10" and found["many"] == ["[1, 2]", "", "[]"]
+
+
+def test_keys_that_come_later(tmp_path: Path) -> None:
+    """A csv of JSON lines has every key of the file as a column; parquet has a type that holds every value."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "a", "n": null}\n{"text": "b", "n": 1}\n{"more": [], "n": 2.5}\n{"more": ["x"]}\n')
+    found = read(convert(source, tmp_path / "out.csv", 1))
+    assert list(found) == ["text", "n", "more", "label", "probability"]
+    assert found["n"] == ["", "1", "2.5", ""] and found["more"] == ["", "", "[]", '["x"]']
+    typed = parquet.read_table(convert(source, tmp_path / "out.parquet", 1)).to_pydict()
+    assert typed["n"] == [None, 1.0, 2.5, None] and typed["more"] == [None, None, [], ["x"]]
+    assert typed["text"] == ["a", "b", None, None]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbftext\na\nb\n", b"text\r\na\r\nb\r\n", b"text\ra\rb", b'"text"\n\n"a"\n\nb'],
+    ids=["byte order mark", "CRLF", "CR", "quotes and blank lines"],
+)
+def test_how_a_csv_was_saved_does_not_matter(tmp_path: Path, content: bytes) -> None:
+    """Its rows are written with line feeds, without a mark, and with no more quotes than are needed."""
+    (tmp_path / "in.csv").write_bytes(content)
+    written = convert(tmp_path / "in.csv", tmp_path / "out.csv").read_bytes()
+    assert written == b"text,label,probability\na,n0,0.0\nb,n1,0.5\n"
+
+
+@pytest.mark.parametrize("target", FORMATS)
+@pytest.mark.parametrize("source", [".csv", ".tsv", ".parquet"])
+def test_a_file_without_rows(tmp_path: Path, source: str, target: str) -> None:
+    """Its columns are there, and the new ones."""
+    path = write(tmp_path / f"in{source}", {"text": []})
+    if source == ".parquet":
+        parquet.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+    out = convert(path, tmp_path / f"out{target}", texts=["text"])
+    if target == ".parquet":
+        assert parquet.read_table(out).column_names == ["text", "label", "probability"]
+    else:
+        delimiter = "\t" if target == ".tsv" else ","
+        assert out.read_text() == ("" if target == ".jsonl" else delimiter.join(["text", "label", "probability\n"]))
+
+
+def test_row_groups_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few rows a chunk has; yet none grows without bounds, in rows or in bytes."""
+    source = write(tmp_path / "in.csv", {"text": [f"{i:03}" for i in range(100)]})
+    groups = []
+    for rows, size in ((40, 2**25), (2**16, 500)):
+        monkeypatch.setattr(arrow, "ROW_GROUP_ROWS", rows)
+        monkeypatch.setattr(arrow, "ROW_GROUP_BYTES", size)
+        found = parquet.ParquetFile(convert(source, tmp_path / "out.parquet", 7)).metadata
+        groups.append([found.row_group(i).num_rows for i in range(found.num_row_groups)])
+        assert sum(groups[-1]) == 100
+    assert groups[0] == [42, 42, 16]
+    assert len(groups[1]) > 1 and min(groups[1][:-1]) >= 7
+
+
+BAD = {
+    "too few fields": ("in.csv", b"text,n\na,1\nb\n", "in.csv: line 3: 1 fields; expected 2"),
+    "a comma unquoted": ("in.csv", b"text\na, b\n", "in.csv: line 2: 2 fields; expected 1"),
+    "a quote left open": ("in.csv", b'text\n"a\nb\n', "in.csv: line 2: unexpected end of data; a field that begins"),
+    "a column twice": ("in.csv", b"text,text\na,b\n", "in.csv: has the column text twice"),
+    "empty": ("in.csv", b"", "in.csv: is empty; expected a line with the names of its columns"),
+    "latin-1": ("in.tsv", b"text\na\n\xe9\n", "in.tsv: line 3: not UTF-8"),
+    "zero byte": ("in.csv", b"text\na\0\n", "in.csv: line 2: has a zero byte"),
+    "no JSON": ("in.jsonl", b'{"text": "a"}\n{"text\n', "in.jsonl: line 2: not readable as JSON"),
+    "no object": ("in.jsonl", b'["a"]\n', "in.jsonl: line 1: expected an object"),
+    "no text": ("in.jsonl", b'{"text": "a"}\n\n{"text": 1}\n', "in.jsonl: line 3: column text: '1' is int; expected"),
+    "half a character": ("in.jsonl", b'{"n": "\\ud800"}\n', "in.jsonl: line 1: has half of a character"),
+    "no parquet": ("in.parquet", b"text\na\n", "in.parquet: not readable as parquet"),
+    "unknown ending": ("in.txt", b"a\n", "in.txt: unknown ending .txt; expected .csv, .tsv, .jsonl or .parquet"),
+    "no ending": ("in", b"a\n", "in: has no ending; expected"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "told"), BAD.values(), ids=BAD)
+def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    """In one line that names the file and the line, before a row is written."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(told)) as caught:
+        convert(tmp_path / name, tmp_path / "out.csv", texts=["text"])
+    assert "\n" not in str(caught.value) and not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([1, "a"], "lines 1 to 2: column n: no type of parquet holds all its values"),
+        ([1, 2, 3, 4, "a"], "line 5 or later: no type of parquet holds all values of a column"),
+        ([2**70], "column n: no type of parquet holds all its values"),
+    ],
+)
+def test_values_without_a_common_type(tmp_path: Path, values: list[Any], told: str) -> None:
+    """Parquet cannot have them, which is told before a row is written; jsonl and csv can."""
+    source = write(tmp_path / "in.jsonl", {"text": ["t"] * len(values), "n": values})
+    with pytest.raises(UserError, match=told) as caught:
+        convert(source, tmp_path / "out.parquet")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out.parquet").exists()
+    assert read(convert(source, tmp_path / "out.csv"))["n"] == list(map(str, values))
+    assert read(convert(source, tmp_path / "out.jsonl"))["n"] == values
+
+
+@pytest.mark.parametrize("values", [[b"a"], [[b"a"]], [{"x": b"a"}]])
+def test_bytes_stay_in_parquet(tmp_path: Path, values: list[Any]) -> None:
+    """A text file cannot hold them, which is told before a row is written."""
+    source = write(tmp_path / "in.parquet", {"n": values})
+    with pytest.raises(UserError, match="column n: bytes cannot stand in a text file; expected a "):
+        convert(source, tmp_path / "out.csv")
+    assert read(convert(source, tmp_path / "out.parquet"))["n"] == values
+
+
+def test_parquet_with_a_column_twice_is_told(tmp_path: Path) -> None:
+    """Nobody could say which one is meant."""
+    parquet.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), tmp_path / "in.parquet")
+    with pytest.raises(UserError, match="has the column text twice"):
+        next(chunks(tmp_path / "in.parquet", 4))
+
+
+def from_input(content: bytes, names: Sequence[str] = ("text",)) -> Iterator[list[Any]]:
+    for chunk in lines.read(io.BytesIO(content), 2, names):
+        yield from zip(*map(chunk.values, names), strict=True)
+
+
+def test_a_text_a_line() -> None:
+    """Every line is a row, an empty one too, whatever its end; with two columns a tab stands between two texts."""
+    assert list(from_input("\ufeffa\r\n\nb\tc\u2028d\re\n'last'".encode())) == [
+        ("a",),
+        ("",),
+        ("b\tc\u2028d\re",),
+        ("'last'",),
+    ]
+    assert list(from_input(b"")) == []
+    assert list(from_input(b"a\tb\n\tc\n", ("text", "pair"))) == [("a", "b"), ("", "c")]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"a\tb\nc\n", "standard input: line 2: 1 texts; expected 2 with a tab between them"),
+        (b"a\tb\tc\n", "standard input: line 1: 3 texts; expected 2"),
+        (b"a\tb\n\xe9\tb\n", "standard input: line 2: not UTF-8"),
+    ],
+)
+def test_lines_that_cannot_be(content: bytes, told: str) -> None:
+    """The line is named."""
+    with pytest.raises(UserError, match=told):
+        list(from_input(content, ("text", "pair")))

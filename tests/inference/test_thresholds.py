@@ -1,0 +1,96 @@
+"""What programs read of a model's thresholds is what its metrics say, and is never of another model."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deebert.base.errors import UserError
+from deebert.inference.classifier import EarlyExitClassifier
+from deebert.inference.thresholds import Certified, HeadScore, Recommended, Thresholds
+from tests.inference.test_card import ALL
+from tests.inference.test_classifier import write_classifier, write_metrics
+
+LAYERS = {"ramp_first_score": 0.53, "ramp_middle_score": 0.6, "ramp_last_score": 0.67, "ramp_best_score": 0.69}
+
+
+def known(**layers: Any) -> Thresholds:
+    return Thresholds.of_metrics("accuracy", {**ALL, "layers": {**ALL["layers"], **layers}})
+
+
+def test_they_are_those_of_the_metrics() -> None:
+    """Every recommended and certified one with what it saves, and the score after each layer that metrics speak of."""
+    found = known(**LAYERS, ramp_best_layer=9)
+    assert (found.weights, found.n, found.split, found.precision) == ("0123456789ab", 1277, "validation", "fp32")
+    scores = ((1, 0.53), (6, 0.6), (9, 0.69), (11, 0.67), (12, 0.6812))
+    assert found.scores == tuple(HeadScore(*each) for each in scores)
+    assert found.recommended[2] == Recommended(1.0, 0.4734, 0.332, 0.6711) and len(found.recommended) == 4
+    assert found.certified == (Certified(0.01, 0.0, 0.0), Certified(0.05, 0.2513, 0.2707))
+    assert found.for_drop(0.5) == 0.3185 and found.for_drop(3) == 0.5773
+    assert known().scores == (HeadScore(12, 0.6812),)
+
+
+def test_a_loss_that_nobody_asked_about() -> None:
+    """No threshold is guessed; the line says for which losses there is one."""
+    with pytest.raises(UserError, match="no threshold is known for a loss of 2 points; expected one of 0, "):
+        known().for_drop(2)
+
+
+def test_a_file_holds_them() -> None:
+    """What is written comes back."""
+    found = known(**LAYERS, ramp_best_layer=9)
+    assert Thresholds.of_file(Path("thresholds.json"), found.to_bytes()) == found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("n"),
+        lambda content: content.update(more=1),
+        lambda content: content.update(weights=None),
+        lambda content: content.update(recommended=3),
+        lambda content: content["recommended"][0].update(threshold_nats="0.1"),
+        lambda content: content["recommended"][0].pop("drop_points"),
+        lambda content: content.update(certified=[[]]),
+    ],
+)
+def test_a_damaged_file_is_told(change: Any) -> None:
+    """In one line that names it and says what writes it anew."""
+    content = json.loads(known().to_bytes())
+    change(content)
+    for damaged in (json.dumps(content).encode(), b"[]", b"{", b"\xff"):
+        with pytest.raises(UserError, match=re.escape("model/thresholds.json: damaged: ")) as caught:
+            Thresholds.of_file(Path("model/thresholds.json"), damaged)
+        assert "\n" not in str(caught.value) and "save_pretrained(metrics=...)" in str(caught.value)
+
+
+def test_they_go_with_the_model(tmp_path: Path) -> None:
+    """From metrics into a saved model and on into its copies; a model without them knows none."""
+    folder = write_classifier(tmp_path)
+    classifier = EarlyExitClassifier.from_pretrained(folder)
+    metrics = write_metrics(tmp_path / "metrics", classifier)
+    assert classifier.thresholds() is None
+    found = classifier.thresholds(metrics)
+    assert found.for_drop(2) == 0.2468 and found.weights == classifier.fingerprint
+    classifier.save_pretrained(tmp_path / "one", metrics)
+    EarlyExitClassifier.from_pretrained(tmp_path / "one").save_pretrained(tmp_path / "two")
+    rounded = EarlyExitClassifier.from_pretrained(tmp_path / "two", precision="bf16")
+    assert rounded.thresholds() == found and rounded.fingerprint == classifier.fingerprint
+    assert rounded.identity["files"] == classifier.identity["files"] and rounded.identity != classifier.identity
+
+
+def test_those_of_another_model_are_refused(tmp_path: Path) -> None:
+    """Their fingerprint says so, wherever they come from."""
+    classifier = EarlyExitClassifier.from_pretrained(write_classifier(tmp_path))
+    classifier.save_pretrained(tmp_path / "model", write_metrics(tmp_path / "metrics", classifier))
+    path = tmp_path / "model" / "thresholds.json"
+    path.write_text(path.read_text().replace(classifier.fingerprint, "0123456789ab"))
+    other = EarlyExitClassifier.from_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"thresholds.json: of another model: weights 0123456789ab; expected "):
+        other.thresholds()
+    layers = json.loads((tmp_path / "metrics" / "layers.json").read_text())
+    (tmp_path / "metrics" / "layers.json").write_text(json.dumps(layers | {"weights": "0123456789ab"}))
+    with pytest.raises(UserError, match="metrics of another model: weights 0123456789ab"):
+        other.thresholds(tmp_path / "metrics")
