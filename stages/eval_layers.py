@@ -21,7 +21,7 @@ def main(data_folder: Path, model_folder: Path, out: Path, metrics_file: Path) -
     data = DataSet.load(data_folder)
     task = data.task
     model, tokenizer = DeeBert.load(model_folder)
-    weights = fingerprint(model)
+    weights = fingerprint(model.state_dict())
     engine = Engine(model, device=pick_device())
     rows, scored = [], []
     with output_dir(out) as folder:

@@ -418,7 +418,7 @@ def test_a_damaged_folder(folder: Path, tmp_path: Path, file: str, content: byte
 
 def write_metrics(folder: Path, of: EarlyExitClassifier, task: str = "tiny") -> Path:
     """The metrics that a sweep of a model leaves, with a target of its own, which a card must show."""
-    weights = fingerprint(DeeBert.load(of.folder)[0])
+    weights = fingerprint(DeeBert.load(of.folder)[0].state_dict())
     metrics = {"task": task, "n": 50, "full_score": 0.9, "layers_saved_at": {"drop_2_0": 0.4321}}
     metrics |= {"threshold_at": {"drop_2_0": 0.2468}}
     write_json(folder / "sweep.json", metrics)

@@ -193,15 +193,18 @@ class EarlyExitClassifier:
             raise UserError(f"{folder}: the model was loaded from there; expected another folder")
         about = {**self._about, "label_names": self.label_names, "num_layers": self.num_layers}
         about |= {"model_type": self._engine.config.model_type}
-        files = dict(self._files)
+        files, weights = dict(self._files), self._engine.state_dict()
         if metrics is not None:
-            measured = card.read_metrics(_home_expanded(metrics), about | {"weights": fingerprint(self._model)})
+            measured = card.read_metrics(_home_expanded(metrics), about | {"weights": fingerprint(weights)})
             files[CARD] = card.model_card(about, measured).encode()
         elif CARD not in files:
             files[CARD] = card.model_card(about, {}).encode()
         _check_replaceable(folder, files[CARD])
         with output_dir(folder) as new:
-            self._model.backbone.save_pretrained(new)
+            own = {name: weight for name, weight in weights.items() if name.startswith("backbone.")}
+            self._model.backbone.save_pretrained(
+                new, state_dict={name.removeprefix("backbone."): weight for name, weight in own.items()}
+            )
             save_ramps(self._model.ramps, new)
             for name, content in files.items():
                 (new / name).write_bytes(content)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from deebert.data.encoded import Encoded
 from deebert.encoders.interface import Layer, positions_in
 from deebert.encoders.registry import family_of
-from deebert.inference.precisions import PRECISIONS
+from deebert.inference.weights import LayerWeights
 
 PACK_TOKENS = 2048  # a layer's working set at bert-base's width is then some 40 MB in float32
 _ALL, _FIRST, _OTHERS = slice(None), slice(0, 1), slice(1, None)  # tokens of a sentence
@@ -198,17 +198,22 @@ class PackedLayer:
 class PackedBackbone:
     """Embeddings and layers of a loaded model, in eval mode, on packs. It takes the model over.
 
+    The weights of the layers' linear maps are then here alone, and the model's own forward is an error.
+
     Args:
-        precision: of the layers' linear maps, a key of `PRECISIONS`.
+        precision: of the layers' linear maps, a key of `precisions.PRECISIONS`.
     """
 
     def __init__(self, backbone: PreTrainedModel, precision: str) -> None:
         self._backbone = backbone.eval()
         self._family = family_of(backbone)
         layers = self._family.layers(backbone)
-        for layer in layers:
-            layer.convert(PRECISIONS[precision])
+        self._weights = LayerWeights(backbone, layers, precision)
         self.layers = [PackedLayer(layer) for layer in layers]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The model's weights by name, bit for bit as they were loaded. Of fp32 alone: others have rounded them."""
+        return self._backbone.state_dict() | self._weights.state_dict()
 
     def embed(self, encoded: Encoded, rows: np.ndarray) -> Pack:
         """What the first layer reads of the samples `rows`."""
