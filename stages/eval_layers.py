@@ -11,6 +11,7 @@ from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
 from deebert.data.scores import is_labelled
 from deebert.inference.engine import Engine
+from deebert.inference.precisions import recorded, resolve
 from deebert.model import DeeBert, fingerprint
 from deebert.settings.eval_layers import EvalLayers
 from deebert.settings.reading import read_section
@@ -22,7 +23,8 @@ def main(data_folder: Path, model_folder: Path, out: Path, metrics_file: Path) -
     task = data.task
     model, tokenizer = DeeBert.load(model_folder)
     weights = fingerprint(model.state_dict())
-    engine = Engine(model, device=pick_device())
+    device = pick_device()
+    engine = Engine(model, resolve(recorded(model_folder), device), device)
     rows, scored = [], []
     with output_dir(out) as folder:
         for split in (*task.validation_splits, *task.test_splits):

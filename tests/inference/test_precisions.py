@@ -145,7 +145,7 @@ def test_resolved(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixt
 
 def test_a_gpu_has_no_int8() -> None:
     """The product of whole numbers is for CPUs."""
-    assert not precisions._multiplies_int8(torch.device("cuda"))
+    assert not precisions.multiplies("int8", torch.device("cuda"))
 
 
 def test_largest() -> None:

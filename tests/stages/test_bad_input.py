@@ -175,7 +175,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["model"] = "./start"
     content["finetune_backbone"] |= {"epochs": 1, "max_length": 24, "batch_size": 8, "precision": "fp32"}
-    content["train_ramps"] |= {"epochs": 1, "precision": "fp32"}
+    content["train_ramps"] |= {"epochs": 1}
     content["benchmark"] |= {"samples": 8, "rounds": 1, "threads": 1}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     (folder / "data" / "glue").mkdir(parents=True)

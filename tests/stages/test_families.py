@@ -78,7 +78,7 @@ def write_project(family: str, epochs: int = 1, **model: Any) -> None:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["model"] = "./start"
     content["finetune_backbone"] |= {"epochs": epochs, "max_length": 24, "batch_size": 8, "precision": "fp32"}
-    content["train_ramps"] |= {"epochs": 1, "precision": "fp32"}
+    content["train_ramps"] |= {"epochs": 1}
     content["entropy_sweep"] |= {"grid_points": 10}
     content["benchmark"] |= {"samples": 4, "rounds": 1, "threads": 1, "thresholds": [0.3]}
     Path("params.yaml").write_text(yaml.safe_dump(content))

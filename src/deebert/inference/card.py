@@ -127,7 +127,8 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
     """Markdown for the Hub; its last line is a comment by which `is_untouched` knows it.
 
     Args:
-        about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`.
+        about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`; `made_for`, the precision of
+            its ramps and thresholds (without it none is told).
         metrics: as `read_metrics` returns them; empty = the card says that scores are unknown.
     """
     task, model = about.get("task", "text classification"), about.get("model", f"a {about['model_type']} model")
@@ -149,6 +150,7 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         "",
         f"Labels: {', '.join(about['label_names'])}.",
         f"Input: {' and '.join(about.get('text_columns', ['text']))}.",
+        *([f"Precision: {about['made_for']}; ramps and thresholds were made for it."] if "made_for" in about else []),
         "",
         "```python",
         "from deebert.classifier import EarlyExitClassifier",

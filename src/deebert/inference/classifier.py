@@ -1,6 +1,7 @@
 """The Python interface: a trained early-exit classifier that answers raw text."""
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from numbers import Real
@@ -15,7 +16,7 @@ from huggingface_hub import snapshot_download
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from deebert.base.devices import pick_device, resolve_precision
+from deebert.base.devices import pick_device
 from deebert.base.errors import UserError, one_line
 from deebert.base.files import output_dir, read_json
 from deebert.data.encoded import encode
@@ -23,10 +24,13 @@ from deebert.encoders.loading import load_errors
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.inference import card
 from deebert.inference.engine import Engine
+from deebert.inference.precisions import RECORD, multiplies, recorded, resolve
 from deebert.model import WEIGHTS, DeeBert, fingerprint
 from deebert.ramps import RAMPS, save_ramps
-from deebert.settings.checks import PRECISIONS
 from deebert.settings.model_names import HUB_ID, is_folder
+from deebert.settings.run import PRECISIONS
+
+log = logging.getLogger(__name__)
 
 Text = str | tuple[str, str]
 CARD = "README.md"  # where the Hub looks for it
@@ -44,7 +48,7 @@ SMALL_FILES = (
     "vocab.json",
     "merges.txt",
     ABOUT,
-    "ramps.json",
+    RECORD,
     CARD,
 )
 
@@ -87,40 +91,55 @@ class EarlyExitClassifier:
         self._about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
         if not isinstance(self._about, dict):
             raise UserError(f"{folder / ABOUT}: damaged: expected keys and values")
+        self._made_for = recorded(folder)
         self._files = _small_files(folder)
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, precision: str = "fp32", device: str | int | torch.device | None = None
+        cls, model: str | Path, precision: str | None = None, device: str | int | torch.device | None = None
     ) -> "EarlyExitClassifier":
         """Load a model. Later changes in its folder do not matter.
 
         Args:
             model: a folder as the stage `train_ramps` writes it, or a repository of the Hub with the same files, as
                 `owner/name@commit`; of that JSON and safetensors are downloaded, once.
-            precision: `fp32`, `bf16` (faster where the hardware multiplies it, and some samples leave at another layer)
-                or `auto`, which is bf16 on such hardware.
+            precision: None = what the model's ramps and thresholds were made for. `fp32`, `bf16` or `int8` is that or
+                another, which is told in the log: scores and layers saved may then be others. `auto` is the model's own
+                where this machine multiplies it itself, else the first that it does of int8, bf16 and fp32.
             device: such as `cpu` or `cuda:1`; None = the first GPU if there is one, else the CPU.
 
         Raises:
-            UserError: the model cannot be had, or something is missing or damaged there.
+            UserError: the model cannot be had, something is missing or damaged there, or the precision is int8 and the
+                machine cannot multiply it.
             TypeError: `model` is neither text nor path.
             ValueError: an unknown precision, or a device that cannot be used.
         """
         if not isinstance(model, str | Path):
             raise TypeError(f"model: {_shown(model)}; expected a folder, or owner/name@commit")
-        if precision not in PRECISIONS:
+        if precision is not None and precision not in PRECISIONS:
             raise ValueError(f"precision: {precision!r} is not allowed; expected one of {', '.join(PRECISIONS)}")
         place = _usable(device)
         folder = _folder_of(model)
+        made_for = recorded(folder)
+        wanted = precision or made_for
+        if precision == "auto" and multiplies(made_for, place):
+            wanted = made_for
+        taken = resolve(wanted, place)
+        if taken != made_for:
+            log.warning("%s: loaded in %s; its ramps and thresholds were made for %s", model, taken, made_for)
         deebert, tokenizer = DeeBert.load(folder)
-        return cls(folder, deebert, tokenizer, resolve_precision(precision, place), place)
+        return cls(folder, deebert, tokenizer, taken, place)
 
     @property
     def label_names(self) -> list[str]:
         """Names of the C classes in the order of their ids."""
         names = self._engine.config.id2label
         return [names[i] for i in range(len(names))]
+
+    @property
+    def precision(self) -> str:
+        """What the layers multiply in: `fp32`, `bf16` or `int8`."""
+        return self._engine.precision
 
     @property
     def num_layers(self) -> int:
@@ -184,7 +203,7 @@ class EarlyExitClassifier:
         Raises:
             UserError: the folder cannot be written or holds something else than a saved model, such as a README.md
                 that was edited, or the metrics are missing or of another model. Nothing has been written then.
-            ValueError: loaded in bf16, in which the weights are rounded.
+            ValueError: loaded in bf16 or int8, in which the weights are rounded.
         """
         if self._engine.precision != "fp32":
             raise ValueError(f"save_pretrained: loaded in {self._engine.precision}, rounded; expected precision='fp32'")
@@ -192,7 +211,7 @@ class EarlyExitClassifier:
         if folder.is_dir() and folder.resolve() == self.folder:
             raise UserError(f"{folder}: the model was loaded from there; expected another folder")
         about = {**self._about, "label_names": self.label_names, "num_layers": self.num_layers}
-        about |= {"model_type": self._engine.config.model_type}
+        about |= {"model_type": self._engine.config.model_type, "made_for": self._made_for}
         files, weights = dict(self._files), self._engine.state_dict()
         if metrics is not None:
             measured = card.read_metrics(_home_expanded(metrics), about | {"weights": fingerprint(weights)})

@@ -9,6 +9,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear as product
 
 from deebert.base.errors import UserError
+from deebert.base.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +98,23 @@ class Int8Linear:
 
 
 PRECISIONS: dict[str, Any] = {"fp32": Fp32Linear, "bf16": Bf16Linear, "int8": Int8Linear}
+RECORD = "ramps.json"  # the file beside a model's weights that says how its ramps were made, and for which precision
+
+
+def recorded(folder: Path) -> str:
+    """The precision that a model's ramps were made for, and so its thresholds; fp32 where nothing is recorded.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    file = folder / RECORD
+    record = read_json(file) if file.is_file() else {}
+    if not isinstance(record, dict):
+        raise UserError(f"{file}: damaged: expected keys and values")
+    precision = record.get("precision", "fp32")
+    if precision not in PRECISIONS:
+        raise UserError(f"{file}: precision: {precision!r} is not allowed; expected one of {', '.join(PRECISIONS)}")
+    return precision
 
 
 def resolve(precision: str, device: torch.device) -> str:
@@ -105,19 +124,20 @@ def resolve(precision: str, device: torch.device) -> str:
         UserError: int8 where it cannot be multiplied.
     """
     if precision == "auto":
-        return "int8" if _multiplies_int8(device) else "bf16" if _multiplies_bf16(device) else "fp32"
-    if precision == "int8" and not _multiplies_int8(device):
+        return next(each for each in ("int8", "bf16", "fp32") if multiplies(each, device))
+    if precision == "int8" and not multiplies(precision, device):
         raise UserError("precision: int8 needs a CPU with AVX2, and no GPU; here expected fp32, bf16 or auto")
-    if precision == "bf16" and not _multiplies_bf16(device):
+    if precision == "bf16" and not multiplies(precision, device):
         log.warning("precision: this machine does not multiply bf16 itself; fp32 is faster here")
     return precision
 
 
-def _multiplies_int8(device: torch.device) -> bool:
-    return device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
+def multiplies(precision: str, device: torch.device) -> bool:
+    """Whether `device` multiplies in `precision` itself, and need not go round by float32."""
+    if precision == "fp32":
+        return True
+    if precision == "int8":
+        return device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     native = torch.cpu.get_capabilities()
