@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,13 @@ _engine_lock = threading.Lock()
 
 
 class Fp32Linear:
-    """A linear map in float32. On a CPU its weight is in oneDNN's order, as PyTorch would put it anew for each call."""
+    """A linear map in float32. On a CPU its weight is in oneDNN's order, as PyTorch would put it anew for each call.
+
+    Attributes:
+        is_exact: whether a token gets the same bits in any company.
+    """
+
+    is_exact: ClassVar[bool] = False
 
     def __init__(self, linear: nn.Linear) -> None:
         self._set(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
@@ -68,6 +74,8 @@ class Int8Linear:
 
     No token's answer depends on another token. The product itself is exact (see `WEIGHT_STEPS`).
     """
+
+    is_exact: ClassVar[bool] = True
 
     def __init__(self, linear: nn.Linear) -> None:
         weight = linear.weight.detach()
