@@ -1,6 +1,6 @@
-"""Does bf16 answer as fp32 does? Prints one line of JSON.
+"""Does another precision answer as fp32 does? Prints one line of JSON.
 
-    PYTHONPATH=src python benchmarks/agreement.py --data data/glue --model models/deebert
+    PYTHONPATH=src python benchmarks/agreement.py --precision int8 --data data/glue --model models/deebert
 
 A trained model answers a validation split in both precisions at a few thresholds. For each threshold: the share of
 samples that leave at the same layer, the share that gets the same label, and both precisions' score and layers saved.
@@ -23,10 +23,10 @@ from deebert.exits.criteria import Entropy
 from deebert.exits.rule import layers_saved_frac
 from deebert.inference.clock import processor_name
 from deebert.inference.engine import Answers, Engine
+from deebert.inference.precisions import PRECISIONS
 from deebert.model import DeeBert
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)  # nats
-PRECISIONS = ("fp32", "bf16")
 
 
 def compare(
@@ -35,9 +35,10 @@ def compare(
     """Agreement of the two precisions' answers to the same N samples with `labels` (N,), and what each is worth."""
     layers = {name: each.exit_layers for name, each in answers.items()}  # (N,)
     predictions = {name: each.logits.argmax(axis=1) for name, each in answers.items()}  # (N,)
+    one, other = answers
     return {
-        "same_exit_layer_frac": round(float(np.mean(layers["fp32"] == layers["bf16"])), 4),
-        "same_label_frac": round(float(np.mean(predictions["fp32"] == predictions["bf16"])), 4),
+        "same_exit_layer_frac": round(float(np.mean(layers[one] == layers[other])), 4),
+        "same_label_frac": round(float(np.mean(predictions[one] == predictions[other])), 4),
         "score": {name: round(METRICS[metric](labels, predictions[name]), 4) for name in answers},
         "layers_saved_frac": {
             name: round(layers_saved_frac(float(each.mean()), num_layers), 4) for name, each in layers.items()
@@ -48,13 +49,14 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data/glue"))
+    parser.add_argument("--precision", choices=[each for each in PRECISIONS if each != "fp32"], default="bf16")
     parser.add_argument("--model", type=Path, default=Path("models/deebert"))
     args = parser.parse_args()
     device = pick_device()
     data = DataSet.load(args.data)
     task, frame = data.task, data.validation
     engines = {}
-    for precision in PRECISIONS:
+    for precision in ("fp32", args.precision):
         model, tokenizer = DeeBert.load(args.model)
         engines[precision] = Engine(model, precision, device)
     encoded = encode(tokenizer, frame, task.text_columns)

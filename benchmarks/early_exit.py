@@ -28,6 +28,7 @@ from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.exits.rule import entropy, layers_saved_frac
 from deebert.inference.clock import processor_name, race
 from deebert.inference.engine import PACK_TOKENS, Engine
+from deebert.inference.precisions import PRECISIONS
 from deebert.model import DeeBert
 from deebert.ramps import Ramps
 
@@ -186,7 +187,7 @@ def rivals(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="base")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--lengths", choices=LENGTHS, default="SST-2")
     parser.add_argument("--samples", type=int, default=512, help="sentences of the batched part")
     parser.add_argument("--single", type=int, default=48, help="sentences of the part one at a time")

@@ -67,7 +67,7 @@ SIZES = {  # layers, width, attention heads
 }
 CPU = torch.device("cpu")
 BATCH_SIZE = 8  # the paper's
-OUR_RAMPS = TrainRamps(epochs=12, learning_rate=1e-3, batch_size=256, weight_decay=25000.0, precision="auto")
+OUR_RAMPS = TrainRamps(epochs=12, learning_rate=1e-3, batch_size=256, weight_decay=25000.0)
 KINDS = {  # of what PyTorch spends a step's time on
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "dropout": ("aten::bernoulli_", "aten::native_dropout"),

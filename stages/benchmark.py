@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deebert.base.devices import pick_device, resolve_precision
+from deebert.base.devices import pick_device
 from deebert.base.files import read_json, write_json
 from deebert.base.stage import run
 from deebert.data.dataset import DataSet
@@ -18,6 +18,7 @@ from deebert.figures.drawing import save
 from deebert.figures.speed import draw_time
 from deebert.inference.clock import benchmark_metrics, benchmark_rows
 from deebert.inference.engine import Engine
+from deebert.inference.precisions import recorded, resolve
 from deebert.model import DeeBert
 from deebert.settings.benchmark import Benchmark
 from deebert.settings.reading import read_section
@@ -35,7 +36,7 @@ def main(data_folder: Path, model_folder: Path, sweep: Path, plots: Path, metric
     if threads := settings.threads or about.get("cpu_threads"):
         torch.set_num_threads(threads)
     device = pick_device()
-    engine = Engine(model, resolve_precision(settings.precision, device), device)
+    engine = Engine(model, resolve(recorded(model_folder), device), device)
     encoded = encode(tokenizer, frame, task.text_columns)
 
     chosen = {(row["split"], row["target_drop_points"]): row["threshold"] for row in choice}

@@ -11,6 +11,7 @@ from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
 from deebert.data.scores import is_labelled
 from deebert.inference.engine import Engine
+from deebert.inference.precisions import recorded, resolve
 from deebert.model import DeeBert, fingerprint
 from deebert.settings.eval_layers import EvalLayers
 from deebert.settings.reading import read_section
@@ -21,8 +22,9 @@ def main(data_folder: Path, model_folder: Path, out: Path, metrics_file: Path) -
     data = DataSet.load(data_folder)
     task = data.task
     model, tokenizer = DeeBert.load(model_folder)
-    weights = fingerprint(model)
-    engine = Engine(model, device=pick_device())
+    weights = fingerprint(model.state_dict())
+    device = pick_device()
+    engine = Engine(model, resolve(recorded(model_folder), device), device)
     rows, scored = [], []
     with output_dir(out) as folder:
         for split in (*task.validation_splits, *task.test_splits):
@@ -51,7 +53,7 @@ def main(data_folder: Path, model_folder: Path, out: Path, metrics_file: Path) -
         write_json(folder / "layers.json", rows)
     main_split = task.validation_splits[0]
     metrics = layer_metrics(task.name, rows, main_split, data.sizes[main_split])
-    write_json(metrics_file, {**metrics, "weights": weights})
+    write_json(metrics_file, {**metrics, "weights": weights, "precision": engine.precision})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Shapes: B samples, T tokens, H width, L layers, C classes. Ramps 1..L-1 and the 
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -80,10 +81,10 @@ def save(backbone_folder: Path, ramps: Ramps, folder: Path) -> None:
     save_ramps(ramps, folder)
 
 
-def fingerprint(model: DeeBert) -> str:
-    """12 hexadecimal digits that tell the model from any other: of the names and values of all its weights."""
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """12 hexadecimal digits that tell a model from any other: of the names and values of all its weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy())
     return digest.hexdigest()[:12]

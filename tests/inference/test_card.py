@@ -63,7 +63,17 @@ BENCHMARK = {
     },
 }
 BOTH = {"sweep": SWEEP, "choice": CHOICE, "benchmark": BENCHMARK}
-ALL = {"layers": {"task": "RTE", "n": 1277, "num_layers": 12, "full_score": 0.6812, "weights": "0123456789ab"}, **BOTH}
+ALL = {
+    "layers": {
+        "task": "RTE",
+        "n": 1277,
+        "num_layers": 12,
+        "full_score": 0.6812,
+        "weights": "0123456789ab",
+        "precision": "fp32",
+    },
+    **BOTH,
+}
 
 each_card = pytest.mark.parametrize(
     ("about", "metrics"),

@@ -449,8 +449,52 @@ def test_precision(folder: Path) -> None:
     rounded = EarlyExitClassifier.from_pretrained(folder, precision="bf16").predict(sentences(), threshold=0)
     assert not np.array_equal(plain.probabilities, rounded.probabilities)
     np.testing.assert_allclose(plain.probabilities, rounded.probabilities, atol=0.1)
-    with pytest.raises(ValueError, match="precision: 'fp16' is not allowed; expected one of auto, fp32, bf16"):
+    with pytest.raises(ValueError, match="precision: 'fp16' is not allowed; expected one of fp32, bf16, int8, auto"):
         EarlyExitClassifier.from_pretrained(folder, precision="fp16")
+
+
+def test_precision_is_the_models_own(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A model is loaded in what its ramps were made for; in another one it answers too, and one line tells."""
+    load = EarlyExitClassifier.from_pretrained
+    made = shutil.copytree(folder, tmp_path / "made")
+    assert load(made).precision == "fp32" and not caplog.records, "where nothing is recorded"
+    write_json(made / "ramps.json", {"precision": "int8"})
+    own = load(made)
+    assert (own.precision, load(made, precision="auto").precision) == ("int8", "int8") and not caplog.records
+    exact = load(made, precision="fp32")
+    assert exact.precision == "fp32"
+    assert caplog.messages == [f"{made}: loaded in fp32; its ramps and thresholds were made for int8"]
+    few = sentences()
+    found, expected = own.predict(few, threshold=0), exact.predict(few, threshold=0)
+    assert not np.array_equal(found.probabilities, expected.probabilities)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=0.1)
+    check_same(pickle.loads(pickle.dumps(own)).predict(few), own.predict(few))
+
+    exact.save_pretrained(tmp_path / "copy")
+    assert "Precision: int8; ramps and thresholds" in (tmp_path / "copy" / "README.md").read_text()
+    assert load(tmp_path / "copy").precision == "int8"
+
+
+def test_a_machine_without_int8(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model made for int8 is refused there in one line, and loaded in what there is by auto."""
+    made = shutil.copytree(folder, tmp_path / "made")
+    write_json(made / "ramps.json", {"precision": "int8"})
+    monkeypatch.setattr(torch.backends.quantized.__class__, "supported_engines", ["qnnpack"])
+    with pytest.raises(UserError, match="precision: int8 needs a CPU with AVX2"):
+        EarlyExitClassifier.from_pretrained(made)
+    assert EarlyExitClassifier.from_pretrained(made, precision="auto").precision in ("fp32", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [([], "damaged: expected keys and values"), ({"precision": "fp8"}, "precision: 'fp8' is not allowed; expected")],
+)
+def test_a_damaged_record_of_the_precision(folder: Path, tmp_path: Path, record: Any, told: str) -> None:
+    """It is told in one line, with the file."""
+    made = shutil.copytree(folder, tmp_path / "made")
+    write_json(made / "ramps.json", record)
+    with pytest.raises(UserError, match=f"ramps.json: {told}"):
+        EarlyExitClassifier.from_pretrained(made)
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
@@ -616,14 +660,14 @@ def test_a_model_can_be_saved_into_a_clone(classifier: EarlyExitClassifier, tmp_
 
 def write_metrics(folder: Path, of: EarlyExitClassifier, task: str = "tiny") -> Path:
     """The metrics that a sweep of a model leaves, with a target of its own, which a card must show."""
-    weights = fingerprint(DeeBert.load(of.folder)[0])
+    weights = fingerprint(DeeBert.load(of.folder)[0].state_dict())
     metrics = {"task": task, "n": 50, "full_score": 0.9, "layers_saved_at": {"drop_2_0": 0.4321}}
     metrics |= {"threshold_at": {"drop_2_0": 0.2468}}
     write_json(folder / "sweep.json", metrics)
     choice = {"task": task, "n": 50, "cross_fitted_score_at": {"drop_2_0": 0.8765}}
     choice |= {"certified_confidence": 0.9, "certified_layers_saved_at": {}, "certified_threshold_at": {}}
     write_json(folder / "choice.json", choice)
-    layers = {"task": task, "n": 50, "num_layers": LAYERS, "full_score": 0.9, "weights": weights}
+    layers = {"task": task, "n": 50, "num_layers": LAYERS, "full_score": 0.9, "weights": weights, "precision": "fp32"}
     write_json(folder / "layers.json", layers)
     return folder
 

@@ -1,6 +1,8 @@
 """Three ways, one answer: live exit one at a time, live in batches, and the rule on saved logits."""
 
+import copy
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,11 +12,13 @@ from hypothesis import strategies as st
 
 from deebert.analysis.layer_thresholds import fit_layer_thresholds
 from deebert.data.encoded import Encoded
+from deebert.encoders.interface import Layer
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.exits.rule import entropy
 from deebert.exits.table import CRITERIA
 from deebert.inference import engine as engine_module
 from deebert.inference.engine import FULL_DEPTH, Answers, Engine
+from deebert.inference.packs import Layout, Pack, PackedBackbone
 from deebert.model import DeeBert
 from deebert.ramps import Ramps
 from tests import tiny
@@ -59,6 +63,12 @@ def offline(model: DeeBert, encoded: Encoded) -> torch.Tensor:
 def in_batches(engine: Engine, encoded: Encoded, criterion: Criterion, size: int) -> Answers:
     parts = [engine.answer(encoded[i : i + size], criterion) for i in range(0, len(encoded), size)]
     return Answers(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+def listen(layer: Layer, name: str, hear: Callable[[torch.Tensor], object]) -> None:
+    """Let `hear` have what the layer's linear map `name` reads."""
+    product = getattr(layer, name)
+    setattr(layer, name, lambda states: (hear(states), product(states))[1])
 
 
 def assert_same(answers: Answers, logits: torch.Tensor, layers: torch.Tensor, where: np.ndarray | None = None) -> None:
@@ -223,8 +233,8 @@ def test_leavers_cost_nothing_more() -> None:
     model = DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS))
     engine = Engine(model)
     calls: list[str] = []
-    for number, layer in enumerate(backbone.bert.encoder.layer, start=1):
-        layer.attention.self.key.register_forward_hook(lambda *_, number=number: calls.append(f"layer {number}"))
+    for number, layer in enumerate(engine._packed.layers, start=1):
+        listen(layer.layer, "key", lambda _, number=number: calls.append(f"layer {number}"))
     ramp = model.ramps.ramp
     model.ramps.ramp = lambda layer, first: (calls.append(f"ramp {layer}"), ramp(layer, first))[1]
     encoded = sentences("bert", [5, 9])
@@ -241,7 +251,7 @@ def test_first_tokens_only_in_the_last_layer(family: str) -> None:
     backbone = tiny.model(family, layers=LAYERS, width=WIDTH, labels=LABELS)
     engine = Engine(DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS)))
     tokens: list[int] = []
-    engine._packed.layers[-1].layer.up.register_forward_hook(lambda _, inputs, __: tokens.append(len(inputs[0])))
+    listen(engine._packed.layers[-1].layer, "up", lambda states: tokens.append(len(states)))
     engine.answer(sentences(family, [5, 9, 9]), FULL_DEPTH)
     assert sum(tokens) == 3
 
@@ -260,6 +270,50 @@ def test_memory_does_not_grow_with_the_data(monkeypatch: pytest.MonkeyPatch) -> 
     )
     engine.answer(sentences("bert", [8] * 200), Entropy(0.5))
     assert len(seen) == 25 and max(seen) <= 64
+
+
+@pytest.mark.parametrize("family", tiny.EVERY_FAMILY)
+@pytest.mark.parametrize("first_tokens_first", [1, 10**9])
+def test_company_does_not_matter_in_int8(family: str, first_tokens_first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In int8 a sentence's answer is the same, to float32's rounding, alone, in a pack, and live beside any others.
+
+    Scales are a token's own. But a state half way between two whole numbers falls to either side by its last bit. So
+    states have to be the same bit for bit, whichever way is taken.
+    """
+    monkeypatch.setattr(engine_module, "FIRST_TOKENS_FIRST", first_tokens_first)
+    engine = Engine(copy.deepcopy(made(family)[0]), "int8")
+    encoded = sentences(family, [5, 9, 9, 17, 3, 1, 25] * 12, seed=4)
+    alone = np.concatenate([engine.all_logits(encoded[i]) for i in range(len(encoded))])  # (N, L, C)
+    criterion = Entropy(float(Entropy.read(torch.from_numpy(alone[:, 0])).median()))  # half leave at layer 1
+    packed, answers = engine.all_logits(encoded), engine.answer(encoded, criterion)
+    assert 0 < np.mean(answers.exit_layers < LAYERS) < 1
+    live = alone[np.arange(len(alone)), answers.exit_layers - 1]
+    for found, expected in ((packed, alone), (answers.logits, live)):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected = criterion.exit_layers(torch.from_numpy(alone)).numpy()
+    assert np.mean(answers.exit_layers == expected) > 0.95
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 33, 65])
+def test_int8_states_are_the_same_bits_either_way(length: int) -> None:
+    """A layer's output of all tokens at once is that of the first tokens and then the others, bit for bit."""
+    backbone = tiny.model("bert", layers=1, width=64, labels=2)
+    layer = PackedBackbone(backbone, "int8").layers[0]
+    torch.manual_seed(0)
+    pack = Pack(torch.randn(5 * length, 64), Layout(np.full(5, length), np.arange(5)))
+    with torch.inference_mode():
+        keyed = layer.keys_values(pack)
+        parts = layer.other_tokens(pack, keyed, layer.first_tokens([pack], [keyed]), np.ones(5, dtype=bool))
+        assert torch.equal(layer(pack).hidden, parts.hidden)
+
+
+def test_int8_is_near_fp32() -> None:
+    """Logits of every head differ by a small part of their spread, and hardly any label changes."""
+    encoded = sentences("bert", [6, 11, 24] * 30, seed=1)
+    model, engine = made("bert")
+    exact, found = engine.all_logits(encoded), Engine(copy.deepcopy(model), "int8").all_logits(encoded)
+    assert 0 < np.abs(found - exact).mean() < 0.05 * exact.std()
+    assert np.mean(found.argmax(axis=2) == exact.argmax(axis=2)) > 0.95
 
 
 def test_bf16_reads_ramps_from_float32_states() -> None:

@@ -155,6 +155,7 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("dataset", value, HUB_DATASETS) for value in ("hub:imdb", "hub:owner/name", "hub:owner/name@", "hub:../a/b@c")),
     ("dataset", "~nobody-here/data", "or the name of a user of this machine"),
     *(("model", value, "a word or a path") for value in (None, 7, " ", ["bert-base"])),
+    *(("precision", value, "one of fp32, bf16, int8, auto") for value in ("fp16", 8, None, "INT8")),
     *(("seed", value, SEED) for value in (-1, 1.0, "1", True, None, 2**32, float("nan"))),
     *(("download_glue.source", value, "a word or a path") for value in ("", 3, None)),
     *((f"download_glue.columns.{key}", 1, "or default, found by its name") for key in ("text", "pair", "label")),
@@ -187,7 +188,6 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("train_ramps.learning_rate", value, ABOVE_0) for value in (0.0, -1e-3, "default")),
     *(("train_ramps.batch_size", value, BATCH) for value in (0, False, 10**7)),
     *(("train_ramps.weight_decay", value, "a number, 0 or more") for value in (-0.01, float("inf"))),
-    *(("train_ramps.precision", value, PRECISION) for value in ("bfloat16", True)),
     *(("eval_layers.hidden_test", value, "true or false") for value in (0, "true", None)),
     *(("entropy_sweep.thresholds", value, LIST_OR) for value in (0.1, [], [-0.1], [float("nan")], ["0.1"], [0.1, 0.1])),
     *(("entropy_sweep.thresholds", value, LIST_OR) for value in ([True], [0, 0.0], [None], [[0.1]], {"a": 0.1}, None)),
@@ -202,7 +202,6 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("benchmark.rounds", value, "a whole number, 1 to 1000") for value in (0, 2.5, True, 10**4)),
     *(("benchmark.seconds", value, ABOVE_0) for value in (0, -1, float("inf"), "default")),
     *(("benchmark.threads", value, "a whole number, 1 to 1024" + MODEL_OWN) for value in (0, 1.5, "auto", None, 10**6)),
-    *(("benchmark.precision", value, PRECISION) for value in ("int8", None)),
 ]
 
 
@@ -250,7 +249,7 @@ BAD_FILES: dict[str, tuple[Callable[[str], str], list[str]]] = {
     ),
     "section that is a value": (
         lambda text: text[: text.index("benchmark:")] + "benchmark: 0.1\n",
-        ["benchmark: expected the keys thresholds, drop_points, samples, rounds, seconds, ", "precision, found 0.1"],
+        ["benchmark: expected the keys thresholds, drop_points, samples, rounds, seconds, ", "threads, found 0.1"],
     ),
     "empty file": (lambda _: "", ["expected the keys dataset, model", "found None"]),
     "a list": (lambda _: "- dataset\n", ["expected the keys dataset, model", "found ['dataset']"]),

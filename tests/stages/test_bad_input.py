@@ -175,7 +175,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["model"] = "./start"
     content["finetune_backbone"] |= {"epochs": 1, "max_length": 24, "batch_size": 8, "precision": "fp32"}
-    content["train_ramps"] |= {"epochs": 1, "precision": "fp32"}
+    content["train_ramps"] |= {"epochs": 1}
     content["benchmark"] |= {"samples": 8, "rounds": 1, "threads": 1}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     (folder / "data" / "glue").mkdir(parents=True)
@@ -201,7 +201,10 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-TOP = "dataset, model, seed, download_glue, finetune_backbone, train_ramps, eval_layers, entropy_sweep, benchmark"
+TOP = (
+    "dataset, model, seed, precision, download_glue, finetune_backbone, train_ramps, eval_layers, entropy_sweep,"
+    " benchmark"
+)
 LIST = "a list of different numbers, each 0 or more"
 THRESHOLDS = "entropy_sweep.thresholds"
 MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {

@@ -15,6 +15,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from deebert.analysis.logits import SplitLogits
 from deebert.base.files import read_json
 from deebert.data.dataset import DataSet
+from deebert.data.encoded import encode
+from deebert.inference import precisions
+from deebert.inference.engine import Engine
+from deebert.model import DeeBert
 from tests import tiny
 from tests.stages.running import ROOT, run_stage
 
@@ -73,12 +77,46 @@ def test_a_trained_classifier_gets_ramps_and_nothing_else(tmp_path: Path, monkey
     check_last_layer("bert")
 
 
-def write_project(family: str, epochs: int = 1, **model: Any) -> None:
+def test_what_is_deployed_is_what_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In int8 the ramps learn from int8 states, and logits and times are int8's: all by what train_ramps recorded.
+
+    The backbone is the same bytes in either precision. Later stages do not read the parameter: they have the record.
+    """
+    monkeypatch.chdir(tmp_path)
+    write_project("bert", precision="auto")
+    monkeypatch.setattr(precisions, "multiplies", lambda precision, device: precision == "int8")
+    for stage in STAGES[:3]:
+        run_stage(stage, monkeypatch)
+    assert read_json(Path("models/deebert/ramps.json"))["precision"] == "int8"
+    set_param("precision", "fp32")
+    for stage in STAGES[3:]:
+        run_stage(stage, monkeypatch)
+    assert read_json(Path("metrics/benchmark.json"))["precision"] == "int8"
+    model, tokenizer = DeeBert.load(Path("models/deebert"))
+    sentences = DataSet.load(Path("data/glue")).validation
+    expected = Engine(model, "int8").all_logits(encode(tokenizer, sentences, ("sentence",)))
+    saved = SplitLogits.load(Path("data/logits/validation.safetensors")).logits
+    np.testing.assert_array_equal(saved, expected)
+
+    made = {name: Path(f"models/deebert/{name}.safetensors").read_bytes() for name in ("model", "ramps")}
+    for stage in STAGES[1:3]:
+        run_stage(stage, monkeypatch)
+    again = {name: Path(f"models/deebert/{name}.safetensors").read_bytes() for name in ("model", "ramps")}
+    assert read_json(Path("models/deebert/ramps.json"))["precision"] == "fp32"
+    assert made["model"] == again["model"] and made["ramps"] != again["ramps"]
+
+
+def set_param(key: str, value: Any) -> None:
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(yaml.safe_dump(content | {key: value}))
+
+
+def write_project(family: str, epochs: int = 1, precision: str = "fp32", **model: Any) -> None:
     """Parameters, data and a model of `family` to start from, in the current folder."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["model"] = "./start"
+    content |= {"model": "./start", "precision": precision}
     content["finetune_backbone"] |= {"epochs": epochs, "max_length": 24, "batch_size": 8, "precision": "fp32"}
-    content["train_ramps"] |= {"epochs": 1, "precision": "fp32"}
+    content["train_ramps"] |= {"epochs": 1}
     content["entropy_sweep"] |= {"grid_points": 10}
     content["benchmark"] |= {"samples": 4, "rounds": 1, "threads": 1, "thresholds": [0.3]}
     Path("params.yaml").write_text(yaml.safe_dump(content))

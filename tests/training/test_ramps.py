@@ -33,7 +33,7 @@ from deebert.training.states import States, first_token_states
 from tests import tiny
 
 CPU = torch.device("cpu")
-RAMPS = TrainRamps(epochs=10, learning_rate=0.01, batch_size=32, weight_decay=0.01, precision="fp32")
+RAMPS = TrainRamps(epochs=10, learning_rate=0.01, batch_size=32, weight_decay=0.01)
 TRAIN = tiny.samples(96)
 ENCODED = encode(tiny.tokenizer(), TRAIN, ["sentence"])
 LABELS = TRAIN["label"].to_numpy()

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    classifier = model.load(parsed.model)
+    classifier = model.load(parsed.model, "auto")
     about = classifier.about
     for line in (*_facts(about, classifier.fingerprint), "", *_thresholds(classifier.thresholds(parsed.metrics))):
         print(line)
@@ -39,6 +39,7 @@ def _facts(about: dict[str, Any], fingerprint: str) -> list[str]:
         "model": ", ".join(filter(None, origin)),
         "family": about["model_type"],
         "layers": about["num_layers"],
+        "precision": about["made_for"],
         "fingerprint": fingerprint,
     }
     return _aligned([f"{key}:", str(value or UNKNOWN)] for key, value in facts.items())

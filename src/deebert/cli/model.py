@@ -13,7 +13,7 @@ HELP = "a folder such as models/deebert, or owner/name@commit on the Hub"
 METRICS_HELP = "metrics of the run that trained this very model, such as metrics; needed unless it was saved with them"
 
 
-def load(model: str, precision: str = "fp32", device: str | None = None) -> "EarlyExitClassifier":
+def load(model: str, precision: str | None = None, device: str | None = None) -> "EarlyExitClassifier":
     from deebert.inference.classifier import EarlyExitClassifier
 
     try:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from deebert.cli import model
-from deebert.settings.checks import PRECISIONS
+from deebert.settings.run import PRECISIONS
 
 BATCH_ROWS = 4096
 DEFAULT_NATS = 0.1
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--batch-rows", type=_count, default=BATCH_ROWS, metavar="N", help="worked on together; %(default)s"
     )
-    how.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of matrix products; %(default)s")
+    how.add_argument("--precision", choices=PRECISIONS, help="of matrix products; what the ramps were trained for")
     how.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1; the first GPU if there is one")
     how.add_argument("--force", action="store_true", help="replace OUT, and what another command has left of it")
 

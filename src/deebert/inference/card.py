@@ -17,7 +17,14 @@ MODES = {"batch_1": "one at a time", "batched": "batched"}
 TEXT, COUNT, NUMBER, FIGURES = "a text", "a whole number", "a number", "numbers by name"
 # What the card reads of each file, by key and, after a dot, by key within the key.
 NEEDED = {
-    "layers": {"task": TEXT, "n": COUNT, "num_layers": COUNT, "full_score": NUMBER, "weights": TEXT},
+    "layers": {
+        "task": TEXT,
+        "n": COUNT,
+        "num_layers": COUNT,
+        "full_score": NUMBER,
+        "weights": TEXT,
+        "precision": TEXT,
+    },
     "sweep": {"task": TEXT, "n": COUNT, "full_score": NUMBER, "layers_saved_at": FIGURES, "threshold_at": FIGURES},
     "choice": {
         "task": TEXT,
@@ -127,7 +134,8 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
     """Markdown for the Hub; its last line is a comment by which `is_untouched` knows it.
 
     Args:
-        about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`.
+        about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`; `made_for`, the precision of
+            its ramps and thresholds (without it none is told).
         metrics: as `read_metrics` returns them; empty = the card says that scores are unknown.
     """
     task, model = about.get("task", "text classification"), about.get("model", f"a {about['model_type']} model")
@@ -149,6 +157,7 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         "",
         f"Labels: {', '.join(about['label_names'])}.",
         f"Input: {' and '.join(about.get('text_columns', ['text']))}.",
+        *([f"Precision: {about['made_for']}; ramps and thresholds were made for it."] if "made_for" in about else []),
         "",
         "```python",
         "from deebert.classifier import EarlyExitClassifier",

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from numbers import Real
@@ -16,7 +17,7 @@ from huggingface_hub import snapshot_download
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from deebert.base.devices import pick_device, resolve_precision
+from deebert.base.devices import pick_device
 from deebert.base.errors import UserError, one_line
 from deebert.base.files import output_dir, read_json
 from deebert.data.encoded import encode
@@ -25,11 +26,14 @@ from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.inference import card
 from deebert.inference.engine import Engine
 from deebert.inference.forks import compute_with_one_thread_after_fork
+from deebert.inference.precisions import RECORD, multiplies, recorded, resolve
 from deebert.inference.thresholds import THRESHOLDS, Thresholds
 from deebert.model import WEIGHTS, DeeBert, fingerprint
 from deebert.ramps import RAMPS, save_ramps
-from deebert.settings.checks import PRECISIONS
 from deebert.settings.model_names import HUB_ID, is_folder
+from deebert.settings.run import PRECISIONS
+
+log = logging.getLogger(__name__)
 
 Text = str | tuple[str, str]
 CARD = "README.md"  # where the Hub looks for it
@@ -48,7 +52,7 @@ SMALL_FILES = (
     "vocab.json",
     "merges.txt",
     ABOUT,
-    "ramps.json",
+    RECORD,
     THRESHOLDS,
     CARD,
 )
@@ -90,7 +94,8 @@ class EarlyExitClassifier:
             tensor.data = tensor.data.clone()
         self.folder = folder.resolve()
         self._model = model
-        self._fingerprint = None if precision == "fp32" else fingerprint(model)  # before the weights are rounded
+        # Before the weights are rounded; in fp32 once somebody asks.
+        self._fingerprint = None if precision == "fp32" else fingerprint(model.state_dict())
         self._engine = Engine(model, precision, device)
         self._tokenizer = tokenizer
         # The first call sets how it cuts. Of several threads' first calls one could fail on that.
@@ -98,46 +103,56 @@ class EarlyExitClassifier:
         self._about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
         if not isinstance(self._about, dict):
             raise UserError(f"{folder / ABOUT}: damaged: expected keys and values")
+        self._made_for = recorded(folder)
         self._files = _small_files(folder)
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, precision: str = "fp32", device: str | int | torch.device | None = None
+        cls, model: str | Path, precision: str | None = None, device: str | int | torch.device | None = None
     ) -> "EarlyExitClassifier":
         """Load a model. Later changes in its folder do not matter.
 
         Args:
             model: a folder as the stage `train_ramps` writes it, or a repository of the Hub with the same files, as
                 `owner/name@commit`; of that JSON and safetensors are downloaded, once.
-            precision: `fp32`, `bf16` (faster where the hardware multiplies it, and some samples leave at another layer)
-                or `auto`, which is bf16 on such hardware.
+            precision: None = what the model's ramps and thresholds were made for. `fp32`, `bf16` or `int8` is that or
+                another, which is told in the log: scores and layers saved may then be others. `auto` is the model's own
+                where this machine multiplies it itself, else the first that it does of int8, bf16 and fp32.
             device: such as `cpu` or `cuda:1`; None = the first GPU if there is one, else the CPU.
 
         Raises:
-            UserError: the model cannot be had, or something is missing or damaged there.
+            UserError: the model cannot be had, something is missing or damaged there, or the precision is int8 and the
+                machine cannot multiply it.
             TypeError: `model` is neither text nor path.
             ValueError: an unknown precision, or a device that cannot be used.
         """
         if not isinstance(model, str | Path):
             raise TypeError(f"model: {_shown(model)}; expected a folder, or owner/name@commit")
-        if precision not in PRECISIONS:
+        if precision is not None and precision not in PRECISIONS:
             raise ValueError(f"precision: {precision!r} is not allowed; expected one of {', '.join(PRECISIONS)}")
         place = _usable(device)
         folder = _folder_of(model)
+        made_for = recorded(folder)
+        wanted = precision or made_for
+        if precision == "auto" and multiplies(made_for, place):
+            wanted = made_for
+        taken = resolve(wanted, place)
+        if taken != made_for:
+            log.warning("%s: loaded in %s; its ramps and thresholds were made for %s", model, taken, made_for)
         deebert, tokenizer = DeeBert.load(folder)
-        return cls(folder, deebert, tokenizer, resolve_precision(precision, place), place)
+        return cls(folder, deebert, tokenizer, taken, place)
 
     @property
     def about(self) -> dict[str, Any]:
-        """`training.json` of the model, where it has one, and `label_names`, `num_layers` and `model_type`."""
-        known = {"label_names": self.label_names, "num_layers": self.num_layers}
+        """`training.json` of the model, where it has one, and what else its card tells (see `card.model_card`)."""
+        known = {"label_names": self.label_names, "num_layers": self.num_layers, "made_for": self._made_for}
         return {**self._about, **known, "model_type": self._engine.config.model_type}
 
     @property
     def fingerprint(self) -> str:
         """12 hexadecimal digits that tell the weights from any others, as in the pipeline's metrics."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self._model)
+            self._fingerprint = fingerprint(self._engine.state_dict())
         return self._fingerprint
 
     @property
@@ -176,6 +191,11 @@ class EarlyExitClassifier:
         """Names of the C classes in the order of their ids."""
         names = self._engine.config.id2label
         return [names[i] for i in range(len(names))]
+
+    @property
+    def precision(self) -> str:
+        """What the layers multiply in: `fp32`, `bf16` or `int8`."""
+        return self._engine.precision
 
     @property
     def num_layers(self) -> int:
@@ -264,7 +284,7 @@ class EarlyExitClassifier:
         Raises:
             UserError: the folder cannot be written or holds something else than a saved model, such as a README.md
                 that was edited, or the metrics are missing or of another model. Nothing has been written then.
-            ValueError: loaded in bf16, in which the weights are rounded.
+            ValueError: loaded in bf16 or int8, in which the weights are rounded.
         """
         if self._engine.precision != "fp32":
             raise ValueError(f"save_pretrained: loaded in {self._engine.precision}, rounded; expected precision='fp32'")
@@ -279,8 +299,12 @@ class EarlyExitClassifier:
         elif CARD not in files:
             files[CARD] = card.model_card(self.about, {}).encode()
         _check_replaceable(folder, files[CARD])
+        weights = self._engine.state_dict()
+        own = {name: weight for name, weight in weights.items() if name.startswith("backbone.")}
         with output_dir(folder, keep=GIT) as new:
-            self._model.backbone.save_pretrained(new)
+            self._model.backbone.save_pretrained(
+                new, state_dict={name.removeprefix("backbone."): weight for name, weight in own.items()}
+            )
             save_ramps(self._model.ramps, new)
             for name, content in files.items():
                 (new / name).write_bytes(content)

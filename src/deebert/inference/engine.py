@@ -48,8 +48,8 @@ class Engine:
     """Runs a `DeeBert` with early exit. Takes the model over: it moves to `device`, and its layers to `precision`.
 
     Args:
-        precision: `fp32` or `bf16`, of the layers' matrix products. Hidden states, heads and all that decides an exit
-            are float32 in either.
+        precision: `fp32`, `bf16` or `int8`, of the layers' matrix products. Hidden states, heads and all that decides
+            an exit are float32 in each.
         device: None = `devices.pick_device()`.
     """
 
@@ -63,6 +63,11 @@ class Engine:
     @property
     def num_layers(self) -> int:
         return len(self._packed.layers)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The `DeeBert`'s weights by name, bit for bit as they were loaded. Of fp32 alone: others have rounded them."""
+        backbone = self._packed.state_dict()
+        return self._model.state_dict() | {f"backbone.{name}": weight for name, weight in backbone.items()}
 
     @torch.inference_mode()
     def answer(self, encoded: Encoded, criterion: Criterion = FULL_DEPTH) -> Answers:

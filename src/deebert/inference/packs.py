@@ -19,6 +19,7 @@ from deebert.data.encoded import Encoded
 from deebert.encoders.interface import Layer, positions_in
 from deebert.encoders.registry import family_of
 from deebert.inference.precisions import PRECISIONS
+from deebert.inference.weights import LayerWeights
 
 PACK_TOKENS = 2048  # a layer's working set at bert-base's width is then some 40 MB in float32
 _ALL, _FIRST, _OTHERS = slice(None), slice(0, 1), slice(1, None)  # tokens of a sentence
@@ -130,16 +131,28 @@ class PackedLayer:
     Hidden states and norms stay in float32 whatever the products are in. Between sentences a first token's state varies
     less, in early layers, than bfloat16 resolves. Ramps that read it rounded guess: 49 % instead of 75 % right at
     layer 1 where this was tried.
+
+    Args:
+        first_apart: always let first tokens attend in a call of their own, as they do where they are computed first.
+            Else a sentence's last bits depend on which way was taken, and so on its company. A precision whose products
+            round states and are exact otherwise would make much of these bits.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, first_apart: bool = False) -> None:
         self.layer = layer
+        self.first_apart = first_apart
 
     def __call__(self, pack: Pack) -> Pack:
         """All tokens through the layer."""
         layout = pack.layout
         queries = self.layer.queries(pack.hidden, layout.positions)
-        context = self._attend(queries, _ALL, *self.keys_values(pack), layout)
+        keyed = self.keys_values(pack)
+        if self.first_apart:
+            context = torch.empty_like(queries)
+            for which, tokens in ((_FIRST, layout.starts), (_OTHERS, layout.others)):
+                put(context, tokens, self._attend(take(queries, tokens), which, *keyed, layout))
+        else:
+            context = self._attend(queries, _ALL, *keyed, layout)
         return Pack(self.layer.output(context, pack.hidden), layout)
 
     def keys_values(self, pack: Pack) -> tuple[Tensor, Tensor]:
@@ -198,6 +211,8 @@ class PackedLayer:
 class PackedBackbone:
     """Embeddings and layers of a loaded model, in eval mode, on packs. It takes the model over.
 
+    The weights of the layers' linear maps are then here alone, and the model's own forward is an error.
+
     Args:
         precision: of the layers' linear maps, a key of `PRECISIONS`.
     """
@@ -206,9 +221,12 @@ class PackedBackbone:
         self._backbone = backbone.eval()
         self._family = family_of(backbone)
         layers = self._family.layers(backbone)
-        for layer in layers:
-            layer.convert(PRECISIONS[precision])
-        self.layers = [PackedLayer(layer) for layer in layers]
+        self._weights = LayerWeights(backbone, layers, precision)
+        self.layers = [PackedLayer(layer, PRECISIONS[precision].is_exact) for layer in layers]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The model's weights by name, bit for bit as they were loaded. Of fp32 alone: others have rounded them."""
+        return self._backbone.state_dict() | self._weights.state_dict()
 
     def embed(self, encoded: Encoded, rows: np.ndarray) -> Pack:
         """What the first layer reads of the samples `rows`."""

@@ -14,7 +14,7 @@ from deebert.base.errors import UserError, one_line
 from deebert.base.metric_keys import figure_target
 
 THRESHOLDS = "thresholds.json"
-SPLIT, PRECISION = "validation", "fp32"  # which the stage `eval_layers` runs, and in what
+SPLIT = "validation"  # which the stage `eval_layers` runs
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Thresholds:
             layers["weights"],
             SPLIT,
             layers["n"],
-            PRECISION,
+            layers["precision"],
             metric,
             _scores(layers),
             tuple(recommended),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deebert.settings.checks import PRECISIONS, checked, number, numbers, one_of, or_default, whole
+from deebert.settings.checks import checked, number, numbers, or_default, whole
 
 MAX_ROUNDS, MAX_THREADS = 1_000, 1_024
 
@@ -15,4 +15,3 @@ class Benchmark:
     rounds: int = checked(whole(1, MAX_ROUNDS))
     seconds: float = checked(number(0, above=True))
     threads: int | None = checked(or_default(whole(1, MAX_THREADS)))
-    precision: str = checked(one_of(PRECISIONS))

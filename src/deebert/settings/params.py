@@ -11,7 +11,7 @@ from deebert.settings.entropy_sweep import EntropySweep
 from deebert.settings.eval_layers import EvalLayers
 from deebert.settings.finetune_backbone import FinetuneBackbone
 from deebert.settings.reading import check_section, read_yaml
-from deebert.settings.run import DATASET, MODEL, resolve_model
+from deebert.settings.run import DATASET, MODEL, PRECISION, resolve_model
 from deebert.settings.train_ramps import TrainRamps
 
 
@@ -22,6 +22,7 @@ class Params:
     dataset: str = checked(DATASET)
     model: str = checked(MODEL)
     seed: int = checked(SEED)
+    precision: str = checked(PRECISION)
     download_glue: DownloadGlue
     finetune_backbone: FinetuneBackbone
     train_ramps: TrainRamps

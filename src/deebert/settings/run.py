@@ -4,13 +4,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from deebert.settings.checks import Check, text
+from deebert.settings.checks import Check, one_of, text
 
 DATASETS = ("toy", "SST-2", "MRPC", "RTE", "QNLI", "QQP", "MNLI")
 FILE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 HUB_DATASET = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)(:(?P<config>[\w.-]+))?")
 HUB_FORM = "hub:owner/name@revision or hub:owner/name@revision:config"
 
+PRECISIONS = ("fp32", "bf16", "int8", "auto")  # of the deployed model
+PRECISION: Check = one_of(PRECISIONS)
 MODEL: Check = text  # which names are known is up to the encoders
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deebert.settings.checks import MAX_BATCH, MAX_EPOCHS, PRECISIONS, checked, number, one_of, whole
+from deebert.settings.checks import MAX_BATCH, MAX_EPOCHS, checked, number, whole
 
 
 @dataclass(frozen=True)
@@ -11,4 +11,3 @@ class TrainRamps:
     learning_rate: float = checked(number(0, above=True))
     batch_size: int = checked(whole(1, MAX_BATCH))
     weight_decay: float = checked(number(0))
-    precision: str = checked(one_of(PRECISIONS))

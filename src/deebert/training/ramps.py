@@ -126,7 +126,7 @@ class _Run:
         self.plan, self.standard, self.device = plan, standard, standard.device
         settings, num_samples = plan.settings, len(plan.train)
         _, num_ramps, hidden_size = plan.train.states.shape
-        self.precision = resolve_precision(settings.precision, self.device)
+        self.precision = resolve_precision("auto", self.device)  # the trained ramps are float32 in any case
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.ramps = Ramps(num_ramps, hidden_size, plan.num_labels).to(self.device).train()
         decay = decay_per_rate(settings.weight_decay, num_samples, settings.learning_rate)

@@ -14,7 +14,6 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from deebert.base.devices import resolve_precision
 from deebert.base.errors import UserError
 from deebert.data.encoded import Encoded
 from deebert.inference.packs import PACK_TOKENS, PackedBackbone, cut_by_tokens
@@ -52,6 +51,8 @@ def first_token_states(
 ) -> Iterator[np.ndarray]:
     """Yield the first-token state after every layer but the last: (N, L-1, H) float32, from one pass in eval mode.
 
+    `precision` is the deployed model's (see `precisions.resolve`): ramps learn from what they will read.
+
     The array is a memory map of a file in `folder` that has no name, and is gone after the block or with the process.
     At MNLI's size and bert-base's it takes 13 GB of disk, but of memory only the part in use. `folder` is made where
     needed, and removed where it is left empty.
@@ -62,7 +63,7 @@ def first_token_states(
     shape = (len(encoded), backbone.config.num_hidden_layers - 1, backbone.config.hidden_size)
     try:
         states = _disk_array(shape, folder)
-        _fill(states, backbone, encoded, resolve_precision(precision, device), device, pack_tokens)
+        _fill(states, backbone, encoded, precision, device, pack_tokens)
         yield states
     finally:
         with contextlib.suppress(OSError):  # others have files there

@@ -1,0 +1,154 @@
+"""Precisions: what a linear map becomes of, and that it is exact where it says so."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deebert.base.errors import UserError
+from deebert.inference import precisions
+from deebert.inference.engine import Engine
+from deebert.inference.precisions import PRECISIONS, STATE_STEPS, WEIGHT_STEPS, Int8Linear, resolve
+from deebert.model import DeeBert
+from deebert.ramps import Ramps
+from tests import tiny
+
+CPU = torch.device("cpu")
+each_precision = pytest.mark.parametrize("precision", PRECISIONS)
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def linear(inputs: int = 48, outputs: int = 40, bias: bool = True, seed: int = 0) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(inputs, outputs, bias=bias)
+
+
+def states(tokens: int, inputs: int = 48, seed: int = 1) -> Tensor:
+    torch.manual_seed(seed)
+    return torch.randn(tokens, inputs)
+
+
+@each_precision
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tokens", [0, 1, 3, 200])
+def test_near_the_plain_product(precision: str, bias: bool, tokens: int) -> None:
+    """Each precision gives the map's product, off by no more than its rounding; of no tokens, none."""
+    plain = linear(bias=bias)
+    found = PRECISIONS[precision](plain)(states(tokens)).float()
+    assert found.shape == (tokens, 40)
+    bound = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}[precision]
+    torch.testing.assert_close(found, plain(states(tokens)), atol=bound, rtol=0)
+
+
+def test_the_plain_product_where_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without oneDNN the map is as it was, bit for bit."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    plain = linear()
+    found = PRECISIONS["fp32"](plain)
+    assert torch.equal(found(states(9)), plain(states(9))) and torch.equal(found.weight(), plain.weight)
+
+
+@each_precision
+def test_pickled(precision: str) -> None:
+    """A map that went through pickle gives the same, bit for bit."""
+    mapped = PRECISIONS[precision](linear())
+    assert torch.equal(pickle.loads(pickle.dumps(mapped))(states(7)), mapped(states(7)))
+
+
+@pytest.mark.parametrize("weight", [WEIGHT_STEPS, -WEIGHT_STEPS])
+@pytest.mark.parametrize("state", [STATE_STEPS, -STATE_STEPS])
+def test_int8_never_overflows(weight: int, state: int) -> None:
+    """The largest whole numbers of all, in a row as long as bert-large's, are summed without loss."""
+    inputs = 4096
+    plain = nn.Linear(inputs, 32, bias=False)
+    plain.weight.fill_(weight)
+    found = Int8Linear(plain)(torch.full((20, inputs), float(state)))
+    assert torch.equal(found, torch.full((20, 32), float(weight * state * inputs)))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 17, 64])
+def test_int8_is_the_product_of_whole_numbers(tokens: int) -> None:
+    """What it gives is the exact sum of int8 times int8, times the scales of the output and of the token."""
+    plain, read = linear(768, 96), states(tokens, 768)
+    read[0, 0], plain.weight[0, :2] = 50.0, torch.tensor([3.0, -3.0])  # outliers
+    weight_scale = plain.weight.abs().amax(dim=1, keepdim=True) / WEIGHT_STEPS
+    state_scale = read.abs().amax(dim=1, keepdim=True) / STATE_STEPS
+    whole = (read / state_scale).round().long() @ (plain.weight / weight_scale).round().long().T
+    expected = whole.double() * state_scale.double() * weight_scale.double().T + plain.bias.double()
+    torch.testing.assert_close(Int8Linear(plain)(read).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_int8_keeps_tokens_apart() -> None:
+    """A token's product is the same bit for bit alone and beside tokens a thousand times as large."""
+    mapped, read = Int8Linear(linear(768, 96)), states(40, 768)
+    read[::2] *= 1000
+    alone = torch.cat([mapped(read[i : i + 1]) for i in range(len(read))])
+    assert torch.equal(mapped(read), alone)
+
+
+def test_int8_of_zeros_and_of_no_number() -> None:
+    """A token of zeros, or an output without weights, gives the bias; what is no number stays none."""
+    plain = linear()
+    plain.weight[3] = 0
+    read = states(3)
+    read[1], read[2, 5] = 0, torch.nan
+    found = Int8Linear(plain)(read)
+    assert torch.equal(found[1], plain.bias) and torch.equal(found[0, 3], plain.bias[3])
+    assert found[2].isnan().all() and not found[:2].isnan().any()
+
+
+def test_packing_leaves_the_process_as_it_was() -> None:
+    """PyTorch's own choice of a library for whole numbers is the same after a map was made."""
+    before = torch.backends.quantized.engine
+    Int8Linear(linear())
+    assert torch.backends.quantized.engine == before
+
+
+@each_precision
+@pytest.mark.parametrize("family", tiny.EVERY_FAMILY)
+def test_weights_are_held_once(family: str, precision: str) -> None:
+    """No weight of a layer's linear map stays in the model; in fp32 all come back bit for bit under their names."""
+    backbone = tiny.model(family, layers=3, width=16, labels=2)
+    model = DeeBert(backbone, Ramps(2, 16, 2))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    engine = Engine(model, precision, CPU)
+    gone = {name for name, parameter in model.named_parameters() if parameter.is_meta}
+    maps = [name for name, tensor in before.items() if ".layer" in name and tensor.ndim == 2]
+    assert gone == {name for name in maps if "norm" not in name.lower()} and len(gone) >= 12
+    assert all(not parameter.is_meta for parameter in model.ramps.parameters())
+    if precision == "fp32":
+        after = engine.state_dict()
+        assert list(after) == list(before)
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_resolved(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """auto is the first precision that the machine multiplies itself; int8 where it cannot is an error of one line."""
+    monkeypatch.setattr(torch.backends.quantized.__class__, "supported_engines", ["fbgemm"])
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert [resolve(each, CPU) for each in ("fp32", "bf16", "int8", "auto")] == ["fp32", "bf16", "int8", "int8"]
+    monkeypatch.setattr(torch.backends.quantized.__class__, "supported_engines", ["qnnpack"])
+    assert resolve("auto", CPU) == "bf16" and not caplog.records
+    with pytest.raises(UserError, match=r"precision: int8 needs a CPU with AVX2.*expected fp32, bf16 or auto"):
+        resolve("int8", CPU)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert resolve("auto", CPU) == "fp32"
+    assert resolve("bf16", CPU) == "bf16" and "does not multiply bf16" in caplog.text
+
+
+def test_a_gpu_has_no_int8() -> None:
+    """The product of whole numbers is for CPUs."""
+    assert not precisions.multiplies("int8", torch.device("cuda"))
+
+
+def test_largest() -> None:
+    """The largest absolute value of a row, whichever its sign."""
+    rows = torch.tensor([[1.0, -3.0], [2.0, -1.0]])
+    np.testing.assert_array_equal(precisions._largest(rows).numpy(), [[3.0], [2.0]])
