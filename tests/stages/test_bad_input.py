@@ -201,7 +201,10 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-TOP = "dataset, model, seed, precision, download_glue, finetune_backbone, train_ramps, eval_layers, entropy_sweep, benchmark"
+TOP = (
+    "dataset, model, seed, precision, download_glue, finetune_backbone, train_ramps, eval_layers, entropy_sweep,"
+    " benchmark"
+)
 LIST = "a list of different numbers, each 0 or more"
 THRESHOLDS = "entropy_sweep.thresholds"
 MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
