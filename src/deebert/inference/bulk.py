@@ -189,7 +189,9 @@ def _told_how_far(kept: Kept, rows: int) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, Terminated) as error:
         name = "SIGTERM" if isinstance(error, Terminated) else "Ctrl-C"
-        told = f"stopped by {name}; {kept.rows:,} of {rows:,} rows are answered, and the same command goes on"
+        told = (
+            f"stopped by {name}; {kept.whole_records():,} of {rows:,} rows are answered, and the same command goes on"
+        )
         raise type(error)(told) from None
 
 
