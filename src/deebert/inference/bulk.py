@@ -189,7 +189,8 @@ def _told_how_far(kept: Kept, rows: int) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, Terminated) as error:
         name = str(error) if isinstance(error, Terminated) else "Ctrl-C"
-        told = f"stopped by {name}; {kept.rows:,} of {rows:,} rows are answered, and the same command goes on"
+        done = f"{kept.whole_records():,} of {rows:,} rows are answered"
+        told = f"stopped by {name}; {done}, and the same command goes on"
         raise (UserError if isinstance(error, Terminated) else KeyboardInterrupt)(told) from None
 
 

@@ -132,6 +132,7 @@ class EarlyExitClassifier:
             raise ValueError(f"precision: {precision!r} is not allowed; expected one of {', '.join(PRECISIONS)}")
         place = _usable(device)
         folder = _folder_of(model)
+        deebert, tokenizer = DeeBert.load(folder)
         made_for = recorded(folder)
         wanted = precision or made_for
         if precision == "auto" and multiplies(made_for, place):
@@ -139,7 +140,6 @@ class EarlyExitClassifier:
         taken = resolve(wanted, place)
         if taken != made_for:
             log.warning("%s: loaded in %s; its ramps and thresholds were made for %s", model, taken, made_for)
-        deebert, tokenizer = DeeBert.load(folder)
         return cls(folder, deebert, tokenizer, taken, place)
 
     @property

@@ -64,7 +64,7 @@ class Kept:
 
     def _open(self) -> None:
         found = _json(self.folder / COMMAND)
-        kept = self._whole_records()
+        kept = self.whole_records()
         if found == self.command:
             self.rows = kept
         elif kept and not self.replace:
@@ -84,7 +84,7 @@ class Kept:
             " name another output, or lose them with --force"
         )
 
-    def _whole_records(self) -> int:
+    def whole_records(self) -> int:
         """How many rows were answered; what a crash of the machine left unwritten, and all after it, is not."""
         path = self.folder / ANSWERS
         count = path.stat().st_size // RECORD.itemsize if path.exists() else 0
