@@ -20,7 +20,7 @@ from matplotlib.transforms import Bbox
 
 from deebert.analysis.baseline_table import BASELINES
 from deebert.base.errors import UserError
-from deebert.exits.criteria import NAMED_SHARES, thresholds_at
+from deebert.exits.grids import NAMED_SHARES, thresholds_at
 from deebert.exits.table import CRITERIA
 from deebert.figures import decision, evaluation
 from deebert.figures.drawing import save, short_model_name
@@ -120,7 +120,7 @@ def make_rows(
                     for k in range(4)
                 )
         of_split = [row for row in rows.sweep if row["split"] == split]
-        for name in ("max_probability", "patience", "confident_streak_2", "layer_thresholds", "random_exit"):
+        for name in ("max_probability", "margin", "patience", "confident_streak_2", "layer_thresholds", "random_exit"):
             rows.sweep.extend({**row, "criterion": name, "score": 0.98 * row["score"]} for row in of_split[::10])
         for layer in layers[::-1]:
             fixed = {"score": float(right[:, layer - 1].mean()), "layers_saved_frac": float(1 - layer / num_layers)}
