@@ -13,7 +13,8 @@ from deebert.base.files import read_json, write_json
 from deebert.base.stage import run
 from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
-from deebert.exits.criteria import TIMED_SHARES, Entropy, thresholds_at
+from deebert.exits.criteria import Entropy
+from deebert.exits.grids import TIMED_SHARES, thresholds_at
 from deebert.figures.drawing import save
 from deebert.figures.speed import draw_time
 from deebert.inference.clock import benchmark_metrics, benchmark_rows

@@ -1,5 +1,13 @@
 """The exit criteria that `predict` takes in place of a threshold, under the name that programs import."""
 
-from deebert.exits.criteria import ConfidentStreak, Criterion, Entropy, LayerThresholds, MaxProbability, Patience
+from deebert.exits.criteria import (
+    ConfidentStreak,
+    Criterion,
+    Entropy,
+    LayerThresholds,
+    Margin,
+    MaxProbability,
+    Patience,
+)
 
-__all__ = ["ConfidentStreak", "Criterion", "Entropy", "LayerThresholds", "MaxProbability", "Patience"]
+__all__ = ["ConfidentStreak", "Criterion", "Entropy", "LayerThresholds", "Margin", "MaxProbability", "Patience"]

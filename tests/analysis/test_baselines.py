@@ -13,7 +13,8 @@ from deebert.analysis.curves import ScoredCurve, entropy_curve, other_curves
 from deebert.analysis.layers import layer_rows
 from deebert.base.rows import Row
 from deebert.data.scores import METRICS
-from deebert.exits.criteria import Entropy, threshold_grid
+from deebert.exits.criteria import Entropy
+from deebert.exits.grids import threshold_grid
 from tests.heads import entropy_rows_of, heads, scored_classes
 
 LAYERS = 4

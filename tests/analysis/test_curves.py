@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from deebert.analysis.curves import entropy_curve, other_curves
 from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits
 from deebert.analysis.layers import layer_rows
-from deebert.exits.criteria import ConfidentStreak, MaxProbability, Patience, threshold_grid
+from deebert.exits.criteria import ConfidentStreak, Margin, MaxProbability, Patience
+from deebert.exits.grids import threshold_grid
 from tests.heads import entropy_rows_of, heads, naive_accuracy, naive_exit, naive_f1, naive_macro_f1, scored_classes
 
 N, LAYERS = 40, 4
@@ -60,6 +61,7 @@ def test_curves_of_all_other_criteria(classes: int, metric: str) -> None:
     curves = {curve.criterion: curve for curve in others}
     kinds = {
         "max_probability": MaxProbability,
+        **({"margin": Margin} if classes > 2 else {}),
         "patience": lambda setting: Patience(int(setting)),
         "confident_streak_2": lambda setting: ConfidentStreak(2, setting),
         "confident_streak_3": lambda setting: ConfidentStreak(3, setting),

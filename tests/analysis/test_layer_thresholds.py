@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from deebert.analysis.curves import curve_of
 from deebert.analysis.folds import stratified_halves
 from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits, fit_layer_thresholds
-from deebert.exits.criteria import threshold_grid
+from deebert.exits.grids import threshold_grid
 from deebert.exits.rule import entropy
 from tests.heads import SCORED, best_within, entropy_rows_of, heads
 

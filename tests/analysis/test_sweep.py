@@ -148,6 +148,15 @@ def test_tables_of_a_split(metric: str) -> None:
     assert tables == tables_of("validation", saved, metric, SETTINGS)
 
 
+def test_with_more_classes_the_margin_has_a_curve() -> None:
+    """With two it would be maximum probability's; from three on the sweep has both."""
+    names = [
+        {row["criterion"] for row in tables_of("validation", saved_logits(1, classes), "accuracy", SETTINGS)["sweep"]}
+        for classes in (2, 3, 77)
+    ]
+    assert ["margin" in each for each in names] == [False, True, True] and names[1] == names[2] == names[0] | {"margin"}
+
+
 def test_the_band_lies_around_the_curve() -> None:
     """Each threshold's band has the curve's own score and saving, and holds them."""
     tables = tables_of("validation", saved_logits(2, n=200), "accuracy", SETTINGS)

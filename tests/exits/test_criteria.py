@@ -14,18 +14,23 @@ from torch import Tensor
 
 from deebert.base.errors import UserError
 from deebert.exits.criteria import (
-    NAMED_SHARES,
-    TIMED_SHARES,
     ConfidentStreak,
     Criterion,
     Entropy,
     LayerThresholds,
+    Margin,
     MaxProbability,
     Patience,
+    lead,
+    top_probability,
+)
+from deebert.exits.grids import (
+    NAMED_SHARES,
+    TIMED_SHARES,
+    margin_grid,
     probability_grid,
     threshold_grid,
     thresholds_at,
-    top_probability,
 )
 from deebert.exits.table import CRITERIA, Grid
 from tests.heads import heads
@@ -36,9 +41,11 @@ few = settings(max_examples=60, deadline=None, derandomize=True)
 
 nats = st.just(0.0) | st.floats(0, 1.2)
 probabilities = st.just(1.0) | st.floats(0, 1)
+margins = st.just(1.0) | st.just(-1e-6) | st.floats(0, 1) | st.floats(0, 0.05)  # small ones are what many classes have
 criteria = st.one_of(
     st.builds(Entropy, nats),
     st.builds(MaxProbability, probabilities),
+    st.builds(Margin, margins),
     st.builds(Patience, st.integers(1, MAX_LAYERS)),
     st.builds(ConfidentStreak, st.integers(1, 4), probabilities),
     st.builds(
@@ -91,19 +98,23 @@ def test_live_is_offline(logits: Tensor, criterion: Criterion) -> None:
 
 def test_full_depth_reads_no_ramp() -> None:
     """Settings by which nobody can leave need no head, all others do, each ramp by its own threshold."""
-    assert not any(c.reads(1) for c in (Entropy(0.0), MaxProbability(1.0), ConfidentStreak(2, 1.0)))
-    assert all(c.reads(1) for c in (Entropy(1e-4), MaxProbability(0.999), ConfidentStreak(2, 0.999), Patience(1)))
+    assert not any(c.reads(1) for c in (Entropy(0.0), MaxProbability(1.0), Margin(1.0), ConfidentStreak(2, 1.0)))
+    assert all(
+        c.reads(1)
+        for c in (Entropy(1e-4), MaxProbability(0.999), Margin(0.999), ConfidentStreak(2, 0.999), Patience(1))
+    )
     assert [LayerThresholds((0.0, 0.2, 0.0), 1.0).reads(layer) for layer in (1, 2, 3)] == [False, True, False]
 
 
 def plain_exit(criterion: Criterion, sample: np.ndarray) -> int:
     """Exit layer of one sample's (L, C) logits by each criterion's definition; skips what rounding would decide."""
     num_layers = len(sample)
-    top, nat, answer = [], [], []
+    top, margin, nat, answer = [], [], [], []
     for head in sample.astype(np.float64):
         p = np.exp(head - head.max())
         p /= p.sum()
         top.append(p.max())
+        margin.append(p.max() - sorted(p)[-2])
         nat.append(-sum(x * math.log(x) for x in p if x > 0))
         answer.append(int(p.argmax()))
     for layer in range(1, num_layers):
@@ -111,6 +122,9 @@ def plain_exit(criterion: Criterion, sample: np.ndarray) -> int:
             bar = criterion.threshold_nats if isinstance(criterion, Entropy) else criterion.thresholds_nats[layer - 1]
             assume(abs(nat[layer - 1] - bar) > 1e-5)
             leaves = nat[layer - 1] < bar
+        elif isinstance(criterion, Margin):
+            assume(abs(margin[layer - 1] - criterion.threshold) > 1e-6)
+            leaves = margin[layer - 1] > criterion.threshold
         elif isinstance(criterion, Patience):
             window = answer[max(0, layer - criterion.patience - 1) : layer]  # patience comparisons need one head more
             leaves = len(window) == criterion.patience + 1 and len(set(window)) == 1
@@ -124,7 +138,7 @@ def plain_exit(criterion: Criterion, sample: np.ndarray) -> int:
 
 
 @few
-@given(st.integers(0, 10_000), st.integers(2, 4), criteria)
+@given(st.integers(0, 10_000), st.integers(2, 4) | st.sampled_from([20, 77, 200]), criteria)
 def test_each_criterion_is_its_definition(seed: int, classes: int, criterion: Criterion) -> None:
     """Every sample leaves where a plain float64 loop over its heads says."""
     logits, _ = heads(seed, classes, n=10, layers=MAX_LAYERS)
@@ -164,7 +178,39 @@ def test_patience_counts_as_the_paper_does(heads_say: list[int], patience: int, 
     assert Patience(patience).exit_layers(logits).tolist() == [layer]
 
 
-@pytest.mark.parametrize("classes", [2, 3, 5])
+@few
+@given(logit_tables(), st.floats(0, 1))
+def test_with_two_classes_the_margin_is_the_top_probability(logits: Tensor, threshold: float) -> None:
+    """It is 2p - 1, so it lets the same samples go, and has no curve of its own there."""
+    logits = logits[..., :2]
+    margin, top = lead(logits), top_probability(logits)
+    torch.testing.assert_close(margin, 2 * top - 1, equal_nan=True, atol=1e-6, rtol=0)
+    assume(not ((margin - threshold).abs() < 1e-6).any())
+    twin = MaxProbability((threshold + 1) / 2)
+    assert torch.equal(Margin(threshold).exit_layers(logits), twin.exit_layers(logits))
+    assert Margin.grid(logits.shape[1], 2, 50) == []
+
+
+def test_the_margin_does_not_see_how_the_rest_is_spread() -> None:
+    """Of two heads with the same top two, the one whose rest is spread over more classes is as sure by it."""
+    probabilities = torch.tensor([[0.5, 0.1, 0.4 - 3e-6, 1e-6, 1e-6, 1e-6], [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]])
+    crowded, spread = lead(probabilities.log()).tolist()
+    assert (crowded, spread) == (pytest.approx(0.1, abs=1e-5), pytest.approx(0.4, abs=1e-5))
+    assert top_probability(probabilities.log()).tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
+
+
+@pytest.mark.parametrize("classes", [3, 7, 77, 200])
+@pytest.mark.parametrize("points", [0, 1, 2, 50, 200])
+def test_the_grid_of_margins(classes: int, points: int) -> None:
+    """At most `points` and 1, falling, of 6 digits, to just below 0."""
+    grid = margin_grid(classes, points)
+    assert grid[0] == 1.0 and grid == sorted(set(grid), reverse=True) and len(grid) <= points + 1
+    assert len(grid) >= 0.8 * points and all(value == round(value, 6) for value in grid)
+    if points > 1:
+        assert grid[-1] == -1e-6 and 1 - 1e-2 < grid[1] < 1
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 77, 200])
 @pytest.mark.parametrize(("name", "grid_of"), GRIDS.items(), ids=GRIDS)
 def test_the_grid_goes_from_nobody_to_everybody(name: str, grid_of: Grid, classes: int) -> None:
     """By the first setting all stay to L, by the last all leave as early as can be; between, the saving never falls."""
@@ -174,7 +220,10 @@ def test_the_grid_goes_from_nobody_to_everybody(name: str, grid_of: Grid, classe
     if name == "patience":
         logits[2] = logits[1]
     grid = grid_of(5, classes, 200)
-    earliest = {"max_probability": 1, "patience": 2, "confident_streak_2": 2, "confident_streak_3": 3}
+    if (name, classes) == ("margin", 2):
+        assert grid == []
+        return
+    earliest = {"max_probability": 1, "margin": 1, "patience": 2, "confident_streak_2": 2, "confident_streak_3": 3}
     assert {criterion.name for criterion in grid} == {name}
     assert grid[0].exit_layers(logits).tolist() == [5, 5, 5]
     assert grid[-1].exit_layers(logits).tolist() == [earliest[name]] * 3
@@ -202,7 +251,14 @@ def test_the_grid_of_probabilities(classes: int, points: int) -> None:
 
 @pytest.mark.parametrize(
     "criterion",
-    [Entropy(9.0), MaxProbability(0.0), Patience(1), ConfidentStreak(1, 0.0), LayerThresholds((9.0, 9.0, 9.0), 0.0)],
+    [
+        Entropy(9.0),
+        MaxProbability(0.0),
+        Margin(-1.0),
+        Patience(1),
+        ConfidentStreak(1, 0.0),
+        LayerThresholds((9.0, 9.0, 9.0), 0.0),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nan_never_leaves(criterion: Criterion, dtype: torch.dtype) -> None:
@@ -214,17 +270,19 @@ def test_nan_never_leaves(criterion: Criterion, dtype: torch.dtype) -> None:
 
 
 def test_equal_is_not_above() -> None:
-    """A top probability equal to the threshold stays."""
+    """A top probability, or a margin, equal to the threshold stays."""
     logits = torch.zeros(1, 3, 2)
     assert top_probability(logits).tolist() == [[0.5, 0.5, 0.5]]
     assert MaxProbability(0.5).exit_layers(logits).tolist() == [3]
     assert ConfidentStreak(2, 0.5).exit_layers(logits).tolist() == [3]
+    assert Margin(0.0).exit_layers(logits).tolist() == [3]
 
 
 def test_probabilities_of_large_half_precision_logits() -> None:
-    """Top probabilities come in float32 and do not overflow."""
-    found = top_probability(torch.tensor([[3e4, -3e4], [3e4, 3e4]], dtype=torch.bfloat16))
-    assert found.dtype == torch.float32 and found.tolist() == [1.0, 0.5]
+    """Top probabilities and margins come in float32 and do not overflow."""
+    logits = torch.tensor([[3e4, -3e4], [3e4, 3e4]], dtype=torch.bfloat16)
+    for read, expected in ((top_probability, [1.0, 0.5]), (lead, [1.0, 0.0])):
+        assert read(logits).dtype == torch.float32 and read(logits).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -234,6 +292,9 @@ def test_probabilities_of_large_half_precision_logits() -> None:
         lambda: Entropy(math.nan),
         lambda: MaxProbability(1.1),
         lambda: MaxProbability(math.nan),
+        lambda: Margin(1.1),
+        lambda: Margin(-1.1),
+        lambda: Margin(math.nan),
         lambda: Patience(0),
         lambda: ConfidentStreak(0, 0.5),
         lambda: ConfidentStreak(2, -0.5),

@@ -32,11 +32,11 @@ LAYERS, LABELS, WIDTH = 4, 3, 16
 
 
 @dataclass(frozen=True)
-class Margin(Criterion):
+class LogitLead(Criterion):
     """Made up: leaves at the first ramp whose top logit is ahead of the second by more than the threshold."""
 
     threshold: float
-    name: ClassVar[str] = "margin"
+    name: ClassVar[str] = "logit_lead"
 
     @property
     def setting(self) -> float:
@@ -51,18 +51,18 @@ class Margin(Criterion):
         return readings > self.threshold, state
 
     @classmethod
-    def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["Margin"]:
+    def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["LogitLead"]:
         return [cls(threshold) for threshold in np.linspace(6.0, -1.0, num_settings).tolist()]
 
 
 @pytest.fixture
-def margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`Margin` in the table."""
-    entry = Entry("made-up margin", "at the first ramp whose top logit leads", "#117733", marker="v", grid=Margin.grid)
-    monkeypatch.setitem(CRITERIA, "margin", entry)
+def logit_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`LogitLead` in the table."""
+    entry = Entry("made-up lead", "at the first ramp whose top logit leads", "#117733", marker="v", grid=LogitLead.grid)
+    monkeypatch.setitem(CRITERIA, "logit_lead", entry)
 
 
-@pytest.mark.usefixtures("margin")
+@pytest.mark.usefixtures("logit_lead")
 def test_a_new_criterion_is_one_class_and_one_entry() -> None:
     """Its rows, its curve in the figure, its colour in `dvc plots` and its line in the documents come by themselves."""
     logits, labels = heads(1, LABELS)
@@ -70,8 +70,8 @@ def test_a_new_criterion_is_one_class_and_one_entry() -> None:
     settings = EntropySweep(1, (0.2,), 40, (1.0,), Risk((0.05,), 0.1))
     given = ("validation", saved, "accuracy", settings)
     tables = split_tables(*given) | choice_tables(*given)
-    rows = [row for row in tables["sweep"] if row["criterion"] == "margin"]
-    for row, criterion in zip(rows, Margin.grid(LAYERS, LABELS, 10), strict=True):
+    rows = [row for row in tables["sweep"] if row["criterion"] == "logit_lead"]
+    for row, criterion in zip(rows, LogitLead.grid(LAYERS, LABELS, 10), strict=True):
         assert row["threshold"] == criterion.threshold
         layers = criterion.exit_layers(torch.from_numpy(logits))
         assert row["mean_exit_layer"] == pytest.approx(layers.double().mean().item())
@@ -81,16 +81,16 @@ def test_a_new_criterion_is_one_class_and_one_entry() -> None:
         **{"splits": ["validation"], "test_splits": [], "n": {"validation": len(labels)}},
     }
     for ax in draw_criteria(header, tables["sweep"]).axes:
-        (line,) = [line for line in ax.get_lines() if line.get_label() == "made-up margin"]
+        (line,) = [line for line in ax.get_lines() if line.get_label() == "made-up lead"]
         assert (line.get_color(), line.get_marker(), len(line.get_xdata())) == ("#117733", "v", 10)
 
     template = plot_template(json.loads((ROOT / ".dvc/plots/criteria.json").read_text()))
     scale = template["spec"]["encoding"]["color"]["scale"]
-    assert dict(zip(scale["domain"], scale["range"], strict=True))["margin"] == "#117733"
-    assert "\n| `margin` | at the first ramp whose top logit leads | " in BLOCKS["criteria"](Run({}, tables))
+    assert dict(zip(scale["domain"], scale["range"], strict=True))["logit_lead"] == "#117733"
+    assert "\n| `logit_lead` | at the first ramp whose top logit leads | " in BLOCKS["criteria"](Run({}, tables))
 
 
-@pytest.mark.usefixtures("margin")
+@pytest.mark.usefixtures("logit_lead")
 def test_a_new_criterion_runs_live() -> None:
     """The engine lets samples leave by it where it lets them leave on saved logits, and they get the same answers."""
     backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS)
@@ -106,7 +106,7 @@ def test_a_new_criterion_runs_live() -> None:
         logits = model(**encoded.padded(np.arange(len(encoded)), 1, torch.device("cpu")))
     engine = Engine(model)
     depths = set()
-    for criterion in CRITERIA["margin"].grid(LAYERS, LABELS, 6):
+    for criterion in CRITERIA["logit_lead"].grid(LAYERS, LABELS, 6):
         layers = criterion.exit_layers(logits)
         depths |= set(layers.tolist())
         live = engine.answer(encoded, criterion)

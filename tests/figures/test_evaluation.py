@@ -15,16 +15,19 @@ from dvc_render import VegaRenderer
 from dvc_render.html import render_html
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.transforms import Bbox
 
 from deebert.analysis.baseline_table import BASELINES
 from deebert.base.errors import UserError
+from deebert.exits.grids import NAMED_SHARES, thresholds_at
 from deebert.exits.table import CRITERIA
 from deebert.figures import decision, evaluation
 from deebert.figures.drawing import save, short_model_name
 
 PLOTS = Path(__file__).parents[2] / ".dvc" / "plots"
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+NAMED_OF_77 = thresholds_at(NAMED_SHARES, 77)
 
 
 class Rows(NamedTuple):
@@ -50,8 +53,12 @@ def make_rows(
     graded: bool = False,
     model: str = "bert-base",
     thresholds: tuple[float, ...] = THRESHOLDS,
+    least_entropy: float = 0.0,
 ) -> Rows:
-    """Rows of made-up heads whose score goes from `first` to `last` and whose entropy falls with the layer."""
+    """Rows of made-up heads whose score goes from `first` to `last` and whose entropy falls with the layer.
+
+    `least_entropy` is a share of ln C; at 1 all heads guess.
+    """
     rng = np.random.default_rng(7)
     rows = Rows(
         {
@@ -69,9 +76,8 @@ def make_rows(
     for split, n in splits.items():
         luck = 0.9 * rng.random((n, 1)) + 0.1 * rng.random((n, num_layers))
         right = luck < np.linspace(first, last, num_layers)  # (n, L)
-        entropy = (
-            math.log(classes) * rng.random((n, num_layers)) ** np.linspace(0.7, 4, num_layers) * (0.4 + 0.6 * luck)
-        )
+        unsure = rng.random((n, num_layers)) ** np.linspace(0.7, 4, num_layers) * (0.4 + 0.6 * luck)
+        entropy = math.log(classes) * (least_entropy + (1 - least_entropy) * unsure)
         grade = np.digitize(luck[:, 0], (0.3, 0.5, 0.7))
         groups = [right == answer for answer in (True, False)]
         names = ["correct", "wrong"]
@@ -89,7 +95,8 @@ def make_rows(
                     rows.entropy.append(
                         {"split": split, "layer": int(layer), "group": name, **quantiles, "n": len(members)}
                     )
-        for threshold in sorted({0.0, *np.linspace(0, 1.02 * math.log(classes), 60).round(4).tolist(), *thresholds}):
+        grid = np.linspace(least_entropy, 1.02, 60) * math.log(classes)
+        for threshold in sorted({0.0, *grid.round(4).tolist(), *thresholds}):
             leaves = entropy < threshold
             leaves[:, -1] = True
             exit_layer = leaves.argmax(1) + 1
@@ -113,7 +120,7 @@ def make_rows(
                     for k in range(4)
                 )
         of_split = [row for row in rows.sweep if row["split"] == split]
-        for name in ("max_probability", "patience", "confident_streak_2", "layer_thresholds", "random_exit"):
+        for name in ("max_probability", "margin", "patience", "confident_streak_2", "layer_thresholds", "random_exit"):
             rows.sweep.extend({**row, "criterion": name, "score": 0.98 * row["score"]} for row in of_split[::10])
         for layer in layers[::-1]:
             fixed = {"score": float(right[:, layer - 1].mean()), "layers_saved_frac": float(1 - layer / num_layers)}
@@ -173,6 +180,13 @@ CASES = {
     "no better than a coin": make_rows(6, 0.5, 0.5, {"validation": 277}, model="/home/me_too/ca$he$/mini_lm_50%_v2"),
     "all but perfect": make_rows(6, 0.995, 1.0, {"validation": 872}, thresholds=(0.0, *THRESHOLDS[:6], 0.69)),
     "one threshold": make_rows(2, 0.6, 0.9, {"validation": 50}, thresholds=(0.2,)),
+    "77 classes": make_rows(
+        6, 0.6, 0.93, {"validation": 1003, "test": 3080}, 77, ("macro_f1", "accuracy"), thresholds=NAMED_OF_77
+    ),
+    "77 classes, hardly learnt": make_rows(
+        6, 0.62, 0.07, {"validation": 1003, "test": 3080}, 77, thresholds=NAMED_OF_77, least_entropy=0.97
+    ),
+    "200 classes that all heads guess": make_rows(12, 0.005, 0.005, {"validation": 900}, 200, least_entropy=1.0),
 }
 
 
@@ -268,6 +282,16 @@ def test_texts_stay_inside_and_apart(drawing):
             assert figure.bbox.count_contains(box.corners()) == 4, (name, text)
             for other, other_box in texts[i + 1 :]:
                 assert not box.padded(-1).overlaps(other_box.padded(-1)), (name, text, other)
+
+
+def test_legends_cover_nothing(drawing):
+    """No legend touches the inside of a panel, wherever boxes and curves lie there."""
+    for name, figure in drawing.items():
+        figure.draw_without_rendering()
+        legends = [legend for place in (figure, *figure.axes) for legend in place.findobj(Legend)]
+        assert legends or name == "choice"
+        for legend in legends:
+            assert not legend.get_window_extent().count_overlaps([ax.bbox for ax in figure.axes]), name
 
 
 def test_titles_name_task_and_model_and_axes_their_units(rows, drawing):
@@ -384,12 +408,13 @@ def test_a_smaller_model_that_is_better_is_in_the_close_view(rows, drawing):
 
 
 def test_choice_says_what_is_recommended_and_what_cannot_be_promised(rows, drawing):
-    """A line per target with its threshold; per risk what is certified, or why nothing is."""
+    """A line per target with its threshold, whose brackets can be read below zero too; per risk what is certified."""
     upper, lower = drawing["choice"].axes
     said = [text.get_text() for text in upper.texts]
     first = rows.header["splits"][0]
     for row in (row for row in rows.choice if row["split"] == first):
         assert f"{row['target_drop_points']:g}" in said and f"{row['threshold']:g}" in said
+        assert f"{row['drop_points']:.2f} ({row['drop_low']:.2f} to {row['drop_high']:.2f})" in said
     assert ("on the test\nsplit loses" in said) == ("test" in rows.header["splits"])
     promised = [text.get_text() for text in lower.texts]
     for promise in ("not certifiable; 2.31 % would be", "no threshold saves a layer", "0.25 nats saves 40.0 %"):
@@ -417,7 +442,9 @@ def test_layers_has_a_panel_per_metric_and_a_line_per_split(rows, drawing):
     """The main metric comes first; a line holds the scores of layers 1..L."""
     figure = drawing["layers"]
     metrics = list(dict.fromkeys(row["metric"] for row in rows.layers))
-    assert [ax.get_ylabel() for ax in figure.axes] == [{"f1": "F1"}.get(m, m) + " (%)" for m in metrics]
+    assert [ax.get_ylabel() for ax in figure.axes] == [
+        {"f1": "F1", "macro_f1": "macro-F1"}.get(m, m) + " (%)" for m in metrics
+    ]
     for ax, metric in zip(figure.axes, metrics, strict=True):
         lines = [line for line in ax.get_lines() if line.get_marker() == "o"]
         for line, split in zip(lines, rows.header["splits"], strict=True):

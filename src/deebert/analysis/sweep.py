@@ -17,7 +17,7 @@ from deebert.analysis.curves import Curve, ScoredCurve, entropy_curve, other_cur
 from deebert.analysis.logits import SplitLogits
 from deebert.base.metric_keys import figure_key
 from deebert.base.rows import Row
-from deebert.exits.criteria import NAMED_SHARES, threshold_grid, thresholds_at
+from deebert.exits.grids import NAMED_SHARES, threshold_grid, thresholds_at
 from deebert.exits.rule import entropy
 from deebert.exits.table import full_depth_row
 from deebert.settings.entropy_sweep import EntropySweep

@@ -8,17 +8,15 @@ leaves at L.
 Shapes: N samples, B of them still in the batch, L layers (heads 1..L, ramps 1..L-1), C classes.
 """
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from deebert.base.errors import UserError
+from deebert.exits.grids import margin_grid, probability_grid
 from deebert.exits.rule import entropy, first_exit
 
 NO_ANSWER = -1
@@ -27,6 +25,12 @@ NO_ANSWER = -1
 def top_probability(logits: Tensor) -> Tensor:
     """Probability of the likeliest class, between 1/C and 1, in float32; the last axis (..., C) is reduced."""
     return torch.log_softmax(logits.float(), dim=-1).amax(dim=-1).exp()
+
+
+def lead(logits: Tensor) -> Tensor:
+    """Probability of the likeliest class less that of the second, 0 to 1, in float32; the last axis (..., C) goes."""
+    first, second = torch.log_softmax(logits.float(), dim=-1).topk(2, dim=-1).values.exp().unbind(dim=-1)
+    return first - second
 
 
 class Criterion(ABC):
@@ -137,6 +141,45 @@ class MaxProbability(Criterion):
     def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["MaxProbability"]:
         """From nobody leaving early to everybody at layer 1."""
         return [cls(threshold) for threshold in probability_grid(num_labels, num_settings)]
+
+
+@dataclass(frozen=True)
+class Margin(Criterion):
+    """Leaves at the first ramp whose top two probabilities differ by more than the threshold.
+
+    With many classes entropy and top probability also say how the rest of the probability is spread, which does not
+    matter to the answer. The margin says only whether the second class could have won. Below 0 everybody leaves.
+    Source: Schuster et al., "Confident Adaptive Language Modeling" (CALM), NeurIPS 2022, where it is the "softmax
+    response", https://arxiv.org/abs/2207.07061.
+    """
+
+    threshold: float
+    name: ClassVar[str] = "margin"
+    read = staticmethod(lead)
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.threshold <= 1:
+            raise UserError(
+                f"{self.name}: threshold is {self.threshold}; allowed: a difference of probabilities, -1 to 1"
+            )
+
+    @property
+    def setting(self) -> float:
+        return self.threshold
+
+    def reads(self, layer: int) -> bool:
+        return self.threshold < 1
+
+    def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        return readings > self.threshold, state
+
+    @classmethod
+    def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["Margin"]:
+        """From nobody leaving early to everybody at layer 1; empty for two classes.
+
+        There the margin is 2p - 1, p being the top probability: the curve of `MaxProbability` once more.
+        """
+        return [cls(threshold) for threshold in margin_grid(num_labels, num_settings)] if num_labels > 2 else []
 
 
 @dataclass(frozen=True)
@@ -256,37 +299,3 @@ class LayerThresholds(Criterion):
 
     def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
         return readings < self.thresholds_nats[layer - 1], state
-
-
-# Of ln C: round numbers of nats for two classes, and as sure as these for more.
-NAMED_SHARES = tuple(nats / math.log(2) for nats in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
-TIMED_SHARES = tuple(nats / math.log(2) for nats in (0.05, 0.2, 0.6))
-
-
-def thresholds_at(shares: Iterable[float], num_labels: int) -> tuple[float, ...]:
-    """Thresholds in nats at `shares` of the largest entropy, ln C, to two digits."""
-    return tuple(round(share * math.log(num_labels), 2) for share in shares)
-
-
-def threshold_grid(num_labels: int, num_settings: int) -> list[float]:
-    """At most `num_settings` thresholds in nats from near 0 to just above ln C, rising; they do not depend on the data.
-
-    Entropies crowd together at 0, so the grid is not even in nats. It is even in how far the top class leads: each
-    threshold is the entropy of a softmax whose top logit is ahead of all the others by some lead, and the leads are
-    evenly spaced. Thresholds are rounded up to 4 digits, few enough to copy from a table without changing who leaves.
-    Those that then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
-    """
-    leads = torch.linspace(12.0, 0.0, num_settings, dtype=torch.float64)  # a lead of 12 is an entropy of 8e-5 for C = 2
-    top = torch.stack([leads, *[torch.zeros_like(leads)] * (num_labels - 1)], dim=1).log_softmax(dim=1)
-    return sorted({math.ceil(value * 1e4) / 1e4 for value in (-(top.exp() * top).sum(dim=1)).tolist()})
-
-
-def probability_grid(num_labels: int, num_settings: int) -> list[float]:
-    """At most `num_settings` top probabilities and 1, falling to just below 1/C; they do not depend on the data.
-
-    The leads of the top logit are those of `threshold_grid`. Rounded down to 6 digits, since the surest samples
-    differ in no fewer, and strictly below what they stand for. Above 1 is nobody, above the last everybody.
-    """
-    leads = np.linspace(12.0, 0.0, num_settings)
-    top = 1 / (1 + (num_labels - 1) * np.exp(-leads))
-    return sorted({1.0, *((math.ceil(value * 1e6) - 1) / 1e6 for value in top.tolist())}, reverse=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from deebert.base.rows import Row
-from deebert.exits.criteria import ConfidentStreak, Criterion, MaxProbability, Patience
+from deebert.exits.criteria import ConfidentStreak, Criterion, Margin, MaxProbability, Patience
 
 Grid = Callable[[int, int, int], Sequence[Criterion]]
 
@@ -28,8 +28,8 @@ class Entry:
         marker: a marker of Matplotlib; None = no marks.
         marker_size: in typographic points.
         grid: makes a criterion's settings from L, C and at most how many of them there may be, from the one by which
-            nobody leaves early to the boldest. None where settings come from elsewhere: from `params.yaml`, or fitted
-            to labels.
+            nobody leaves early to the boldest. Empty where the criterion has no curve of its own: L is too small, or C
+            makes it another one's. None where settings come from elsewhere: from `params.yaml`, or fitted to labels.
     """
 
     label: str
@@ -47,8 +47,9 @@ def full_depth_row(rows: Iterable[Row]) -> Row:
     return next(row for row in rows if (row["criterion"], row["threshold"]) == ("entropy", 0.0))
 
 
-# By the names in rows, in the order of legends. The colours are of Okabe and Ito's palette, told apart with every
-# common kind of colour blindness. With two classes maximum probability lies on entropy: hence its gaps.
+# By the names in rows, in the order of legends. The colours are of Okabe and Ito's palette, wine of Paul Tol's: told
+# apart with every common kind of colour blindness. With two classes maximum probability lies on entropy, hence its
+# gaps.
 CRITERIA: dict[str, Entry] = {
     "entropy": Entry(
         label="entropy",
@@ -63,6 +64,14 @@ CRITERIA: dict[str, Entry] = {
         line=(0, (3, 3)),
         line_width=2,
         grid=MaxProbability.grid,
+    ),
+    "margin": Entry(
+        label="margin of the top two",
+        leaves="at the first ramp whose top two probabilities differ by more than the threshold; not for two classes",
+        color="#882255",
+        line="dashdot",
+        line_width=2,
+        grid=Margin.grid,
     ),
     "layer_thresholds": Entry(
         label="a threshold per ramp",

@@ -113,7 +113,7 @@ def draw_choice(header: Header, choice: Sequence[Row], certificates: Sequence[Ro
 
 
 def _spread(value: float, low: float, high: float, digits: int = 1) -> str:
-    return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"  # a dash would run into a minus
 
 
 def _promise(row: Row) -> str:
@@ -126,14 +126,17 @@ def _promise(row: Row) -> str:
 
 
 def _draw_table(ax: Axes, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Text in columns of equal width, in place of axes."""
+    """Text in columns as wide as what they hold, in place of axes."""
+    columns = list(zip(heads, *rows, strict=True))
+    widths = [max(len(line) for cell in column for line in cell.split("\n")) + 2 for column in columns]  # characters
+    middles = np.cumsum(widths) - np.array(widths) / 2
     ax.set_axis_off()
     ax.set_title(title, loc="left", pad=10)
-    ax.set(xlim=(0, len(heads)), ylim=(len(rows) + 2, 0))
-    for column, head in enumerate(heads):
-        ax.text(column + 0.5, 0.8, head, ha="center", va="center", color=INK, fontsize=9)
-        for line, row in enumerate(rows):
-            ax.text(column + 0.5, line + 2.1, row[column], ha="center", va="center")
+    ax.set(xlim=(0, sum(widths)), ylim=(len(rows) + 2, 0))
+    for middle, (head, *cells) in zip(middles, columns, strict=True):
+        ax.text(middle, 0.8, head, ha="center", va="center", color=INK, fontsize=9)
+        for line, cell in enumerate(cells):
+            ax.text(middle, line + 2.1, cell, ha="center", va="center")
     ax.axhline(1.55, color=INK, linewidth=0.8)
 
 

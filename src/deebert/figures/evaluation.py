@@ -172,12 +172,14 @@ def draw_entropy(header: Header, rows: Sequence[Row], depth: Sequence[Row]) -> F
         _draw_boxes(ax, header, of_split(rows, split))
         ax.set_title(split_name(header, split))
     upper[0].set_ylabel("entropy (nats)")
-    upper[0].set_ylim(0, 1.15 * max(row["q95"] for row in rows))  # room for the legend above the whiskers
-    upper[-1].legend(loc="upper right", ncols=2, borderpad=0)
+    upper[0].set_ylim(0, 1.05 * max(row["q95"] for row in rows))
+    handles = upper[0].get_legend_handles_labels()[0]
     if grades:
         by_layer, by_threshold = grid[1].subgridspec(1, 2).subplots()
         _draw_grades(by_layer, header, of_split(rows, splits[0]), grades)
         _draw_depth(by_threshold, header, of_split(depth, splits[0]))
+        handles += by_threshold.get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6)  # outside: boxes may be anywhere up to ln C
     return figure
 
 
@@ -229,4 +231,3 @@ def _draw_depth(ax: Axes, header: Header, rows: Sequence[Row]) -> None:
         ax.plot(*np.transpose(curve), color=color, label=f"difficulty {difficulty}")
     ax.set(title="Where samples of a difficulty leave", xlabel="entropy threshold (nats)", ylabel="mean exit layer")
     ax.set_yticks(layer_ticks(header, 12))
-    ax.legend()

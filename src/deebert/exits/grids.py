@@ -1,0 +1,55 @@
+"""Which settings of a criterion are tried: from nobody leaving early to everybody, whatever the data; C classes."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+# Of ln C: round numbers of nats for two classes, and as sure as these for more.
+NAMED_SHARES = tuple(nats / math.log(2) for nats in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+TIMED_SHARES = tuple(nats / math.log(2) for nats in (0.05, 0.2, 0.6))
+
+
+def thresholds_at(shares: Iterable[float], num_labels: int) -> tuple[float, ...]:
+    """Thresholds in nats at `shares` of the largest entropy, ln C, to two digits."""
+    return tuple(round(share * math.log(num_labels), 2) for share in shares)
+
+
+def threshold_grid(num_labels: int, num_settings: int) -> list[float]:
+    """At most `num_settings` thresholds in nats from near 0 to just above ln C, rising; they do not depend on the data.
+
+    Entropies crowd together at 0, so the grid is not even in nats. It is even in how far the top class leads: each
+    threshold is the entropy of a softmax whose top logit is ahead of all the others by some lead, and the leads are
+    evenly spaced. Thresholds are rounded up to 4 digits, few enough to copy from a table without changing who leaves.
+    Those that then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
+    """
+    leads = torch.linspace(12.0, 0.0, num_settings, dtype=torch.float64)  # a lead of 12 is an entropy of 8e-5 for C = 2
+    top = torch.stack([leads, *[torch.zeros_like(leads)] * (num_labels - 1)], dim=1).log_softmax(dim=1)
+    return sorted({math.ceil(value * 1e4) / 1e4 for value in (-(top.exp() * top).sum(dim=1)).tolist()})
+
+
+def probability_grid(num_labels: int, num_settings: int) -> list[float]:
+    """At most `num_settings` top probabilities and 1, falling to just below 1/C; they do not depend on the data.
+
+    The leads of the top logit are those of `threshold_grid`.
+    """
+    others = np.exp(-np.linspace(12.0, 0.0, num_settings))
+    return _falling(1 / (1 + (num_labels - 1) * others))
+
+
+def margin_grid(num_labels: int, num_settings: int) -> list[float]:
+    """At most `num_settings` differences of the top two probabilities and 1, falling to just below 0.
+
+    Made as `probability_grid` is.
+    """
+    others = np.exp(-np.linspace(12.0, 0.0, num_settings))
+    return _falling((1 - others) / (1 + (num_labels - 1) * others))
+
+
+def _falling(shares: np.ndarray) -> list[float]:
+    """1, above which is nobody, then `shares` falling, above the last of which is everybody.
+
+    They are rounded down to 6 digits, since the surest samples differ in no fewer, and lie strictly below `shares`.
+    """
+    return sorted({1.0, *((math.ceil(share * 1e6) - 1) / 1e6 for share in shares.tolist())}, reverse=True)
