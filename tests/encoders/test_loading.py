@@ -257,10 +257,10 @@ def test_a_pair_for_a_model_with_one_token_type(tmp_path: Path, caplog: pytest.L
 
     loaded, tokenizer = load_classifier(folder)
     assert sum("it has one token type" in record.message for record in caplog.records) == 1
-    answers = Engine(DeeBert(loaded, Ramps(2, WIDTH, 2)), device=CPU).answer(encode(tokenizer, pairs, list(pairs)))
     told = AutoTokenizer.from_pretrained(folder)(*(pairs[name].tolist() for name in pairs), padding=True)
     with torch.inference_mode():
         expected = loaded(**told.convert_to_tensors("pt")).logits
+    answers = Engine(DeeBert(loaded, Ramps(2, WIDTH, 2)), device=CPU).answer(encode(tokenizer, pairs, list(pairs)))
     torch.testing.assert_close(torch.from_numpy(answers.logits), expected, atol=1e-5, rtol=0)
 
 

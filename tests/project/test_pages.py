@@ -5,7 +5,6 @@ import importlib
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_python: Path) -> None:
     """With a small model where the pipeline writes its own, every line with `deebert` comes to its end, in order."""
     folder = write_classifier(tmp_path / "models").rename(tmp_path / "models/deebert")
     classifier = EarlyExitClassifier.from_pretrained(folder)
@@ -111,7 +110,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line for page in DOCUMENTS for _, code in FENCED.findall(text_of(page)) for line in code.splitlines()]
     commands = [line for line in lines if re.search(r"\bdeebert (predict|info)\b", line) or line.startswith("printf ")]
     assert len(commands) > 4
-    program = f"PYTHONPATH='{TOP / 'src'}' '{sys.executable}' -m deebert"
+    program = f"PYTHONPATH='{TOP / 'src'}' '{warm_python}' -m deebert"
     script = "\n".join(re.sub(r"(^|\| )deebert ", rf"\1{program} ", line) for line in commands)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True)

@@ -77,7 +77,7 @@ def call(folder: Path, *command: str, expect_failure: bool = False, **variables:
 
 
 def dvc(folder: Path, *arguments: str, **how: bool) -> str:
-    return call(folder, sys.executable, "-m", "dvc", *arguments, **how)
+    return call(folder, "python", "-m", "dvc", *arguments, **how)
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -136,7 +136,7 @@ def _virtual_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _quick_stages(monkeypatch: pytest.MonkeyPatch, first_run: tuple[Path, str], warm_python: Path) -> None:
-    """All but the first run have a `python` that starts at once. Most of these tests' time was its imports."""
+    """All but the first run have a `python` that starts at once. Most of these tests' time was imports."""
     put_first_on_path(monkeypatch, warm_python.parent)
 
 
@@ -147,7 +147,7 @@ def first_run(_virtual_environment: None, tmp_path_factory: pytest.TempPathFacto
     make_project(folder)
     yaml = YAML()
     params = yaml.load(folder / "params.yaml")
-    params["finetune_backbone"]["epochs"] = 0.02
+    params["finetune_backbone"] |= {"epochs": 0.02, "truncate_to": 2}
     params["train_ramps"]["epochs"] = 1
     params["entropy_sweep"]["grid_points"] = 10
     params["benchmark"] |= {"samples": 8, "rounds": 1}

@@ -5,6 +5,7 @@ seeded random moments, a few of them here; DEEBERT_LONG=1 tries more.
 """
 
 import dataclasses
+import gc
 import multiprocessing
 import os
 import random
@@ -45,6 +46,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 
 def execute(name: str, folder: Path, stderr: Path, environment: dict[str, str], max_file_bytes: int) -> None:
     """Run a stage's script as `python stages/<name>.py ...` does in `folder`; the target of a process."""
+    gc.freeze()  # the server's objects need not be looked through
     os.chdir(folder)
     os.environ.update(environment)
     if VARIABLE in environment:

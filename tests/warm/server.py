@@ -4,7 +4,9 @@ A new Python imports torch and transformers for seconds. Where a test starts man
 project's own code is imported anew in each of them, from where its PYTHONPATH says.
 """
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -14,10 +16,14 @@ import select
 import signal
 import socket
 import sys
+import threading
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 LIBRARIES = (
+    "dvc.cli.parser",
+    "dvc.repo.experiments",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
     "pandas",
@@ -74,7 +80,7 @@ def attend(connection: socket.socket) -> dict:
 
 
 def become(arguments: list[str], folder: str, environment: dict[str, str], max_file_bytes: tuple[int, int]) -> None:
-    """Run the script, with its arguments, as a new Python in that folder and environment would."""
+    """Run the script, or the module after -m, as a new Python in that folder and environment would."""
     resource.setrlimit(resource.RLIMIT_FSIZE, tuple(max_file_bytes))
     os.chdir(folder)
     os.environ.clear()
@@ -83,10 +89,27 @@ def become(arguments: list[str], folder: str, environment: dict[str, str], max_f
     if arguments[0] == "-u":
         sys.stdout.reconfigure(write_through=True)
         arguments = arguments[1:]
-    sys.argv = arguments
     own = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [str(Path(arguments[0]).resolve().parent), *own, *sys.path[1:]]
-    runpy.run_path(arguments[0], run_name="__main__")
+    if arguments[0] == "-m":
+        sys.path[:] = [folder, *own, *sys.path[1:]]
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[:] = [str(Path(arguments[0]).resolve().parent), *own, *sys.path[1:]]
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def end(status: object) -> NoReturn:
+    """End the process in order, but do not take all those libraries apart, which takes a second."""
+    if status is not None and not isinstance(status, int):
+        print(status, file=sys.stderr)
+        status = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status or 0)
 
 
 if __name__ == "__main__":
@@ -94,4 +117,10 @@ if __name__ == "__main__":
         warnings.simplefilter("ignore")
         for library in LIBRARIES:
             importlib.import_module(library)
-    become(**serve(sys.argv[1]))
+    gc.freeze()  # no process has to look through all their objects
+    request = serve(sys.argv[1])
+    try:
+        become(**request)
+    except SystemExit as error:
+        end(error.code)
+    end(0)

@@ -15,7 +15,8 @@ from deebert.inference.precisions import PRECISIONS
 class LayerWeights:
     """Replaces the linear maps of `layers` by those of a precision, and takes the weights out of `model`.
 
-    A parameter that was taken out has its shape and no memory. Whoever reads it gets an error.
+    A parameter that was taken out is empty, so that whoever multiplies with it gets an error. On the device `meta` it
+    would have its shape, but PyTorch on a CPU then reads what is in memory and says nothing.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer], precision: str) -> None:
@@ -45,4 +46,4 @@ class LayerWeights:
     def _release(self, name: str) -> None:
         module, _, attribute = name.rpartition(".")
         owner = self._model.get_submodule(module)
-        setattr(owner, attribute, nn.Parameter(getattr(owner, attribute).to("meta"), requires_grad=False))
+        setattr(owner, attribute, nn.Parameter(torch.empty(0), requires_grad=False))
