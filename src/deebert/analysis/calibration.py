@@ -5,7 +5,8 @@ Everything here is float64: at a high temperature float32 would make ties of clo
 """
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.optimize import brentq
+from scipy.special import log_softmax, softmax
 
 from deebert.analysis.folds import stratified_halves
 from deebert.base.errors import UserError
@@ -13,7 +14,6 @@ from deebert.base.rows import Row
 
 BINS = 15
 TEMPERATURE_BOUNDS = (0.01, 100.0)
-HALVINGS = 50  # of the search for ln temperature: the last interval is narrower than 1e-14
 
 
 def scaled(logits: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
@@ -45,23 +45,36 @@ def smoothed_targets(labels: np.ndarray, num_labels: int) -> np.ndarray:
 def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Temperature (L,) of each head that fits (N, L, C) logits best to the smoothed labels (N,), within 0.01 to 100.
 
-    The loss is convex in 1 / temperature. Its slope there is the mean logit that the scaled probabilities expect, minus
-    the mean logit of the targets. So the sign of the slope says in which half of the interval of ln temperature the
-    minimum lies, and halving the interval cannot diverge. Where nothing beats 1, as for constant logits, it stays 1.
+    Where nothing beats 1, as for constant logits, it stays 1.
     """
-    targets = smoothed_targets(labels, logits.shape[2])[:, None]  # (N, 1, C)
-    wanted = (targets * logits).sum(axis=2).mean(axis=0)  # (L,)
-    low, high = (np.full(logits.shape[1], np.log(bound)) for bound in TEMPERATURE_BOUNDS)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        probabilities = np.exp(log_probabilities(scaled(logits, np.exp(middle))))
-        too_hot = (probabilities * logits).sum(axis=2).mean(axis=0) < wanted
-        low, high = np.where(too_hot, low, middle), np.where(too_hot, middle, high)
-    fitted = np.exp((low + high) / 2)
-    before, after = (
-        -(targets * log_probabilities(each)).sum(axis=2).mean(axis=0) for each in (logits, scaled(logits, fitted))
-    )
-    return np.where(after < before, fitted, 1.0)
+    targets = smoothed_targets(labels, logits.shape[2])
+    heads = np.moveaxis(logits.astype(np.float64), 1, 0)
+    return np.array([_best_temperature(head, targets) for head in heads])
+
+
+def _best_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
+    """Of one head, from (N, C) logits and what to fit probabilities to.
+
+    The loss is convex in 1 / temperature. Its slope there is the mean logit that the scaled probabilities expect, less
+    the mean logit of the targets. So the minimum is where the slope changes its sign, or at a bound if it does not.
+    """
+    wanted = (targets * logits).sum(axis=1).mean()
+
+    def slope(log_temperature: float) -> float:
+        probabilities = softmax(logits / np.exp(log_temperature), axis=1)
+        return (probabilities * logits).sum(axis=1).mean() - wanted
+
+    def loss(temperature: float) -> float:
+        return -(targets * log_softmax(logits / temperature, axis=1)).sum(axis=1).mean()
+
+    low, high = np.log(TEMPERATURE_BOUNDS)
+    if slope(low) <= 0:
+        best = low
+    elif slope(high) >= 0:
+        best = high
+    else:
+        best = brentq(slope, low, high)
+    return min(1.0, float(np.exp(best)), key=loss)
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> np.ndarray:
