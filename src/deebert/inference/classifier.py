@@ -1,61 +1,36 @@
 """The Python interface: a trained early-exit classifier that answers raw text."""
 
 import hashlib
-import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from numbers import Real
-from operator import index
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from huggingface_hub import snapshot_download
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from deebert.base.devices import pick_device
-from deebert.base.errors import UserError, one_line
+from deebert.base.errors import UserError
 from deebert.base.files import output_dir, read_json
 from deebert.data.encoded import encode
-from deebert.encoders.loading import load_errors
-from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
+from deebert.exits.criteria import Criterion
 from deebert.inference import card
+from deebert.inference.arguments import batches, check_many, count, criterion_of, parts_of, shown, usable
 from deebert.inference.engine import Engine
+from deebert.inference.folder import ABOUT, CARD, GIT, check_replaceable, folder_of, home_expanded, small_files
 from deebert.inference.forks import compute_with_one_thread_after_fork
-from deebert.inference.precisions import RECORD, multiplies, recorded, resolve
+from deebert.inference.precisions import multiplies, recorded, resolve
 from deebert.inference.thresholds import THRESHOLDS, Thresholds
-from deebert.model import WEIGHTS, DeeBert, fingerprint
-from deebert.ramps import RAMPS, save_ramps
-from deebert.settings.model_names import HUB_ID, is_folder
+from deebert.model import DeeBert, fingerprint
+from deebert.ramps import save_ramps
 from deebert.settings.run import PRECISIONS
 
 log = logging.getLogger(__name__)
 
 Text = str | tuple[str, str]
-CARD = "README.md"  # where the Hub looks for it
-GIT = (".git", ".gitattributes", ".gitignore")  # of a clone, which a model may be saved into
-ABOUT = "training.json"
-MAX_SHOWN = 200  # characters of a wrong value
-HUB_FILES = (CARD, "*.json", "*.safetensors")
-# What is not weights, and so is kept in memory as it was when the model was loaded.
-SMALL_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    ABOUT,
-    RECORD,
-    THRESHOLDS,
-    CARD,
-)
 SPOKEN = (THRESHOLDS, CARD)  # what is said of the model; all other files decide what it answers
 
 
@@ -104,7 +79,7 @@ class EarlyExitClassifier:
         if not isinstance(self._about, dict):
             raise UserError(f"{folder / ABOUT}: damaged: expected keys and values")
         self._made_for = recorded(folder)
-        self._files = _small_files(folder)
+        self._files = small_files(folder)
 
     @classmethod
     def from_pretrained(
@@ -127,11 +102,11 @@ class EarlyExitClassifier:
             ValueError: an unknown precision, or a device that cannot be used.
         """
         if not isinstance(model, str | Path):
-            raise TypeError(f"model: {_shown(model)}; expected a folder, or owner/name@commit")
+            raise TypeError(f"model: {shown(model)}; expected a folder, or owner/name@commit")
         if precision is not None and precision not in PRECISIONS:
             raise ValueError(f"precision: {precision!r} is not allowed; expected one of {', '.join(PRECISIONS)}")
-        place = _usable(device)
-        folder = _folder_of(model)
+        place = usable(device)
+        folder = folder_of(model)
         deebert, tokenizer = DeeBert.load(folder)
         made_for = recorded(folder)
         wanted = precision or made_for
@@ -176,7 +151,7 @@ class EarlyExitClassifier:
             UserError: the metrics are missing, or what is found is damaged or of another model.
         """
         if metrics is not None:
-            measured = card.read_metrics(_home_expanded(metrics), self.about | {"weights": self.fingerprint})
+            measured = card.read_metrics(home_expanded(metrics), self.about | {"weights": self.fingerprint})
             return Thresholds.of_metrics(self._about.get("metric"), measured)
         if THRESHOLDS not in self._files:
             return None
@@ -254,12 +229,12 @@ class EarlyExitClassifier:
         Raises:
             TypeError, ValueError: as of `predict`, for all but the texts at once.
         """
-        _check_many(texts)
-        return self._answers(texts, self._criterion(threshold), _count("batch_size", batch_size))
+        check_many(texts)
+        return self._answers(texts, criterion_of(threshold, self.num_layers), count("batch_size", batch_size))
 
     def _answers(self, texts: Iterable[Text], criterion: Criterion, batch_size: int) -> Iterator[Predictions]:
         names = self.label_names
-        for batch in _batches(self._checked(texts), batch_size):
+        for batch in batches(parts_of(texts, len(self._about.get("text_columns", ())) or None), batch_size):
             columns = dict(enumerate(zip(*batch, strict=True)))
             encoded = encode(self._tokenizer, pd.DataFrame(columns), list(columns))
             answers = self._engine.answer(encoded, criterion)
@@ -288,17 +263,17 @@ class EarlyExitClassifier:
         """
         if self._engine.precision != "fp32":
             raise ValueError(f"save_pretrained: loaded in {self._engine.precision}, rounded; expected precision='fp32'")
-        folder = _home_expanded(folder)
+        folder = home_expanded(folder)
         if folder.is_dir() and folder.resolve() == self.folder:
             raise UserError(f"{folder}: the model was loaded from there; expected another folder")
         files = dict(self._files)
         if metrics is not None:
-            measured = card.read_metrics(_home_expanded(metrics), self.about | {"weights": self.fingerprint})
+            measured = card.read_metrics(home_expanded(metrics), self.about | {"weights": self.fingerprint})
             files[CARD] = card.model_card(self.about, measured).encode()
             files[THRESHOLDS] = Thresholds.of_metrics(self._about.get("metric"), measured).to_bytes()
         elif CARD not in files:
             files[CARD] = card.model_card(self.about, {}).encode()
-        _check_replaceable(folder, files[CARD])
+        check_replaceable(folder, files[CARD])
         weights = self._engine.state_dict()
         own = {name: weight for name, weight in weights.items() if name.startswith("backbone.")}
         with output_dir(folder, keep=GIT) as new:
@@ -308,146 +283,3 @@ class EarlyExitClassifier:
             save_ramps(self._model.ramps, new)
             for name, content in files.items():
                 (new / name).write_bytes(content)
-
-    def _criterion(self, threshold: float | Sequence[float] | Criterion) -> Criterion:
-        if isinstance(threshold, np.ndarray):
-            threshold = threshold.tolist()
-        try:
-            if isinstance(threshold, Criterion):
-                criterion = threshold
-            elif _is_number(threshold):
-                criterion = Entropy(float(threshold))
-            elif isinstance(threshold, Sequence) and all(map(_is_number, threshold)):
-                criterion = LayerThresholds(tuple(map(float, threshold)), drop_points=0.0)
-            else:
-                raise TypeError(f"threshold: {_shown(threshold)}; expected nats, a sequence of nats, or a Criterion")
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        if isinstance(criterion, LayerThresholds) and len(criterion.thresholds_nats) != self.num_layers - 1:
-            found = len(criterion.thresholds_nats)
-            raise ValueError(f"threshold: {found} numbers; expected {self.num_layers - 1}, one for each ramp")
-        return criterion
-
-    def _checked(self, texts: Iterable[Text]) -> Iterator[tuple[str, ...]]:
-        """Each text as a tuple of one or two strings, as many as the model was trained on."""
-        expected = len(self._about.get("text_columns", ())) or None
-        for i, text in enumerate(texts):
-            parts = (text,) if isinstance(text, str) else text
-            if not isinstance(parts, tuple | list) or not all(isinstance(part, str) for part in parts):
-                raise TypeError(f"texts: number {i} is {_shown(text)}; expected a string or a pair of strings")
-            expected = expected or len(parts)
-            if len(parts) != expected or expected not in (1, 2):
-                kinds = {1: "a string", 2: "a pair of strings"}
-                told = kinds.get(expected, "one or two strings")
-                raise ValueError(f"texts: number {i} is {_shown(text)}; expected {told}")
-            try:
-                "".join(parts).encode()
-            except UnicodeEncodeError as error:
-                lone = error.object[error.start]
-                raise ValueError(f"texts: number {i} holds {lone!r}, half a character; expected whole ones") from None
-            yield tuple(parts)
-
-
-def _folder_of(model: str | Path) -> Path:
-    """Where the files of `model` are, once a repository of the Hub has been downloaded."""
-    if isinstance(model, Path) or is_folder(model) or not HUB_ID.fullmatch(model):
-        return _home_expanded(model)
-    repository, _, commit = model.partition("@")
-    if not commit:
-        raise UserError(f"{model}: no such folder (`dvc repro` makes it); on the Hub expected owner/name@commit")
-    with load_errors(model):
-        return Path(snapshot_download(repository, revision=commit, allow_patterns=HUB_FILES, ignore_patterns="*/*"))
-
-
-def _home_expanded(folder: str | Path) -> Path:
-    try:
-        return Path(folder).expanduser()
-    except RuntimeError:
-        raise UserError(f"{folder}: there is no such home folder") from None
-
-
-def _small_files(folder: Path) -> dict[str, bytes]:
-    """Content of all that `folder` has of `SMALL_FILES`."""
-    try:
-        return {name: (folder / name).read_bytes() for name in SMALL_FILES if (folder / name).is_file()}
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
-
-
-def _check_replaceable(folder: Path, new_card: bytes) -> None:
-    """UserError where `folder`, which is about to be replaced as a whole, holds what would be missed."""
-    names = {file.name for file in folder.iterdir()} - set(GIT) if folder.is_dir() else set()
-    if strangers := sorted(names - {WEIGHTS, RAMPS, *SMALL_FILES}):
-        raise UserError(f"{folder}: holds {strangers[0]}, which is no part of the model; expected an empty folder")
-    if CARD in names:
-        old_card = (folder / CARD).read_bytes()
-        if old_card != new_card and not card.is_untouched(old_card):
-            raise UserError(
-                f"{folder / CARD}: somebody wrote or edited it, and it would be lost; expected it to be moved away"
-            )
-    if names and RAMPS not in names:
-        raise UserError(f"{folder}: holds {min(names)} but no {RAMPS}; expected an empty folder or a saved model")
-
-
-def _usable(device: str | int | torch.device | None) -> torch.device:
-    if device is None:
-        return pick_device()
-    try:
-        place = torch.device(device)
-        torch.ones(1, device=place).item()  # some devices have a name but cannot compute
-    except (TypeError, RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device: {device!r} cannot be used: {one_line(error)}; expected such as cpu, cuda:0"
-        ) from None
-    return place
-
-
-def _check_many(texts: Any) -> None:
-    """TypeError where `texts` is no iterable of texts, or one whose items are not what they seem."""
-    expected = "an iterable of strings or of pairs, such as [text]"
-    if isinstance(texts, str | bytes | bytearray):
-        found = f"a single {'string' if isinstance(texts, str) else type(texts).__name__}"
-    elif isinstance(texts, Mapping) or hasattr(texts, "columns"):  # to iterate would give the names
-        found, expected = f"a {type(texts).__name__}", "one of its columns, or zip() of two for pairs"
-    elif not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) == 0:
-        found = _shown(texts)
-    else:
-        return
-    raise TypeError(f"texts: {found}; expected {expected}")
-
-
-def _count(name: str, value: Any) -> int:
-    try:
-        count = 0 if isinstance(value, bool) else index(value)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise ValueError(f"{name}: {_shown(value)} is not allowed; expected a whole number, 1 or more")
-    return count
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _shown(value: Any) -> str:
-    """`value` as code, on one line of bearable length."""
-    code = " ".join(repr(value).split())
-    return code if len(code) <= MAX_SHOWN else f"{code[:MAX_SHOWN]}..."
-
-
-def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items, the last one shorter. What comes before an error is such a last list."""
-    problem: Exception | None = None
-    batch = [None]
-    while batch and problem is None:
-        batch = []
-        try:
-            for item in itertools.islice(items, size):
-                batch.append(item)
-        except Exception as error:
-            problem = error
-        if batch:
-            yield batch
-    if problem is not None:
-        raise problem
