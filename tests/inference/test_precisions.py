@@ -132,10 +132,10 @@ def test_weights_are_held_once(family: str, precision: str) -> None:
 
 
 def test_resolved(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """auto is the first precision that the machine multiplies itself; int8 where it cannot is an error of one line."""
+    """auto is bf16 or fp32 by what the machine multiplies itself; int8 where it cannot is an error of one line."""
     monkeypatch.setattr(torch.backends.quantized.__class__, "supported_engines", ["fbgemm"])
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert [resolve(each, CPU) for each in ("fp32", "bf16", "int8", "auto")] == ["fp32", "bf16", "int8", "int8"]
+    assert [resolve(each, CPU) for each in ("fp32", "bf16", "int8", "auto")] == ["fp32", "bf16", "int8", "bf16"]
     monkeypatch.setattr(torch.backends.quantized.__class__, "supported_engines", ["qnnpack"])
     assert resolve("auto", CPU) == "bf16" and not caplog.records
     with pytest.raises(UserError, match=r"precision: int8 needs a CPU with AVX2.*expected fp32, bf16 or auto"):

@@ -92,7 +92,7 @@ class EarlyExitClassifier:
                 `owner/name@commit`; of that JSON and safetensors are downloaded, once.
             precision: None = what the model's ramps and thresholds were made for. `fp32`, `bf16` or `int8` is that or
                 another, which is told in the log: scores and layers saved may then be others. `auto` is the model's own
-                where this machine multiplies it itself, else the first that it does of int8, bf16 and fp32.
+                where this machine multiplies it itself, else bf16 or fp32.
             device: such as `cpu` or `cuda:1`; None = the first GPU if there is one, else the CPU.
 
         Raises:
