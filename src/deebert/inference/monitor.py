@@ -123,13 +123,24 @@ class Monitor:
         check_many(texts)
         texts = list(texts)
         answers = self.classifier.predict(texts, threshold, batch_size)
+        self.audit(texts, answers.labels, answers.exit_layers, batch_size)
+        return answers
+
+    def audit(
+        self, texts: Sequence[Text], labels: Sequence[str], exit_layers: np.ndarray, batch_size: int = 1024
+    ) -> None:
+        """Count answers that `classifier` has given to N texts, and audit the share of them.
+
+        Args:
+            labels: N names of classes.
+            exit_layers: (N,) int, 1..L.
+        """
         with self._lock:
             audited = self._chosen(len(texts))
-            early = audited[answers.exit_layers[audited] < self.classifier.num_layers]
+            early = audited[exit_layers[audited] < self.classifier.num_layers]
             full = self.classifier.predict([texts[i] for i in early], 0.0, batch_size)
-            differs = {i: answers.labels[i] != label for i, label in zip(early, full.labels, strict=True)}
-            self._count(answers.exit_layers, [differs.get(i, False) for i in audited], len(early))
-        return answers
+            differs = {i: labels[i] != label for i, label in zip(early, full.labels, strict=True)}
+            self._count(exit_layers, [differs.get(i, False) for i in audited], len(early))
 
     def _chosen(self, count: int) -> np.ndarray:
         """Which of the next `count` samples are audited, numbered from 0; each has a draw of its own."""
