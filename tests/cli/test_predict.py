@@ -16,8 +16,10 @@ import pytest
 from pyarrow import parquet
 
 from deebert.data.tables.formats import FORMATS
+from deebert.inference.answering import Answering
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.kept import parts_folder
+from deebert.inference.monitor import Monitor
 from tests import tiny
 from tests.cli.running import error, status
 from tests.data.tables.test_formats import read, write
@@ -70,6 +72,60 @@ def test_answers_are_the_classifiers(model: Path, classifier: EarlyExitClassifie
     check_answers(found, classifier, sentences(), THRESHOLD)
     assert len(set(found["exit_layer"])) > 1
     assert sorted(path.name for path in tmp_path.rglob("*")) == [f"in{ending}", "new", f"out{ending}"]
+
+
+def test_a_watch_goes_on_from_file_to_file(
+    model: Path, classifier: EarlyExitClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows without a text aside, the state is that of a monitor which has seen all texts; wrong settings are told."""
+    watch, first, second = tmp_path / "watch.json", sentences(), sentences(seed=1)
+    options = ("--threshold", THRESHOLD, "--watch", watch, "--audit", 0.5, "--epsilon")
+    texts = {".csv": [*first[:9], "", *first[9:]], ".jsonl": second}
+    for (ending, rows), out in zip(texts.items(), (tmp_path / "out.csv", "-"), strict=True):
+        source = write(tmp_path / f"in{ending}", {"sentence": rows})
+        assert status("predict", model, source, out, "--batch-rows", 7, *options, 0.2) == 0
+    monitor = Monitor(classifier, epsilon=0.2, share=0.5)
+    monitor.predict(first + second, THRESHOLD)
+    monitor.save(tmp_path / "expected.json")
+    assert json.loads(watch.read_text()) == json.loads((tmp_path / "expected.json").read_text())
+    assert f"watch: {monitor}" in capsys.readouterr().err
+    kept = watch.read_bytes()
+    told = error(capsys, "predict", model, source, tmp_path / "no.csv", *options, 0.1)
+    assert told == f"{watch}: made with --epsilon 0.2; expected the same here"
+    assert status("predict", model, source, tmp_path / "no.csv", *options, 1) == 2
+    assert status("predict", model, source, tmp_path / "no.csv", *options[:4]) == 2
+    assert status("predict", model, source, tmp_path / "no.csv", "--audit", 0.5) == 2
+    (tmp_path / "file").touch()
+    elsewhere = ("--watch", tmp_path / "file/a", "--epsilon", 0.1)
+    told = error(capsys, "predict", model, source, tmp_path / "no.csv", *elsewhere)
+    assert told == f"{tmp_path}/file/a: cannot be written: File exists"
+    assert watch.read_bytes() == kept and not (tmp_path / "no.csv").exists()
+
+
+def test_a_command_that_is_broken_off_counts_once(
+    model: Path, classifier: EarlyExitClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After Ctrl-C the state is as before; given again, the command counts each text once."""
+    source, watch = write(tmp_path / "in.csv", {"sentence": sentences()}), tmp_path / "watch.json"
+    command = ("predict", model, source, tmp_path / "out.csv", "--batch-rows", 7, "--threshold", THRESHOLD)
+    command = (*command, "--watch", watch, "--audit", 1, "--epsilon", 0.2)
+    undisturbed, calls = Answering.records, []
+
+    def broken(*arguments: Any) -> np.ndarray:
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return undisturbed(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Answering, "records", broken)
+        assert status(*command) == 130
+    assert json.loads(watch.read_text())["samples"] == 0
+    assert status(*command) == 0
+    monitor = Monitor(classifier, epsilon=0.2, share=1)
+    monitor.predict(sentences(), THRESHOLD)
+    monitor.save(tmp_path / "expected.json")
+    assert json.loads(watch.read_text()) == json.loads((tmp_path / "expected.json").read_text())
 
 
 def test_pairs(of_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # room, or module beside the rooms -> what 
     "__main__": {"cli"},
     "classifier": {"inference"},
     "criteria": {"exits"},
+    "monitor": {"inference"},
 }
 
 

@@ -12,12 +12,19 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from deebert.base.errors import UserError
 from deebert.cli import model
 from deebert.settings.run import PRECISIONS
 
+if TYPE_CHECKING:
+    from deebert.inference.classifier import EarlyExitClassifier
+    from deebert.inference.monitor import Monitor
+
 BATCH_ROWS = 4096
 DEFAULT_NATS = 0.1
+DEFAULT_AUDIT, DEFAULT_DELTA = 0.01, 0.05
 
 
 def _number(text: str) -> float:
@@ -34,7 +41,20 @@ def _count(text: str) -> int:
     return value
 
 
-_number.__name__, _count.__name__ = "number of 0 or more", "whole number of 1 or more"  # argparse tells them
+def _part(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise ValueError
+    return value
+
+
+def _share(text: str) -> float:
+    return 1.0 if float(text) == 1 else _part(text)
+
+
+# argparse tells them
+_number.__name__, _count.__name__ = "number of 0 or more", "whole number of 1 or more"
+_part.__name__, _share.__name__ = "number above 0 and below 1", "number above 0 and at most 1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     columns.add_argument("--text", metavar="COLUMN", help="with the text; by default as the model was trained")
     columns.add_argument("--pair", metavar="COLUMN", help="with the second text, for tasks on pairs")
     columns.add_argument("--prefix", default="", metavar="TEXT", help="before the names of the three new columns")
+    watch = parser.add_argument_group("watch whether answers agree with full depth's")
+    watch.add_argument("--watch", type=Path, metavar="FILE", help="what is known so far, as JSON; new, or it goes on")
+    watch.add_argument("--epsilon", type=_part, metavar="SHARE", help="of changed answers that is allowed")
+    watch.add_argument("--audit", type=_share, metavar="SHARE", help=f"of texts run to full depth; {DEFAULT_AUDIT}")
+    watch.add_argument("--delta", type=_part, metavar="P", help=f"of a false alarm, ever; {DEFAULT_DELTA}")
     how = parser.add_argument_group("how")
     how.add_argument("--metrics", type=Path, metavar="FOLDER", help=f"for --drop: {model.METRICS_HELP}")
     how.add_argument(
@@ -66,6 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     if parsed.pair is not None and parsed.text is None:
         parsed.usage_error("argument --pair: needs --text, for the first text")
+    for name in ("epsilon", "audit", "delta"):
+        if parsed.watch is None and getattr(parsed, name) is not None:
+            parsed.usage_error(f"argument --{name}: needs --watch, for a file")
+    if parsed.watch is not None and parsed.epsilon is None:
+        parsed.usage_error("argument --watch: needs --epsilon")
     from deebert.inference.request import Request
 
     request = Request(
@@ -85,5 +115,32 @@ def run(parsed: argparse.Namespace) -> None:
         threshold_nats = 0.0
     elif parsed.drop is not None:
         threshold_nats = model.known_thresholds(parsed, classifier).for_drop(parsed.drop)
+    monitor = None if parsed.watch is None else _monitor(parsed, classifier)
     print(f"threshold: {threshold_nats:g} nats", file=sys.stderr)
-    print(answer(classifier, request, threshold_nats).told(), file=sys.stderr)
+    print(answer(classifier, request, threshold_nats, monitor).told(), file=sys.stderr)
+    if monitor is not None:
+        monitor.save(parsed.watch)
+        print(f"watch: {monitor}", file=sys.stderr)
+
+
+def _monitor(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> "Monitor":
+    """The monitor of an earlier command, which must have the same settings, or a new one."""
+    from deebert.inference.folder import home_expanded
+    from deebert.inference.monitor import Monitor
+
+    wanted = {
+        "epsilon": parsed.epsilon,
+        "share": DEFAULT_AUDIT if parsed.audit is None else parsed.audit,
+        "delta": DEFAULT_DELTA if parsed.delta is None else parsed.delta,
+    }
+    path = home_expanded(parsed.watch)
+    if not path.exists():
+        monitor = Monitor(classifier, **wanted)
+        monitor.save(path)  # if it cannot be written, that is told before anything that takes long
+        return monitor
+    monitor = Monitor.load(path, classifier)
+    for name, value in wanted.items():
+        if getattr(monitor, name) != value:
+            option = "audit" if name == "share" else name
+            raise UserError(f"{path}: made with --{option} {getattr(monitor, name):g}; expected the same here")
+    return monitor

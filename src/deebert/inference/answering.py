@@ -8,33 +8,49 @@ import numpy as np
 import pyarrow as pa
 
 from deebert.data.tables.chunk import Chunk
-from deebert.inference.classifier import EarlyExitClassifier
+from deebert.inference.classifier import EarlyExitClassifier, Text
 from deebert.inference.kept import NO_TEXT, RECORD
+from deebert.inference.monitor import Monitor
 
 COLUMNS = pa.schema([("label", pa.string()), ("probability", pa.float32()), ("exit_layer", pa.int32())])
 
 
 @dataclass(frozen=True)
 class Answering:
-    """A classifier, and when a text may leave: below an entropy of so many nats, at 0 after the last layer only."""
+    """A classifier, and when a text may leave: below an entropy of so many nats, at 0 after the last layer only.
+
+    Attributes:
+        monitor: the watch over this classifier; None = nobody watches.
+    """
 
     classifier: EarlyExitClassifier
     threshold_nats: float
+    monitor: Monitor | None = None
 
     def records(self, chunk: Chunk, text_columns: Sequence[str]) -> np.ndarray:
         """Answers (B,) of `RECORD`; a row of which a text is missing or blank has none."""
-        texts = list(zip(*(chunk.texts(column) for column in text_columns), strict=True))
-        there = [row for row, parts in enumerate(texts) if all(map(str.strip, parts))]
+        texts = _texts(chunk, text_columns)
+        parts = [(text,) if isinstance(text, str) else text for text in texts]
+        there = [row for row, each in enumerate(parts) if all(map(str.strip, each))]
         records = np.zeros(len(texts), RECORD)
         records["exit_layer"] = NO_TEXT
         if there:
-            asked = [texts[row] if len(text_columns) > 1 else texts[row][0] for row in there]
+            asked = [texts[row] for row in there]
             (answers,) = self.classifier.predict_iter(asked, self.threshold_nats, len(asked))
             names = self.classifier.label_names
             records["label_id"][there] = [names.index(label) for label in answers.labels]
             records["probability"][there] = answers.probabilities.max(axis=1)
             records["exit_layer"][there] = answers.exit_layers
         return records
+
+    def audit(self, chunk: Chunk, text_columns: Sequence[str], records: np.ndarray) -> None:
+        """Show the monitor, if there is one, the answers of a chunk."""
+        if self.monitor is None:
+            return
+        there = np.flatnonzero(records["exit_layer"] != NO_TEXT)
+        texts, names = _texts(chunk, text_columns), self.classifier.label_names
+        labels = [names[label_id] for label_id in records["label_id"][there]]
+        self.monitor.audit([texts[row] for row in there], labels, records["exit_layer"][there])
 
     def columns(self, records: np.ndarray) -> list[list[Any]]:
         """The records as `COLUMNS`, None where there is no answer.
@@ -49,3 +65,9 @@ class Answering:
         ]
         there = (records["exit_layer"] != NO_TEXT).tolist()
         return [[value if has else None for value, has in zip(column, there, strict=True)] for column in columns]
+
+
+def _texts(chunk: Chunk, text_columns: Sequence[str]) -> list[Text]:
+    """A text or a pair of each row."""
+    columns = [chunk.texts(column) for column in text_columns]
+    return list(zip(*columns, strict=True)) if len(columns) > 1 else list(columns[0])

@@ -25,17 +25,21 @@ from deebert.data.tables.writer import Writer
 from deebert.inference.answering import COLUMNS, Answering
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.kept import Kept
+from deebert.inference.monitor import Monitor
 from deebert.inference.request import Request, Summary
 from deebert.inference.text_columns import find_text_columns
 
 STREAM_FORMAT = ".jsonl"  # of standard output
 
 
-def answer(classifier: EarlyExitClassifier, request: Request, threshold_nats: float) -> Summary:
+def answer(
+    classifier: EarlyExitClassifier, request: Request, threshold_nats: float, monitor: Monitor | None = None
+) -> Summary:
     """Do what is requested.
 
     Args:
         threshold_nats: a text leaves below an entropy of so many; at 0 after the last layer only.
+        monitor: is shown each answer once, as it is written; what an earlier run has answered, too.
 
     Raises:
         UserError: something in the request, the input or the output cannot be right. Answers that were given stay kept
@@ -43,7 +47,7 @@ def answer(classifier: EarlyExitClassifier, request: Request, threshold_nats: fl
         KeyboardInterrupt: on Ctrl-C; its message says how far it was, as the UserError does of another signal to end.
     """
     request.check()
-    answering = Answering(classifier, threshold_nats)
+    answering = Answering(classifier, threshold_nats, monitor)
     if request.source is None or request.target is None:
         return _stream(answering, request)
     return _file_to_file(answering, request, request.source, request.target)
@@ -78,6 +82,7 @@ def _file_to_file(answering: Answering, request: Request, source: Path, target: 
                 records = kept.read(start, len(chunk))
                 start += len(chunk)
                 summary.add(chunk, records)
+                answering.audit(chunk, texts, records)
                 writer.write(chunk, answering.columns(records))
             writer.end()
         kept.finish()
@@ -112,6 +117,7 @@ def _stream(answering: Answering, request: Request) -> Summary:
             summary.add(chunk, records)
             writer.write(chunk, answering.columns(records))
             file.flush()
+            answering.audit(chunk, texts, records)
             bar.update(len(chunk))
         writer.end()
     return summary
