@@ -16,7 +16,6 @@ from deebert.analysis.logits import SplitLogits
 from deebert.base.files import read_json
 from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
-from deebert.inference import precisions
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert
 from tests import tiny
@@ -83,8 +82,7 @@ def test_what_is_deployed_is_what_is_judged(tmp_path: Path, monkeypatch: pytest.
     The backbone is the same bytes in either precision. Later stages do not read the parameter: they have the record.
     """
     monkeypatch.chdir(tmp_path)
-    write_project("bert", precision="auto")
-    monkeypatch.setattr(precisions, "multiplies", lambda precision, device: precision == "int8")
+    write_project("bert", precision="int8")
     for stage in STAGES[:3]:
         run_stage(stage, monkeypatch)
     assert read_json(Path("models/deebert/ramps.json"))["precision"] == "int8"
