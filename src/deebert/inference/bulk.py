@@ -1,8 +1,8 @@
 """Answers to a file of any size, a chunk at a time: the memory does not grow with the number of rows.
 
-A file is read three times. First all of it is checked, since a mistake in the last row is better told before the
-first is answered. Then it is answered, and the answers are kept as they come (see `kept.py`). At the end its rows are
-written together with their answers. The two other times cost little beside answering.
+A file is read several times. First all of it is checked, since a mistake in the last row is better told before the
+first is answered, and its SHA-256 is taken. Then it is answered, and the answers are kept as they come (see `kept.py`).
+At the end its rows are written together with their answers. All but the answering costs little.
 """
 
 import itertools

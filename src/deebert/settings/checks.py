@@ -10,7 +10,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-PRECISIONS = ("auto", "fp32", "bf16")
 # Far beyond any use, but not beyond what libraries can count, allocate or start: a key pressed too long is told here.
 MAX_EPOCHS, MAX_BATCH = 10_000, 1_000_000
 

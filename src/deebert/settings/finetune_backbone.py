@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deebert.settings.checks import MAX_BATCH, MAX_EPOCHS, PRECISIONS, checked, number, one_of, or_default, text, whole
+from deebert.settings.checks import MAX_BATCH, MAX_EPOCHS, checked, number, one_of, or_default, text, whole
 
 
 @dataclass(frozen=True)
@@ -14,4 +14,4 @@ class FinetuneBackbone:
     learning_rate: float | None = checked(or_default(number(0, above=True)))
     batch_size: int | None = checked(or_default(whole(1, MAX_BATCH)))
     max_length: int = checked(whole(8))
-    precision: str = checked(one_of(PRECISIONS))
+    precision: str = checked(one_of(("auto", "fp32", "bf16")))
