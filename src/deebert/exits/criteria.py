@@ -112,20 +112,10 @@ class Entropy(Criterion):
 
 
 @dataclass(frozen=True)
-class MaxProbability(Criterion):
-    """Leaves at the first ramp whose top probability is above the threshold.
-
-    With two classes this orders samples as entropy does, so both draw one curve; with more they differ.
-    Source: Schwartz et al., "The Right Tool for the Job", ACL 2020 (who calibrate first).
-    """
+class _Confidence(Criterion):
+    """Leaves at the first ramp that reads more than the threshold; no ramp reads more than 1."""
 
     threshold: float
-    name: ClassVar[str] = "max_probability"
-    read = staticmethod(top_probability)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise UserError(f"{self.name}: threshold is {self.threshold}; allowed: a probability, 0 to 1")
 
     @property
     def setting(self) -> float:
@@ -136,6 +126,22 @@ class MaxProbability(Criterion):
 
     def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
         return readings > self.threshold, state
+
+
+@dataclass(frozen=True)
+class MaxProbability(_Confidence):
+    """Leaves at the first ramp whose top probability is above the threshold.
+
+    With two classes this orders samples as entropy does, so both draw one curve; with more they differ.
+    Source: Schwartz et al., "The Right Tool for the Job", ACL 2020 (who calibrate first).
+    """
+
+    name: ClassVar[str] = "max_probability"
+    read = staticmethod(top_probability)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"{self.name}: threshold is {self.threshold}; allowed: a probability, 0 to 1")
 
     @classmethod
     def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["MaxProbability"]:
@@ -144,7 +150,7 @@ class MaxProbability(Criterion):
 
 
 @dataclass(frozen=True)
-class Margin(Criterion):
+class Margin(_Confidence):
     """Leaves at the first ramp whose top two probabilities differ by more than the threshold.
 
     With many classes entropy and top probability also say how the rest of the probability is spread, which does not
@@ -153,7 +159,6 @@ class Margin(Criterion):
     response", https://arxiv.org/abs/2207.07061.
     """
 
-    threshold: float
     name: ClassVar[str] = "margin"
     read = staticmethod(lead)
 
@@ -162,16 +167,6 @@ class Margin(Criterion):
             raise UserError(
                 f"{self.name}: threshold is {self.threshold}; allowed: a difference of probabilities, -1 to 1"
             )
-
-    @property
-    def setting(self) -> float:
-        return self.threshold
-
-    def reads(self, layer: int) -> bool:
-        return self.threshold < 1
-
-    def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
-        return readings > self.threshold, state
 
     @classmethod
     def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["Margin"]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear as product
 
+from deebert.base.devices import resolve_precision
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
 
@@ -134,7 +135,7 @@ def resolve(precision: str, device: torch.device) -> str:
         UserError: int8 where it cannot be multiplied.
     """
     if precision == "auto":
-        return "bf16" if multiplies("bf16", device) else "fp32"
+        return resolve_precision(precision, device)
     if precision == "int8" and not multiplies(precision, device):
         raise UserError("precision: int8 needs a CPU with AVX2, and no GPU; here expected fp32, bf16 or auto")
     if precision == "bf16" and not multiplies(precision, device):
@@ -148,10 +149,7 @@ def multiplies(precision: str, device: torch.device) -> bool:
         return True
     if precision == "int8":
         return device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    native = torch.cpu.get_capabilities()
-    return bool(native.get("avx512_bf16") or native.get("amx_bf16"))
+    return resolve_precision("auto", device) == "bf16"
 
 
 def _is_packable(weight: Tensor) -> bool:
