@@ -4,6 +4,7 @@ A small project with the Makefile of this one stands in for it; DVC, git and mak
 """
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -98,20 +99,29 @@ def content(folder: Path) -> dict[str, str]:
 def test_the_way_back_leads_to_one_run(tmp_path: Path) -> None:
     """After a run that succeeded and one that failed, what docs/runs.md says brings back the last commit and its model.
 
-    DVC has staged the lock file of the run that succeeded, so git has two to choose from.
+    DVC has staged the lock file of the run that succeeded, so git has two to choose from. And git looks at a file's size
+    and second. DVC puts the file back before it writes a new value. If both are done in one second, a value as long as
+    the one before is unchanged to git.
     """
     page = (ROOT / "docs/runs.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"## Back to the last good run.*?```\n(.*?)\n```", page, re.DOTALL)
-    undo, fetch = line.split(" && ")
+    touch, undo, fetch = line.split(" && ")
     project = committed(write(tmp_path / "project"), tmp_path / "project")
     before = content(project)
-    (project / "params.yaml").write_text('{"task": "SST-2"}\n')  # longer, or git might not see it within a second
+    params = project / "params.yaml"
+    git(project, "config", "core.trustctime", "false")  # all happens within a second
+    os.utime(params, (1e9, 1e9))
+    git(project, "status")
+    params.write_text('{"task": "RTE"}\n')
+    os.utime(params, (1e9, 1e9))
+    assert "params.yaml" not in git(project, "status", "--porcelain")
     dvc(project, "repro")
-    assert "SST-2" in content(project)["model"]
+    assert "RTE" in content(project)["model"]
     assert "dvc.lock" in git(project, "diff", "--cached", "--name-only")
     (project / "model").unlink()
 
-    assert undo.startswith("git ") and fetch == "dvc checkout"
+    assert touch == "touch params.yaml" and undo.startswith("git ") and fetch == "dvc checkout"
+    params.touch()
     git(project, *undo.split()[1:])
     dvc(project, "checkout")
     assert content(project) == before
