@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deebert.analysis.layers import layer_metrics, layer_rows
+from deebert.analysis.layers import layer_metrics, layer_rows, layer_scores
 from deebert.analysis.logits import SplitLogits
 from deebert.base.devices import pick_device
 from deebert.base.files import output_dir, read_json, write_json
@@ -53,7 +53,8 @@ def main(data_folder: Path, model_folder: Path, out: Path, metrics_file: Path) -
         write_json(folder / "layers.json", rows)
     main_split = task.validation_splits[0]
     metrics = layer_metrics(task.name, rows, main_split, data.sizes[main_split])
-    write_json(metrics_file, {**metrics, "weights": weights, "precision": engine.precision})
+    scores = layer_scores(rows, main_split)
+    write_json(metrics_file, {**metrics, "layer_scores": scores, "weights": weights, "precision": engine.precision})
 
 
 if __name__ == "__main__":
