@@ -75,8 +75,9 @@ class Cluster:
     """A Ray cluster, as a context manager: within the block this process is connected to it.
 
     Args:
-        address: HOST:PORT, or `auto`: what RAY_ADDRESS says, else the cluster that `ray start` has made this machine a
-            part of, else a new one of this machine alone, which ends with the block.
+        address: HOST:PORT, or `auto`: what this program is connected to, else what RAY_ADDRESS says, else the cluster
+            that `ray start` has made this machine a part of, else a new one of this machine alone, which ends with the
+            block.
         threads: that a worker computes with; it takes as many cores, and on GPUs one GPU, too.
 
     Raises:
@@ -90,13 +91,14 @@ class Cluster:
         self._is_ours = False
 
     def __enter__(self) -> Self:
-        if not self._ray.is_initialized():  # as in a program that has connected before
-            before = signal.getsignal(signal.SIGTERM)
-            try:
-                log.info("ray: %s", self._connect())
-            finally:
-                signal.signal(signal.SIGTERM, before)  # Ray has set its own
-            self._is_ours = True
+        if self._address == AUTO and self._ray.is_initialized():
+            return self
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            log.info("ray: %s", self._connect())
+        finally:
+            signal.signal(signal.SIGTERM, before)  # Ray has set its own
+        self._is_ours = True
         return self
 
     def __exit__(self, *_: object) -> None:
