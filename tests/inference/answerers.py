@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from deebert.inference.classifier import Text
-from deebert.inference.cluster import Answerer
+from deebert.inference.workers import Answerer
 
 FOLDER = "DEEBERT_TEST_WORKERS"  # names the folder by which a test tells workers what to do
 KILL = "kill"  # a file there: whoever gets the next batch takes it away, and is killed over that batch

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from deebert.base.errors import UserError
-from deebert.inference import cluster
+from deebert.inference import cluster, workers
 from deebert.inference.answering import Answering
 from deebert.inference.kept import Kept
 from tests import tiny
@@ -87,7 +87,7 @@ def test_the_same_bytes_whatever_happens(
     (folder / KILL).touch()
     capsys.readouterr()
     with monkeypatch.context() as patched:
-        patched.setattr(cluster, "Answerer", Mortal)
+        patched.setattr(workers, "Answerer", Mortal)
         breaks_off(12, Kept, "append", patched)
         assert status(*command, "--ray", "auto") == 130
     told = capsys.readouterr().err
@@ -108,7 +108,7 @@ class DiedError(Exception):
 
 
 class Puppets:
-    """What `cluster` uses of Ray, with workers that answer and die as a seeded generator says.
+    """What `workers` uses of Ray, with workers that answer and die as a seeded generator says.
 
     Attributes:
         alive: how many workers have been started and not ended.
@@ -170,10 +170,10 @@ class Puppets:
         return {future for future in futures if future.done()}, set()
 
 
-def pool(puppets: Puppets, identity: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> cluster._Pool:
-    monkeypatch.setattr(cluster, "wait", puppets.wait)
+def pool(puppets: Puppets, identity: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> workers.Pool:
+    monkeypatch.setattr(workers, "wait", puppets.wait)
     answering = SimpleNamespace(classifier=SimpleNamespace(identity=identity), threshold_nats=0.5)
-    return cluster._Pool(puppets, answering, 2)
+    return workers.Pool(puppets, answering, 2)
 
 
 CPU = {"device": "cpu", "torch": "2.13.0"}
@@ -182,17 +182,17 @@ CPU = {"device": "cpu", "torch": "2.13.0"}
 @pytest.mark.parametrize("seed", range(40))
 def test_order_and_memory(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever answers and dies when: each batch has one answer, in order; a few are read ahead; all workers end."""
-    monkeypatch.setattr(cluster, "MAX_DEATHS", 1000)
+    monkeypatch.setattr(workers, "MAX_DEATHS", 1000)
     puppets = Puppets(seed, random.Random(seed).choice([0, 0.1, 0.4]), CPU)
-    workers = pool(puppets, CPU, monkeypatch)
+    three = pool(puppets, CPU, monkeypatch)
     assert puppets.alive == 3  # two on the machine with five cores, one on that with three
     read = []
     found = []
-    for records in workers.answers(read.append(i) or [i] for i in range(60)):
+    for records in three.answers(read.append(i) or [i] for i in range(60)):
         found.append(records.tolist())
-        assert len(read) - len(found) < cluster.AHEAD * 3
+        assert len(read) - len(found) < workers.AHEAD * 3
     assert found == [[i] for i in range(60)]
-    workers.end()
+    three.end()
     assert puppets.alive == 0
 
 
@@ -254,7 +254,9 @@ def test_without_ray(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(tmp_path.iterdir())
 
 
-def test_standard_streams_need_no_cluster(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They cannot be kept for a second try, and are refused."""
+def test_arguments_that_a_cluster_cannot_follow(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard streams cannot be kept for a second try, and a number names no GPU of another machine."""
     assert status("predict", folder / "deebert", "-", "out.csv", "--ray", "auto") == 2
     assert "argument --ray: needs files as IN and OUT" in capsys.readouterr().err
+    assert status("predict", folder / "deebert", "in.csv", "out.csv", "--ray", "auto", "--device", "cuda:1") == 2
+    assert "argument --ray: each worker has a GPU of its own; expected --device cuda" in capsys.readouterr().err

@@ -102,6 +102,8 @@ def run(parsed: argparse.Namespace) -> None:
         parsed.usage_error("argument --watch: needs --epsilon")
     if parsed.ray is not None and "-" in (parsed.source, parsed.target):
         parsed.usage_error("argument --ray: needs files as IN and OUT, and not -")
+    if parsed.ray is not None and ":" in (parsed.device or ""):
+        parsed.usage_error("argument --ray: each worker has a GPU of its own; expected --device cuda")
     from deebert.inference.request import Request
 
     request = Request(
