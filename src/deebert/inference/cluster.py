@@ -18,6 +18,11 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 CONNECT_S = 10  # until an address counts as one that cannot be reached
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of a change to come
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # else a dead worker is a page on standard output
+}
 
 
 class Cluster:
@@ -68,8 +73,9 @@ class Cluster:
                     self._ray.init(**options)
             else:
                 self._ray.init(self._address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"--ray: cannot connect to {self._address}: {one_line(error)}") from None
+        except (ConnectionError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
+            *_, reason = str(error.__cause__ or error).strip().splitlines() or [""]  # the rest is a traceback
+            raise UserError(f"--ray: cannot connect to {self._address}: {one_line(Exception(reason))}") from None
         return f"connected to {self._ray.get_runtime_context().gcs_address}"
 
     def answers(self, answering: Answering, batches: Iterator[list[Text]]) -> Iterator[np.ndarray]:
@@ -88,9 +94,8 @@ class Cluster:
 
 def _ray() -> Any:
     """The package, quiet and telling nobody that it is used."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change to come
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else a dead worker is a page on standard output
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ModuleNotFoundError as error:
