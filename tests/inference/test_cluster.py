@@ -86,6 +86,9 @@ def test_the_same_bytes_whatever_happens(
         breaks_off(3, Answering, "records", patched)
         assert status(*command) == 130
 
+    told = error(capsys, *command[:-1], 2, "--ray", "auto")
+    assert "answers of another command, which was broken off: threads 1 (now 2); repeat that one" in told
+
     (folder / KILL).touch()
     capsys.readouterr()
     with monkeypatch.context() as patched:
