@@ -23,8 +23,7 @@ def main(data_folder: Path, model_folder: Path, out: Path, metrics_file: Path) -
     task = data.task
     model, tokenizer = DeeBert.load(model_folder)
     weights = fingerprint(model.state_dict())
-    device = pick_device()
-    engine = Engine(model, resolve(recorded(model_folder), device), device)
+    engine = Engine(model, resolve(recorded(model_folder), pick_device()))
     rows, scored = [], []
     with output_dir(out) as folder:
         for split in (*task.validation_splits, *task.test_splits):
