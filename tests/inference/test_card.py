@@ -249,6 +249,22 @@ def test_metrics_of_another_model(tmp_path: Path, name: str, change: dict[str, A
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        ([0.5] * 11, "layer_scores: 11 numbers; expected 12, one per layer"),
+        ([0.5] * 11 + ["0.6"], "layer_scores: [0.5, 0.5"),
+        ({"1": 0.5}, "layer_scores: {'1': 0.5} is not allowed; expected a list of numbers"),
+    ],
+)
+def test_scores_that_are_not_one_per_layer(tmp_path: Path, scores: Any, told: str) -> None:
+    """They are told before anything prints them."""
+    write(tmp_path, ALL | {"layers": ALL["layers"] | {"layer_scores": scores}})
+    with pytest.raises(UserError) as caught:
+        read_metrics(tmp_path, ABOUT)
+    assert f"{tmp_path / 'layers.json'}: {told}" in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [[], [1, 2], 3, "text", None])
 @pytest.mark.parametrize("name", ALL)
 def test_metrics_that_are_no_object(tmp_path: Path, name: str, content: object) -> None:

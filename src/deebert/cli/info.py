@@ -5,7 +5,9 @@ nobody has written down is said to be unknown.
 """
 
 import argparse
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from deebert.inference.thresholds import Thresholds
 
 UNKNOWN = "unknown"
+MAX_LABELS_CHARS = 100  # of the names of classes that are told
+PAIRS_PER_LINE = 6
 NO_THRESHOLDS = "unknown; --metrics names the metrics of its run, and save_pretrained(..., metrics=...) keeps them"
 
 
@@ -35,7 +39,7 @@ def _facts(about: dict[str, Any], fingerprint: str) -> list[str]:
     facts = {
         "task": about.get("task"),
         "input": " and ".join(about.get("text_columns", ())),
-        "labels": ", ".join(about["label_names"]),
+        "labels": _labels(about["label_names"]),
         "model": ", ".join(filter(None, origin)),
         "family": about["model_type"],
         "layers": about["num_layers"],
@@ -59,7 +63,7 @@ def _thresholds(known: "Thresholds | None") -> list[str]:
         f"measured on {known.n:,} samples of {known.split}, in {known.precision}:",
         "",
         f"if everybody leaves after layer: {metric} (%)",
-        *_table([[str(each.layer), _percent(each.score)] for each in known.scores]),
+        *_side_by_side([(str(each.layer), _percent(each.score)) for each in known.scores]),
         "",
         f"recommended, by points of {metric} lost at most: threshold (nats), layers saved (%), {metric} (%) on samples"
         " not used to choose",
@@ -77,6 +81,22 @@ def _thresholds(known: "Thresholds | None") -> list[str]:
         " threshold (nats), layers saved (%)",
         *_table(certified),
     ]
+
+
+def _labels(names: Sequence[str]) -> str:
+    """The names on one line; of many the first, and how many more there are."""
+    ends = list(accumulate(len(name) + len(", ") for name in names))
+    shown = max(1, bisect_right(ends, MAX_LABELS_CHARS))
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more else "")
+
+
+def _side_by_side(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Pairs of numbers, several on a line, as of a column each."""
+    left, right = (max(map(len, side)) for side in zip(*pairs, strict=True))
+    cells = [f"{first.rjust(left)}  {second.rjust(right)}" for first, second in pairs]
+    starts = range(0, len(cells), PAIRS_PER_LINE)
+    return [f"  {'     '.join(cells[start : start + PAIRS_PER_LINE])}" for start in starts]
 
 
 def _percent(fraction: float) -> str:

@@ -11,6 +11,7 @@ a text get no answer.
 import argparse
 import math
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from deebert.settings.run import PRECISIONS
 
 if TYPE_CHECKING:
     from deebert.inference.classifier import EarlyExitClassifier
+    from deebert.inference.cluster import Cluster
     from deebert.inference.monitor import Monitor
 
 BATCH_ROWS = 4096
@@ -84,6 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-rows", type=_count, default=BATCH_ROWS, metavar="N", help="worked on together; %(default)s"
     )
     how.add_argument("--precision", choices=PRECISIONS, help="of matrix products; what the ramps were trained for")
+    how.add_argument("--threads", type=_count, metavar="N", help="that compute on a CPU; with --ray in each worker")
+    how.add_argument("--ray", metavar="ADDRESS", help="of a cluster whose workers answer, as HOST:PORT, or auto")
     how.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1; the first GPU if there is one")
     how.add_argument("--force", action="store_true", help="replace OUT, and what another command has left of it")
 
@@ -96,6 +100,10 @@ def run(parsed: argparse.Namespace) -> None:
             parsed.usage_error(f"argument --{name}: needs --watch, for a file")
     if parsed.watch is not None and parsed.epsilon is None:
         parsed.usage_error("argument --watch: needs --epsilon")
+    if parsed.ray is not None and "-" in (parsed.source, parsed.target):
+        parsed.usage_error("argument --ray: needs files as IN and OUT, and not -")
+    if parsed.ray is not None and ":" in (parsed.device or ""):
+        parsed.usage_error("argument --ray: each worker has a GPU of its own; expected --device cuda")
     from deebert.inference.request import Request
 
     request = Request(
@@ -117,10 +125,24 @@ def run(parsed: argparse.Namespace) -> None:
         threshold_nats = model.known_thresholds(parsed, classifier).for_drop(parsed.drop)
     monitor = None if parsed.watch is None else _monitor(parsed, classifier)
     print(f"threshold: {threshold_nats:g} nats", file=sys.stderr)
-    print(answer(classifier, request, threshold_nats, monitor).told(), file=sys.stderr)
+    with _cluster(parsed, classifier) as cluster:
+        print(answer(classifier, request, threshold_nats, monitor, cluster).told(), file=sys.stderr)
     if monitor is not None:
         monitor.save(parsed.watch)
         print(f"watch: {monitor}", file=sys.stderr)
+
+
+def _cluster(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> AbstractContextManager["Cluster | None"]:
+    """The cluster that is to answer, if it is not this process; its threads are set, or this process's."""
+    if parsed.ray is None:
+        if parsed.threads is not None:
+            import torch
+
+            torch.set_num_threads(parsed.threads)
+        return nullcontext()
+    from deebert.inference.cluster import Cluster
+
+    return Cluster(parsed.ray, parsed.threads or classifier.about.get("cpu_threads") or 1)
 
 
 def _monitor(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> "Monitor":

@@ -70,6 +70,7 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
         _check_content(folder / f"{name}.json", content, NEEDED[name])
         _check_same(folder, name, "task", content["task"], about.get("task"), "the model's")
     _check_targets(folder, metrics)
+    _check_layer_scores(folder / "layers.json", metrics["layers"])
     layers, sweep = metrics["layers"], metrics["sweep"]
     for key in ("num_layers", "weights"):
         _check_same(folder, "layers", key, layers[key], about[key], "the model's")
@@ -98,6 +99,15 @@ def _check_content(path: Path, content: Any, needed: Mapping[str, str]) -> None:
             found = found[key]
         if not _is(kind, found):
             raise UserError(f"{path}: {dotted}: {str(found)[:MAX_SHOWN]} is not allowed; expected {kind}")
+
+
+def _check_layer_scores(path: Path, layers: Mapping[str, Any]) -> None:
+    """UserError where there are scores of layers, and they are not one number for each of them."""
+    scores = layers.get("layer_scores", [])
+    if not isinstance(scores, list) or not all(_is(NUMBER, each) for each in scores):
+        raise UserError(f"{path}: layer_scores: {str(scores)[:MAX_SHOWN]} is not allowed; expected a list of numbers")
+    if "layer_scores" in layers and len(scores) != layers["num_layers"]:
+        raise UserError(f"{path}: layer_scores: {len(scores)} numbers; expected {layers['num_layers']}, one per layer")
 
 
 def _check_targets(folder: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:

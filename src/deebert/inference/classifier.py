@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from deebert.exits.criteria import Criterion
 from deebert.inference import card
 from deebert.inference.arguments import batches, check_many, count, criterion_of, parts_of, shown, usable
 from deebert.inference.engine import Engine
-from deebert.inference.folder import ABOUT, CARD, GIT, check_replaceable, folder_of, home_expanded, small_files
+from deebert.inference.folder import ABOUT, CARD, GIT, check_replaceable, folder_of, home_expanded, push, small_files
 from deebert.inference.forks import compute_with_one_thread_after_fork
 from deebert.inference.precisions import multiplies, recorded, resolve
 from deebert.inference.thresholds import THRESHOLDS, Thresholds
@@ -283,3 +284,35 @@ class EarlyExitClassifier:
             save_ramps(self._model.ramps, new)
             for name, content in files.items():
                 (new / name).write_bytes(content)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        metrics: str | Path | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Save the model, as `save_pretrained` does, into a repository of the Hub, which is made where there is none.
+
+        What was there before stays in the repository's history.
+
+        Args:
+            repo_id: `owner/name`.
+            metrics: as of `save_pretrained`.
+            private: whether nobody else may see a new repository; None = as its owner has it by default.
+            token: of an account that may write there; None = that of `hf auth login`, or of HF_TOKEN.
+            revision: a branch; None = main.
+
+        Returns:
+            `owner/name@commit`, for `from_pretrained`.
+
+        Raises:
+            UserError, ValueError: as of `save_pretrained`, or the Hub did not take it.
+        """
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            self.save_pretrained(folder, metrics)
+            return push(folder, repo_id, commit_message, private, token, revision)

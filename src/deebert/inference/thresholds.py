@@ -57,7 +57,8 @@ class Thresholds:
         split, n: which samples it was measured on, and how many they are.
         precision: what it was measured in.
         metric: name of the score, None where the model does not say.
-        scores: of the heads that the metrics speak of, by layer; the last is full depth.
+        scores: of the heads that the metrics speak of, by layer; the last is full depth. Older metrics do not speak of
+            every head.
         certified_confidence: of each certified threshold by itself.
     """
 
@@ -136,6 +137,8 @@ class Thresholds:
 
 def _scores(layers: Mapping[str, Any]) -> tuple[HeadScore, ...]:
     """Of the heads that metrics/layers.json speaks of, each once."""
+    if "layer_scores" in layers:
+        return tuple(HeadScore(layer, score) for layer, score in enumerate(layers["layer_scores"], start=1))
     depth = layers["num_layers"]
     places = {
         "ramp_first_score": 1,
