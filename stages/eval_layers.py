@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deebert.analysis.layers import layer_metrics, layer_rows, layer_scores
+from deebert.analysis.layers import layer_metrics, layer_rows
 from deebert.analysis.logits import SplitLogits
 from deebert.base.devices import pick_device
 from deebert.base.files import output_dir, read_json, write_json
@@ -23,7 +23,8 @@ def main(data_folder: Path, model_folder: Path, out: Path, metrics_file: Path) -
     task = data.task
     model, tokenizer = DeeBert.load(model_folder)
     weights = fingerprint(model.state_dict())
-    engine = Engine(model, resolve(recorded(model_folder), pick_device()))
+    device = pick_device()
+    engine = Engine(model, resolve(recorded(model_folder), device), device)
     rows, scored = [], []
     with output_dir(out) as folder:
         for split in (*task.validation_splits, *task.test_splits):
@@ -52,8 +53,7 @@ def main(data_folder: Path, model_folder: Path, out: Path, metrics_file: Path) -
         write_json(folder / "layers.json", rows)
     main_split = task.validation_splits[0]
     metrics = layer_metrics(task.name, rows, main_split, data.sizes[main_split])
-    metrics |= {"layer_scores": layer_scores(rows, main_split), "weights": weights, "precision": engine.precision}
-    write_json(metrics_file, metrics)
+    write_json(metrics_file, {**metrics, "weights": weights, "precision": engine.precision})
 
 
 if __name__ == "__main__":

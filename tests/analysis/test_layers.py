@@ -2,7 +2,7 @@
 
 import pytest
 
-from deebert.analysis.layers import layer_metrics, layer_rows, layer_scores
+from deebert.analysis.layers import layer_metrics, layer_rows
 from tests.heads import check_metrics, heads, naive_accuracy, naive_f1
 
 N, LAYERS = 40, 4
@@ -37,8 +37,6 @@ def test_layer_metrics(metrics: list[str]) -> None:
     assert content["ramp_best_score"] == round(max(scores[:3]), 4)
     assert scores[content["ramp_best_layer"] - 1] == max(scores[:3])
     assert (content["num_layers"], content["n"]) == (LAYERS, N)
-    every = layer_scores(rows + layer_rows("other", other_logits, other_labels, metrics), "validation_matched")
-    assert every == [round(score, 4) for score in scores]
     assert list(content) == list(
         layer_metrics("RTE", layer_rows("v", other_logits, other_labels, ["accuracy"]), "v", 1)
     )

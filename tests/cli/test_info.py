@@ -22,9 +22,13 @@ def test_what_is_known(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     """Task, input, labels, layers, fingerprint, scores, thresholds and precision; from the model or from metrics."""
     classifier = EarlyExitClassifier.from_pretrained(model)
     metrics = write_metrics(tmp_path / "metrics", classifier)
-    layers = json.loads((metrics / "layers.json").read_text())
-    scores = {"layer_scores": [0.5123, 0.6, 0.7234, 0.9]}
-    (metrics / "layers.json").write_text(json.dumps(layers | scores))
+    rows = [
+        {"split": split, "layer": layer, "metric": "accuracy", "score": score}
+        for split, scores in (("validation", [0.5123, 0.6, 0.72344, 0.9]), ("test", [0.1, 0.2, 0.3, 0.4]))
+        for layer, score in enumerate(scores, start=1)
+    ]
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "layers.json").write_text(json.dumps(rows))
     choice = json.loads((metrics / "choice.json").read_text())
     choice |= {"certified_threshold_at": {"risk_0_01": 0.0, "risk_0_05": 0.3579}}
     choice |= {"certified_layers_saved_at": {"risk_0_01": 0.0, "risk_0_05": 0.2345}}

@@ -40,9 +40,3 @@ def layer_metrics(task: str, rows: Sequence[Row], split: str, n: int) -> dict[st
         "ramp_best_score": round(max(ramps), 4),
         "ramp_best_layer": ramps.index(max(ramps)) + 1,
     }
-
-
-def layer_scores(rows: Sequence[Row], split: str) -> list[float]:
-    """Main score of every head (L) on a split, for programs; from `layer_rows` of all splits."""
-    of_split = [row for row in rows if row["split"] == split]
-    return [round(row["score"], 4) for row in of_split if row["metric"] == of_split[0]["metric"]]

@@ -1,6 +1,7 @@
 """The model card: what a stranger must know before using the model."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
@@ -10,6 +11,8 @@ from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.base.metric_keys import figure_target
 from deebert.data.scores import METRIC_NAMES
+
+log = logging.getLogger(__name__)
 
 MAX_SHOWN = 40  # characters of a wrong value
 CAUTIOUS_POINTS = 1.0  # of score, what the example may lose
@@ -57,6 +60,8 @@ SEAL = "\n<!-- unedited card of deebert, sha256 of all above: {} -->\n"
 def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The pipeline's metrics in `folder`, by name: `layers`, `sweep`, `choice` and, if it was run, `benchmark`.
 
+    Where the run's `plots` lie beside them, `layer_scores` are each layer's, by layer.
+
     Args:
         about: of the model, its `task`, `num_layers` and `weights` (see `model.fingerprint`).
 
@@ -70,7 +75,6 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
         _check_content(folder / f"{name}.json", content, NEEDED[name])
         _check_same(folder, name, "task", content["task"], about.get("task"), "the model's")
     _check_targets(folder, metrics)
-    _check_layer_scores(folder / "layers.json", metrics["layers"])
     layers, sweep = metrics["layers"], metrics["sweep"]
     for key in ("num_layers", "weights"):
         _check_same(folder, "layers", key, layers[key], about[key], "the model's")
@@ -79,6 +83,8 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
     _check_same(folder, "choice", "n", metrics["choice"]["n"], sweep["n"], "as in sweep.json")
     if "benchmark" in metrics and (timed := metrics["benchmark"]["threshold"]) not in sweep["threshold_at"].values():
         raise UserError(f"{folder / 'benchmark.json'}: threshold {timed} is none of sweep.json's; `dvc repro` makes it")
+    if (plotted := folder.absolute().parent / "plots" / "layers.json").exists():
+        metrics["layer_scores"] = _plotted_scores(plotted, layers)
     return metrics
 
 
@@ -101,13 +107,22 @@ def _check_content(path: Path, content: Any, needed: Mapping[str, str]) -> None:
             raise UserError(f"{path}: {dotted}: {str(found)[:MAX_SHOWN]} is not allowed; expected {kind}")
 
 
-def _check_layer_scores(path: Path, layers: Mapping[str, Any]) -> None:
-    """UserError where there are scores of layers, and they are not one number for each of them."""
-    scores = layers.get("layer_scores", [])
-    if not isinstance(scores, list) or not all(_is(NUMBER, each) for each in scores):
-        raise UserError(f"{path}: layer_scores: {str(scores)[:MAX_SHOWN]} is not allowed; expected a list of numbers")
-    if "layer_scores" in layers and len(scores) != layers["num_layers"]:
-        raise UserError(f"{path}: layer_scores: {len(scores)} numbers; expected {layers['num_layers']}, one per layer")
+def _plotted_scores(path: Path, layers: Mapping[str, Any]) -> dict[int, float]:
+    """Score by layer, from the pipeline's rows in `path`; none where they are not of the run that `layers` is of.
+
+    Metrics hold a dozen figures, and so not each layer's score. The plots of the same run do.
+    """
+    try:
+        rows = read_json(path)
+        kind = rows[0]["split"], rows[0]["metric"]
+        scores = {int(row["layer"]): float(row["score"]) for row in rows if (row["split"], row["metric"]) == kind}
+    except (UserError, LookupError, TypeError, ValueError):
+        scores = {}
+    depth = layers["num_layers"]
+    if sorted(scores) != list(range(1, depth + 1)) or round(scores[depth], 4) != layers["full_score"]:
+        log.warning("%s: is not of the run whose metrics were read; scores of layers are left out", path)
+        return {}
+    return dict(sorted(scores.items()))
 
 
 def _check_targets(folder: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
