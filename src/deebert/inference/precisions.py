@@ -146,7 +146,7 @@ def recorded(folder: Path) -> str:
 def resolve(precision: str, device: torch.device) -> str:
     """The precision to compute in on `device`. `auto` is bf16 where it multiplies that itself, else fp32.
 
-    It is never int8, which can cost early ramps their score; whoever wants it says so.
+    It is never int8, which rounds most of all; whoever wants it says so.
 
     Raises:
         UserError: int8 where it cannot be multiplied.
