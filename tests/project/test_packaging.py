@@ -53,10 +53,10 @@ def test_dependencies_are_exactly_what_is_imported() -> None:
     assert set().union(*map(distributions, MODULES)) == names(REQUIRED) | names(EXTRAS)
 
 
-def test_only_the_reports_need_an_extra() -> None:
+def test_only_reports_and_export_need_an_extra() -> None:
     """What a user of the classifier imports is there without extras."""
     needing = {file.parent.name for file in MODULES if distributions(file) & names(EXTRAS)}
-    assert needing == {"reports"} and not names(REQUIRED) & names(EXTRAS)
+    assert needing == {"reports", "export"} and not names(REQUIRED) & names(EXTRAS)
 
 
 def test_pins_are_of_versions_that_are_allowed() -> None:
@@ -64,6 +64,8 @@ def test_pins_are_of_versions_that_are_allowed() -> None:
     lines = [line for file in ("requirements.txt", "requirements-report.txt") for line in pinned(ROOT / file)]
     pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
     assert len(pins) == len(lines)
+    of_tests = (line.partition("==") for line in pinned(ROOT / "requirements-dev.txt"))
+    pins |= {canonicalize_name(name): version for name, _, version in of_tests}
     build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
     for requirement in [*REQUIRED, *EXTRAS, *map(Requirement, build)]:
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
