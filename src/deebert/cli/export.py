@@ -10,9 +10,11 @@ and labels: .csv, .tsv, .jsonl or .parquet.
 """
 
 import argparse
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deebert.base.errors import UserError
 from deebert.cli import model
 from deebert.cli.arguments import count, number
 from deebert.cli.tables import percent, table
@@ -49,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     _check_usage(parsed)
+    _check_installed()
     from deebert.export import folder
 
-    folder.check_installed()
     folder.check_replaceable(parsed.target)
     from deebert.export.check import check
     from deebert.export.samples import Columns, read_samples
@@ -77,6 +79,16 @@ def run(parsed: argparse.Namespace) -> None:
     threshold = "none" if chosen.threshold_nats is None else f"{chosen.threshold_nats:g} nats"
     for line in (*told, f"threshold: {threshold}", f"thresholds chosen on: {chosen.chosen_on}"):
         print(line)
+
+
+def _check_installed() -> None:
+    """UserError where a package that an export alone needs is not installed."""
+    for name in ("onnx", "onnxruntime"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            told = f"deebert export: {name} is not installed; expected pip install 'deebert[export]'"
+            raise UserError(told) from None
 
 
 def _check_usage(parsed: argparse.Namespace) -> None:

@@ -1,6 +1,5 @@
 """The folder that `deebert export` writes: graphs, tokenizer, runner, and a manifest that tells of them."""
 
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,8 +17,6 @@ from deebert.export.blocks import Cut
 from deebert.export.graphs import OPSET, ends, write_graphs
 from deebert.inference.thresholds import Recommended, Thresholds
 from deebert.model import DeeBert, fingerprint
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST, TOKENIZER, RUNNER = "manifest.json", "tokenizer.json", "runner.py"
@@ -138,16 +135,6 @@ def write(
         chosen = choose(folder)
         write_json(folder / MANIFEST, manifest | _told(chosen))
     return chosen
-
-
-def check_installed() -> None:
-    """UserError where a package that an export alone needs is not installed."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        told = f"deebert export: {error.name} is not installed; expected pip install 'deebert[export]'"
-        raise UserError(told) from None
 
 
 def _told(chosen: Chosen) -> dict[str, Any]:

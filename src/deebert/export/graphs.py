@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 
 from deebert.base.errors import UserError
 from deebert.export.blocks import Block, Cut, Named
+from deebert.export.int8 import quantize
 
 OPSET = 20  # the first with an operator for GELU
 MAX_BYTES = 1_900_000_000  # protobuf holds no more than 2 GiB
@@ -59,11 +61,10 @@ def write_graphs(cut: Cut, block_ends: list[int], precision: str, folder: Path) 
         block = cut.block(before + 1, last)
         path = folder / f"block-{number:02d}.onnx"
         _write(block, path)
+        takes = _described(path, block)
         if precision == "int8":
-            from deebert.export.int8 import quantize
-
             quantize(path)
-        yield Graph(path.name, (before + 1, last), _told(block.takes), _told(block.gives))
+        yield Graph(path.name, (before + 1, last), _told(takes), _told(block.gives))
 
 
 def _write(block: Block, path: Path) -> None:
@@ -87,6 +88,21 @@ def _write(block: Block, path: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
+
+
+def _described(path: Path, block: Block) -> list[Named]:
+    """Which tensors the written graph takes: it lacks what is not read, such as token types where there is one alone.
+
+    The dimensions that the file tells of become those of the block; the exporter forgets some sizes.
+    """
+    model = onnx.load(path)
+    named = {each.name: each for each in (*block.takes, *block.gives)}
+    for value in (*model.graph.input, *model.graph.output):
+        for told, dim in zip(value.type.tensor_type.shape.dim, named[value.name].dims, strict=True):
+            if isinstance(dim, int):
+                told.dim_value = dim
+    onnx.save(model, path)
+    return [named[each.name] for each in model.graph.input]
 
 
 def _told(tensors: list[Named]) -> tuple[Tensor, ...]:
