@@ -132,7 +132,7 @@ def test_int8_is_the_engines(make: Any, family: str) -> None:
 def test_company_changes_no_answer(make: Any, precision: str) -> None:
     """Alone, or in a batch with longer texts and so with padding, a text gets the same logits, in int8 as well.
 
-    A scale that a whole batch shared would move them by a hundred times as much.
+    A scale that a whole batch shared would move those of int8.
     """
     made = make("bert", precision)
     texts, runner = made.texts(12, seed=3), made.runner

@@ -92,9 +92,8 @@ class Runner:
             for graph in self._graphs:
                 logits = graph.run(tensors)
                 log_probabilities = _log_softmax(logits)
-                leaves = _entropy(log_probabilities) < threshold
-                if graph is self._graphs[-1]:
-                    leaves[:] = True
+                is_last = graph is self._graphs[-1]
+                leaves = np.full(len(rows), True) if is_last else _entropy(log_probabilities) < threshold
                 for i in np.flatnonzero(leaves):
                     best = int(logits[i].argmax())
                     probability = float(str(np.exp(log_probabilities[i, best])))  # as few digits as tell it
