@@ -266,4 +266,4 @@ def test_what_a_layer_may_not_read(model: Path, tmp_path: Path, capsys: pytest.C
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(DeeBert, "load", odd)
         told = error(capsys, "export", model, tmp_path / "out")
-    assert told.startswith("bert: cannot be exported: shared_kwargs has a dimension that is neither")
+    assert told.startswith("bert: cannot be exported: shared_cu_seq_lens_q has a dimension that is neither")

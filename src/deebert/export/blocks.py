@@ -217,7 +217,7 @@ class _Watched:
             self.hidden = hidden
             leaves, spec = pytree.tree_flatten((args, kwargs))
             places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-            names = inspect.signature(layer).bind(hidden, *args, **kwargs).arguments
+            names = inspect.signature(layer).bind(hidden, *args, **kwargs).arguments | kwargs
             for place in places:
                 leaves[place] = self._number(leaves[place], names)
             given = layer(hidden, *args, **kwargs)
@@ -233,8 +233,8 @@ class _Watched:
         for number, known in enumerate(self.tensors):
             if known is tensor:
                 return number
-        (argument,) = [name for name, value in arguments.items() if any(x is tensor for x in pytree.tree_leaves(value))]
-        name = f"shared_{argument}"
+        found = [name for name, value in arguments.items() if any(x is tensor for x in pytree.tree_leaves(value))]
+        name = f"shared_{found[-1]}"  # names of what is given by name come last
         while name in self.names:
             name += "_"
         self.tensors.append(tensor)
