@@ -6,6 +6,7 @@ import json
 import runpy
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -251,19 +252,27 @@ def test_mistakes(
         assert status("export", model, out, *arguments) == 2
 
 
-def test_what_a_layer_may_not_read(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (lambda hidden: torch.zeros(len(hidden) ** 2), "shared_extra has a dimension that is neither the batch's nor"),
+        (lambda hidden: hidden.sum(), "shared_extra depends on the inputs, and its shape does not"),
+        (len, "its layers are given other numbers for other inputs"),
+    ],
+)
+def test_what_a_layer_may_not_read(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: Callable[[torch.Tensor], Any], told: str
+) -> None:
     """A model whose layers read what changes with the inputs in an unknown way is refused in one line."""
     load = DeeBert.load
 
     def odd(folder: Path) -> Any:
         made, tokenizer = load(folder)
         run = made.backbone.bert.encoder.forward
-        made.backbone.bert.encoder.forward = lambda hidden, **options: run(
-            hidden, **options, cu_seq_lens_q=torch.zeros(len(hidden) ** 2)
-        )
+        made.backbone.bert.encoder.forward = lambda hidden, **options: run(hidden, **options, extra=given(hidden))
         return made, tokenizer
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(DeeBert, "load", odd)
-        told = error(capsys, "export", model, tmp_path / "out")
-    assert told.startswith("bert: cannot be exported: shared_cu_seq_lens_q has a dimension that is neither")
+        assert error(capsys, "export", model, tmp_path / "out").startswith(f"bert: cannot be exported: {told}")
+    assert not (tmp_path / "out").exists()

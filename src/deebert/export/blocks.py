@@ -7,9 +7,7 @@ first block computes these tensors and hands them on by name.
 Shapes: B samples, T tokens of the longest, H width, C classes.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from deebert.base.errors import UserError
+from deebert.export.watched import Watched, cannot_export, hidden_of, in_place_of_layers, layers_of
 from deebert.model import DeeBert
 
 LENGTHS = (5, 3), (7, 2, 6)  # two batches, of other sizes, by which dimensions are told apart
@@ -43,32 +41,6 @@ class Named:
         return {i: dim for i, dim in enumerate(self.dims) if isinstance(dim, str)}
 
 
-@dataclass(frozen=True)
-class _Call:
-    """How a layer is called: what it is given beside the hidden states, and whether it gives a tuple.
-
-    Attributes:
-        leaves: as `spec` has them, with the number of a shared tensor in its place.
-        places: of the tensors among the leaves.
-    """
-
-    leaves: list[Any]
-    spec: pytree.TreeSpec
-    places: list[int]
-    gives: int | None
-
-    def given(self, shared: dict[int, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional arguments and those by name."""
-        leaves = list(self.leaves)
-        for place in self.places:
-            leaves[place] = shared[leaves[place]]
-        return pytree.tree_unflatten(leaves, self.spec)
-
-    def wrapped(self, hidden: Tensor) -> Any:
-        """`hidden` as the layer would give it."""
-        return hidden if self.gives is None else (hidden, *[None] * (self.gives - 1))
-
-
 class Cut:
     """A `DeeBert` that can be cut. It takes the model over, whose attention becomes plain products with a mask.
 
@@ -88,9 +60,11 @@ class Cut:
         self.model = model.eval()
         # Its masks are finite numbers. With -inf, padding that sees nothing within its window would become NaN.
         model.backbone.set_attn_implementation("eager")
-        self.layers = _layers(model)
-        runs = [_Watched(self, _inputs(model, lengths, token_types)) for lengths in LENGTHS]
+        self.layers = layers_of(model)
+        runs = [Watched(model, self.layers, _inputs(model, lengths, token_types)) for lengths in LENGTHS]
         self.calls = runs[1].calls
+        if runs[0].calls != runs[1].calls:
+            raise cannot_export(model, "its layers are given other numbers for other inputs")
         self.inputs = [Named(name, (BATCH, LENGTH), value) for name, value in runs[1].inputs.items()]
         self._hidden = self._told_apart("hidden", runs[0].hidden, runs[1].hidden)
         self.shared: dict[int, Named] = {}
@@ -102,7 +76,7 @@ class Cut:
             elif torch.equal(*values):
                 self.constants[number] = values[1]
             else:
-                raise self._unknown(f"{name} depends on the inputs, and its shape does not")
+                raise cannot_export(model, f"{name} depends on the inputs, and its shape does not")
 
     def block(self, first: int, last: int) -> "Block":
         """The layers from `first` to `last`, counted from 1, and the head after the last one."""
@@ -123,11 +97,8 @@ class Cut:
         shapes = list(zip(*(value.shape for value in values), strict=True))
         dims = [a if a == b else known.get((a, b)) for a, b in shapes]
         if None in dims:
-            raise self._unknown(f"{name} has a dimension that is neither the batch's nor the length's")
+            raise cannot_export(self.model, f"{name} has a dimension that is neither the batch's nor the length's")
         return Named(name, tuple(dims), values[1])
-
-    def _unknown(self, told: str) -> UserError:
-        return UserError(f"{self.model.backbone.config.model_type}: cannot be exported: {told}")
 
 
 class Block(nn.Module):
@@ -171,7 +142,7 @@ class Block(nn.Module):
             shared |= {number: getattr(self, f"constant_{number}") for number in cut.constants}
             for i in range(self.first - 1, self.last):
                 args, kwargs = cut.calls[i].given(shared)
-                hidden = _hidden_of(cut.layers[i](hidden, *args, **kwargs))
+                hidden = hidden_of(cut.layers[i](hidden, *args, **kwargs))
         first_token = hidden[:, 0]
         if self.last == len(cut.layers):
             return (cut.model.family.head(self.backbone, first_token),)
@@ -193,82 +164,15 @@ class Block(nn.Module):
         def run(i: int, layer: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
             if i < self.last:
                 given = layer(hidden, *args, **kwargs)
-                after[:] = [_hidden_of(given)]
+                after[:] = [hidden_of(given)]
                 return given
             leaves = pytree.tree_leaves((args, kwargs))
             found.update({cut.calls[i].leaves[place]: leaves[place] for place in cut.calls[i].places})
             return cut.calls[i].wrapped(hidden)
 
-        with _in_place_of_layers(cut.layers, run):
+        with in_place_of_layers(cut.layers, run):
             self.backbone.base_model(**inputs)
         return after[0], [found[number] for number in self._hands_on]
-
-
-class _Watched:
-    """One run of a model, on `inputs`: how its layers are called, and the tensors that they read, each once."""
-
-    def __init__(self, cut: Cut, inputs: dict[str, Tensor]) -> None:
-        self.inputs = inputs
-        self.calls: list[_Call] = []
-        self.tensors: list[Tensor] = []
-        self.names: list[str] = []
-
-        def run(i: int, layer: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-            self.hidden = hidden
-            leaves, spec = pytree.tree_flatten((args, kwargs))
-            places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-            names = inspect.signature(layer).bind(hidden, *args, **kwargs).arguments | kwargs
-            for place in places:
-                leaves[place] = self._number(leaves[place], names)
-            given = layer(hidden, *args, **kwargs)
-            self.calls.append(_Call(leaves, spec, places, len(given) if isinstance(given, tuple) else None))
-            return given
-
-        with torch.no_grad(), _in_place_of_layers(cut.layers, run):
-            cut.model.backbone.base_model(**inputs)
-        if len(self.calls) != len(cut.layers):
-            raise cut._unknown("its layers do not run once each")
-
-    def _number(self, tensor: Tensor, arguments: dict[str, Any]) -> int:
-        for number, known in enumerate(self.tensors):
-            if known is tensor:
-                return number
-        found = [name for name, value in arguments.items() if any(x is tensor for x in pytree.tree_leaves(value))]
-        name = f"shared_{found[-1]}"  # names of what is given by name come last
-        while name in self.names:
-            name += "_"
-        self.tensors.append(tensor)
-        self.names.append(name)
-        return len(self.tensors) - 1
-
-
-@contextmanager
-def _in_place_of_layers(layers: nn.ModuleList, run: Callable[..., Any]) -> Iterator[None]:
-    """Within the block, `run` is called in place of each layer, with its number from 0, the layer, and what it got."""
-
-    def replaced(i: int, layer: nn.Module) -> Callable[..., Any]:
-        real = layer.forward
-        return lambda *args, **kwargs: run(i, real, *args, **kwargs)
-
-    for i, layer in enumerate(layers):
-        layer.forward = replaced(i, layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _layers(model: DeeBert) -> nn.ModuleList:
-    lists = [each for each in model.backbone.base_model.modules() if isinstance(each, nn.ModuleList)]
-    found = [each for each in lists if len(each) == model.num_layers]
-    if not found:
-        raise UserError(f"{model.backbone.config.model_type}: cannot be exported: its layers are in no list")
-    return found[0]  # of nested ones the outermost
-
-
-def _hidden_of(given: Any) -> Tensor:
-    return given[0] if isinstance(given, tuple) else given
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
