@@ -35,6 +35,7 @@ from deebert.inference.precisions import recorded
 from deebert.reports.rivals import rivals_table
 
 VERSIONED = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
+PROBES = 2  # rounds in which rivals alone take turns, so that cut models run in the fastest
 SEED = 0  # of the bootstrap
 
 
@@ -90,7 +91,7 @@ def compare(
                     own = each.library == OURS and each.precision == precision
                     race.enter(model, each, settings if own else settings[:1])
                 rivals = [entry for entry in race.measured if entry.kind == "rival"]
-                race.run(rivals, 1)  # who is the fastest, for the cut models
+                race.run(rivals, PROBES)
                 for rival in dict.fromkeys(filter(None, map(race.fastest, MODES))):
                     for cut in shorter:
                         _enter_cut(race, cut, rival)

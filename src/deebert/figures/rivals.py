@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from deebert.base.rows import Row
 from deebert.figures.drawing import (
@@ -40,11 +40,11 @@ def draw_rivals(result: Mapping[str, Any]) -> Figure:
 
     Args:
         result: what `make rivals` writes. Of its rows `kind, library, precision, layers, threads, mode, ms, score,
-            is_fastest_rival, layers_saved_frac` are read.
+            layers_saved_frac` are read.
     """
     rows = result["rows"]
     threads = sorted({row["threads"] for row in rows})
-    figure = new_figure("Score against time", result, (5.2 * len(threads), 8.4))
+    figure = new_figure("Score against time", result, (max(9, 5.2 * len(threads)), 8.6))
     panels = figure.subplots(len(MODES), len(threads), squeeze=False)
     for axes, (mode, told) in zip(panels, MODES.items(), strict=True):
         for ax, count in zip(axes, threads, strict=True):
@@ -56,7 +56,7 @@ def draw_rivals(result: Mapping[str, Any]) -> Figure:
     for ax in panels.flat:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             known.setdefault(label, handle)
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=3)
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=2)
     for ax in panels.flat:
         if hasattr(ax, "exits"):
             name_points(ax, ax.exits)
@@ -70,9 +70,7 @@ def _draw_panel(ax: Axes, rows: Sequence[Row], precision: str) -> None:
             name = f"{row['library']} {row['precision']}" + (", plain" if row["kind"] == "plain" else "")
             looks = {"color": COLORS[row["library"]], "marker": MARKERS[row["precision"]]}
             ax.plot(*_point(row), **looks, linestyle="None", markersize=7, label=name, zorder=4)
-    cut = [row for row in rows if row["kind"] == "cut" and _in_fastest(row, rows)]
-    if cut:
-        line = sorted([*cut, *(row for row in rows if row["is_fastest_rival"])], key=lambda row: row["layers"])
+    if line := _cut_line(rows):
         label = "cut models and the whole one, in the fastest rival"
         ax.plot(*zip(*map(_point, line), strict=True), color=INK, linestyle="--", marker="x", label=label)
     curve = [row for row in rows if row["kind"] in ("plain", "early_exit") and row["precision"] == precision]
@@ -80,14 +78,20 @@ def _draw_panel(ax: Axes, rows: Sequence[Row], precision: str) -> None:
     label = f"DeeBERT {precision}, early exit; numbers: layers saved (%)"
     ax.plot(*zip(*points, strict=True), color=BLUE, marker=".", label=label, zorder=3)
     ax.exits = {round(100 * row["layers_saved_frac"]): _point(row) for row in curve if row["kind"] == "early_exit"}
-    set_score_axis(ax, [100 * row["score"] for row in rows if row["kind"] != "cut" or row in cut])
-    for axis in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
-        axis(ScalarFormatter())
-    ax.tick_params(axis="x", which="minor", labelsize=7)
+    set_score_axis(ax, [100 * row["score"] for row in rows if row["kind"] != "cut" or row in line])
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _in_fastest(row: Row, rows: Sequence[Row]) -> bool:
-    return any(each["is_fastest_rival"] and _runs(each) == _runs(row) for each in rows)
+def _cut_line(rows: Sequence[Row]) -> list[Row]:
+    """The cut models and the whole one, from few layers to all, in the fastest rival that ran them; [] without any."""
+    cut = [row for row in rows if row["kind"] == "cut"]
+    runs = {_runs(row) for row in cut}
+    whole = min((row for row in rows if row["kind"] == "rival" and _runs(row) in runs), key=_point, default=None)
+    if whole is None:
+        return []
+    return [*sorted((row for row in cut if _runs(row) == _runs(whole)), key=lambda row: row["layers"]), whole]
 
 
 def _runs(row: Row) -> tuple[str, str]:

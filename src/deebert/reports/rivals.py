@@ -8,8 +8,17 @@ from deebert.figures.drawing import metric_name
 from deebert.figures.rivals import MODES
 
 
+def rivals_section(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A heading, the figure and the tables of each file in docs/rivals/, by its name without ending."""
+    parts = []
+    for name, result in results.items():
+        about = f"{result['task']}, {result['model']}"
+        parts += [f"### {about}", f"![Score against time: {about}](rivals/{name}.svg)", rivals_table(result)]
+    return "\n\n".join(parts) or "Nothing was measured yet."
+
+
 def rivals_table(result: Mapping[str, Any]) -> str:
-    """What was measured and on what, a table for each number of threads, and what was left out."""
+    """What was measured and on what, a table for each number of threads, and what took no part."""
     versions = ", ".join(f"{name} {told}" for name, told in result["versions"].items())
     lines = [
         f"{result['task']}, {result['model']}: {result['n']:,} sentences of {result['split']}, {result['num_layers']}"
@@ -57,7 +66,8 @@ def name_of(row: Row) -> str:
     if row["kind"] == "plain":
         return f"{name}, plain"
     if row["kind"] == "early_exit":
-        why = "" if row["drop_points"] is None else f", recommended for {row['drop_points']:g} points"
+        points = row["drop_points"]
+        why = "" if points is None else f", recommended for {points:g} point{'' if points == 1 else 's'}"
         return f"{name}, {100 * row['layers_saved_frac']:.0f} % saved ({row['threshold_nats']:g} nats{why})"
     return name
 
