@@ -37,6 +37,8 @@ from deebert.reports.rivals import rivals_table
 VERSIONED = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
 PROBES = 2  # rounds in which rivals alone take turns, so that cut models run in the fastest
 SEED = 0  # of the bootstrap
+# Those that this process may use, where the system tells.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepared(folder: Path, data: DataSet, samples: int, work: Path) -> Model:
@@ -58,7 +60,7 @@ def prepared(folder: Path, data: DataSet, samples: int, work: Path) -> Model:
 def with_graph(model: Model) -> Model:
     """The same, once its graph is there."""
     if not (model.work / GRAPH).exists():
-        export(model.folder, Written(model.sentences).batches(str(ALONE))[0], model.work / GRAPH)
+        export(model.folder, Written(model.sentences).batches(str(ALONE), 1)[0], model.work / GRAPH)
     return model
 
 
@@ -85,7 +87,7 @@ def compare(
         left_out |= {each.name: why for each in everybody if (why := each.obstacle())}
         if any(each.is_built and each.name not in left_out for each in everybody):
             with_graph(model)
-        for count in threads or sorted({1, len(os.sched_getaffinity(0))}):
+        for count in threads or sorted({1, CORES}):
             with Race(count, left_out) as race:
                 for each in everybody:
                     own = each.library == OURS and each.precision == precision
@@ -107,7 +109,7 @@ def compare(
         "precision": precision,
         "rounds": rounds,
         "device": processor_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": CORES,
         "versions": {name: told for name in VERSIONED if (told := _version(name))},
         "left_out": left_out,
         "rows": rows,

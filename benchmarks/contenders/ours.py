@@ -24,7 +24,8 @@ class Ours(Runner):
         return Encoded(flat, offsets, None if types is None else types[is_token].astype(np.int8))
 
     def answer_one(self, batch: Encoded, threshold: float) -> Answers:
-        return Answers(*vars(self._engine.answer(batch, Entropy(threshold))).values())
+        answers = self._engine.answer(batch, Entropy(threshold))
+        return Answers(answers.logits, answers.exit_layers)
 
 
 def load(folder: Path, precision: str, threads: int) -> Ours:

@@ -29,7 +29,9 @@ class Process:
         spec |= {"threads": threads, "sentences": str(sentences)}
         self._log = scratch / f"{contender.name} {threads}.log".replace("/", " ")
         environment = os.environ | {
-            "PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{SOURCE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            "PYTHONPATH": os.pathsep.join(
+                [str(BENCHMARKS), str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "OMP_NUM_THREADS": str(threads),
             "CUDA_VISIBLE_DEVICES": "",  # processors are compared here
             "TOKENIZERS_PARALLELISM": "false",

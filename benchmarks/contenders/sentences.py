@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from contenders.interface import Batch
+from contenders.interface import ALONE, Batch
 
 ROWS = "rows"
 
@@ -25,16 +25,21 @@ class Written:
         self._arrays = np.load(path, allow_pickle=False)
         self.count = int(self._arrays["count"])
         self.alone = self._arrays["alone"].tolist()
+        prefix = f"{ALONE}/0/"
+        inputs = [key.removeprefix(prefix) for key in self._arrays.files if key.startswith(prefix)]
+        self._names = [name for name in inputs if name != ROWS]
 
-    def batches(self, group: str) -> list[Batch]:
-        found: dict[int, dict[str, np.ndarray]] = {}
-        for key in self._arrays.files:
-            name, _, rest = key.partition("/")
-            if name == group:
-                number, _, array = rest.partition("/")
-                found.setdefault(int(number), {})[array] = self._arrays[key]
-        return [{name: each for name, each in found[i].items() if name != ROWS} for i in sorted(found)]
+    def batches(self, group: str, most: int | None = None) -> list[Batch]:
+        """The first `most` batches, or all."""
+        return [
+            {name: self._arrays[f"{group}/{i}/{name}"] for name in self._names}
+            for i in range(self._number(group))[:most]
+        ]
 
     def rows(self, group: str) -> list[np.ndarray]:
-        numbers = sum(key.startswith(f"{group}/") and key.endswith(f"/{ROWS}") for key in self._arrays.files)
-        return [self._arrays[f"{group}/{i}/{ROWS}"] for i in range(numbers)]
+        """Which sentences are in each batch."""
+        return [self._arrays[f"{group}/{i}/{ROWS}"] for i in range(self._number(group))]
+
+    def _number(self, group: str) -> int:
+        """How many batches there are."""
+        return sum(key.startswith(f"{group}/") and key.endswith(f"/{ROWS}") for key in self._arrays.files)

@@ -39,7 +39,7 @@ class Worker:
         return {}
 
     def start(self) -> dict[str, Any]:
-        first: Batch = self._written.batches(str(ALONE))[0]
+        first: Batch = self._written.batches(str(ALONE), 1)[0]
         self._runner, self._prepared = None, {}
         begin = time.perf_counter()
         self._runner = self._module.load(self._folder, *self._how)

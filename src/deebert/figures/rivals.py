@@ -70,7 +70,7 @@ def _draw_panel(ax: Axes, rows: Sequence[Row], precision: str) -> None:
             name = f"{row['library']} {row['precision']}" + (", plain" if row["kind"] == "plain" else "")
             looks = {"color": COLORS[row["library"]], "marker": MARKERS[row["precision"]]}
             ax.plot(*_point(row), **looks, linestyle="None", markersize=7, label=name, zorder=4)
-    if line := _cut_line(rows):
+    if line := cut_line(rows):
         label = "cut models and the whole one, in the fastest rival"
         ax.plot(*zip(*map(_point, line), strict=True), color=INK, linestyle="--", marker="x", label=label)
     curve = [row for row in rows if row["kind"] in ("plain", "early_exit") and row["precision"] == precision]
@@ -84,8 +84,11 @@ def _draw_panel(ax: Axes, rows: Sequence[Row], precision: str) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _cut_line(rows: Sequence[Row]) -> list[Row]:
-    """The cut models and the whole one, from few layers to all, in the fastest rival that ran them; [] without any."""
+def cut_line(rows: Sequence[Row]) -> list[Row]:
+    """Of a panel's rows cut models and the whole one, from few layers to all, in the fastest rival that ran them.
+
+    Empty where there are none.
+    """
     cut = [row for row in rows if row["kind"] == "cut"]
     runs = {_runs(row) for row in cut}
     whole = min((row for row in rows if row["kind"] == "rival" and _runs(row) in runs), key=_point, default=None)

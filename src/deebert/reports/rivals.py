@@ -5,7 +5,7 @@ from typing import Any
 
 from deebert.base.rows import Row
 from deebert.figures.drawing import metric_name
-from deebert.figures.rivals import MODES
+from deebert.figures.rivals import MODES, cut_line
 
 
 def rivals_section(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -27,7 +27,9 @@ def rivals_table(result: Mapping[str, Any]) -> str:
     ]
     for threads in sorted({row["threads"] for row in result["rows"]}):
         here = [row for row in result["rows"] if row["threads"] == threads]
-        lines += ["", f"Threads: {threads}", "", *_table(here, metric_name(result["metric"]))]
+        lines += ["", f"Threads: {threads}", "", *_table(here, metric_name(result["metric"])), ""]
+        for mode in MODES:
+            lines += _equal_times([row for row in here if row["mode"] == mode])
     lines += ["", *(f"- {name} took no part: {why}." for name, why in result["left_out"].items())]
     return "\n".join(lines).rstrip()
 
@@ -56,6 +58,20 @@ def _times(row: Row) -> list[str]:
     size = f" ({row['batch_size']})" if (row["batch_size"] or 1) > 1 else ""
     ratios = ["" if row[key] is None else f"{row[key]:.2f}" for key in ("vs_fastest_rival", "vs_plain")]
     return [f"{mark}{row['ms']:.2f}{mark}{size}", *ratios]
+
+
+def _equal_times(rows: Sequence[Row]) -> list[str]:
+    """Of rows of one mode and number of threads: what early exit scores in the time of each model cut short."""
+    lines = []
+    for cut in cut_line(rows)[:-1]:
+        fast = [row for row in rows if row["kind"] == "early_exit" and row["ms"] <= cut["ms"]]
+        best = max(fast, key=lambda row: row["score"], default=None)
+        there = "no early exit was as fast" if best is None else f"early exit no slower scores {_score(best)} %"
+        lines.append(
+            f"- {MODES[cut['mode']].capitalize()}, {name_of(cut)} takes {cut['ms']:.2f} ms and scores {_score(cut)} %;"
+            f" {there}."
+        )
+    return lines
 
 
 def name_of(row: Row) -> str:
