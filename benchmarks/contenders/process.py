@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,8 +15,11 @@ BENCHMARKS = Path(__file__).parents[1]
 SOURCE = BENCHMARKS.parent / "src"
 
 
+ERROR = re.compile(r"^[\w.]+: .+$", re.MULTILINE)  # as the end of a traceback says it; advice may follow
+
+
 class ContenderError(Exception):
-    """A contender's process has ended; the message is the last line that it left."""
+    """A contender's process has ended; the message is the last error that it told."""
 
 
 class Process:
@@ -35,7 +39,7 @@ class Process:
             "OMP_NUM_THREADS": str(threads),
             "CUDA_VISIBLE_DEVICES": "",  # processors are compared here
             "TOKENIZERS_PARALLELISM": "false",
-            "TORCHINDUCTOR_CACHE_DIR": str(scratch / f"compiled {threads}"),  # a first start, not a second
+            "TORCHINDUCTOR_CACHE_DIR": str(scratch / f"compiled-{threads}"),  # a first start, not a second; no blanks
         }
         with self._log.open("w") as log:
             self._child = subprocess.Popen(
@@ -59,8 +63,7 @@ class Process:
         except BrokenPipeError:
             line = ""
         if not line:
-            last = self._log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-            raise ContenderError(last or f"ended with status {self._child.wait()}")
+            raise ContenderError(_reason(self._log) or f"ended with status {self._child.wait()}")
         return json.loads(line)
 
     def __enter__(self) -> Self:
@@ -75,3 +78,10 @@ class Process:
             self._child.kill()
             self._child.wait()
         self._child.stdout.close()
+
+
+def _reason(log: Path) -> str:
+    """The last error in a process's log, or else its last line."""
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    traceback = text[text.rfind("Traceback (most recent call last)") :]
+    return (ERROR.findall(traceback) or [text.rpartition("\n")[2]])[0]
