@@ -74,6 +74,13 @@ def test_pins_are_of_versions_that_are_allowed() -> None:
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 
 
+def test_all_files_pin_a_package_alike() -> None:
+    """All are installed into one environment, so each would undo what another has installed."""
+    lines = {line for file in ROOT.glob("requirements*.txt") for line in pinned(file)}
+    pins = [canonicalize_name(line.partition("==")[0]) for line in lines]
+    assert len(pins) == len(set(pins)) > 100
+
+
 def pinned(file: Path) -> list[str]:
     lines = file.read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith(("#", "-r "))]
