@@ -30,7 +30,7 @@ from deebert.inference.clock import processor_name, race
 from deebert.inference.engine import PACK_TOKENS, Engine
 from deebert.inference.precisions import PRECISIONS
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps
 
 # Tokens, special ones included, at these quantiles of the validation split under bert-base-uncased's vocabulary.
 QUANTILES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
@@ -59,7 +59,7 @@ def random_model(size: str, max_tokens: int) -> DeeBert:
         initializer_range=0.05,  # more than usual, so that different sentences get visibly different answers
     )
     backbone = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
-    return DeeBert(backbone, Ramps(layers - 1, width, 2)).eval()
+    return DeeBert(backbone, PoolerRamps(layers - 1, width, 2)).eval()
 
 
 def random_sentences(task: str, count: int, vocabulary: int) -> Encoded:

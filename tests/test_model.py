@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from deebert.model import WEIGHTS, DeeBert, fingerprint, save
-from deebert.ramps import RAMPS, Ramps
+from deebert.ramps import RAMPS, PoolerRamps, Ramps
 from tests import tiny
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
@@ -27,7 +27,7 @@ def deebert(family: str, attention: str = "sdpa") -> DeeBert:
     if (family, attention) not in _made:
         backbone = tiny.model(family, attention=attention, layers=LAYERS, width=WIDTH, labels=LABELS)
         assert backbone.config._attn_implementation == attention
-        _made[family, attention] = DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS)).eval()
+        _made[family, attention] = DeeBert(backbone, PoolerRamps(LAYERS - 1, WIDTH, LABELS)).eval()
     return _made[family, attention]
 
 
@@ -90,7 +90,7 @@ def test_padding_changes_nothing(family: str, lengths: list[int], more: int, see
 def test_all_ramps_at_once_are_each_ramp_alone(num_ramps: int, batch: int, seed: int) -> None:
     """The batched product of all ramps gives what `ramp` gives layer by layer."""
     torch.manual_seed(seed)
-    ramps, states = Ramps(num_ramps, WIDTH, LABELS).eval(), torch.randn(num_ramps, batch, WIDTH)
+    ramps, states = PoolerRamps(num_ramps, WIDTH, LABELS).eval(), torch.randn(num_ramps, batch, WIDTH)
     for tensor in ramps.parameters():
         torch.nn.init.normal_(tensor)
     together = ramps(states, dropout=0.5)  # of no effect in eval mode

@@ -20,7 +20,7 @@ from deebert.exits.table import CRITERIA, Entry
 from deebert.figures.decision import draw_criteria
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps
 from deebert.reports.criteria_table import plot_template
 from deebert.reports.document_blocks import BLOCKS, Run
 from deebert.settings.entropy_sweep import EntropySweep, Risk
@@ -95,7 +95,7 @@ def test_a_new_criterion_runs_live() -> None:
     """The engine lets samples leave by it where it lets them leave on saved logits, and they get the same answers."""
     backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS)
     torch.manual_seed(0)
-    ramps = Ramps(LAYERS - 1, WIDTH, LABELS)
+    ramps = PoolerRamps(LAYERS - 1, WIDTH, LABELS)
     with torch.no_grad():
         ramps.out_weight.mul_(6)
     model = DeeBert(backbone, ramps).eval()

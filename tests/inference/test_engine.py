@@ -20,7 +20,7 @@ from deebert.inference import engine as engine_module
 from deebert.inference.engine import FULL_DEPTH, Answers, Engine
 from deebert.inference.packs import Layout, Pack, PackedBackbone
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps
 from tests import tiny
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
@@ -38,7 +38,7 @@ def made(family: str, seed: int = 0) -> tuple[DeeBert, Engine]:
         for _ in range(2):
             backbone = tiny.model(family, seed=seed, layers=LAYERS, width=WIDTH, labels=LABELS)
             torch.manual_seed(seed)
-            ramps = Ramps(LAYERS - 1, WIDTH, LABELS)
+            ramps = PoolerRamps(LAYERS - 1, WIDTH, LABELS)
             with torch.no_grad():
                 ramps.out_weight.mul_(6)
             models.append(DeeBert(backbone, ramps).eval())
@@ -190,7 +190,7 @@ def test_nothing_to_answer() -> None:
 def test_logits_of_any_size(size: float) -> None:
     """Ramps whose logits are +-1e4 are sure, not NaN: all leave at layer 1 by any threshold above 0."""
     backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=2)
-    ramps = Ramps(LAYERS - 1, WIDTH, 2)
+    ramps = PoolerRamps(LAYERS - 1, WIDTH, 2)
     with torch.no_grad():
         ramps.out_weight.zero_()
         ramps.out_bias.copy_(torch.tensor([size, -size]).expand(LAYERS - 1, 2))
@@ -203,7 +203,7 @@ def test_logits_of_any_size(size: float) -> None:
 def test_ties_stay() -> None:
     """A ramp whose logits are equal has entropy ln C, which is not below a threshold of ln C."""
     backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=2)
-    ramps = Ramps(LAYERS - 1, WIDTH, 2)
+    ramps = PoolerRamps(LAYERS - 1, WIDTH, 2)
     with torch.no_grad():
         ramps.out_weight.zero_()
     engine = Engine(DeeBert(backbone, ramps))
@@ -230,7 +230,7 @@ def test_padding_token_inside_a_text(family: str) -> None:
 def test_leavers_cost_nothing_more() -> None:
     """After all samples have left no deeper layer runs, and the plain backbone runs no ramp."""
     backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS)
-    model = DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS))
+    model = DeeBert(backbone, PoolerRamps(LAYERS - 1, WIDTH, LABELS))
     engine = Engine(model)
     calls: list[str] = []
     for number, layer in enumerate(engine._packed.layers, start=1):
@@ -249,7 +249,7 @@ def test_leavers_cost_nothing_more() -> None:
 def test_first_tokens_only_in_the_last_layer(family: str) -> None:
     """The last layer's feed-forward sees one token of each sentence, ramps or not."""
     backbone = tiny.model(family, layers=LAYERS, width=WIDTH, labels=LABELS)
-    engine = Engine(DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS)))
+    engine = Engine(DeeBert(backbone, PoolerRamps(LAYERS - 1, WIDTH, LABELS)))
     tokens: list[int] = []
     listen(engine._packed.layers[-1].layer, "up", lambda states: tokens.append(len(states)))
     engine.answer(sentences(family, [5, 9, 9]), FULL_DEPTH)
@@ -319,7 +319,7 @@ def test_int8_is_near_fp32() -> None:
 def test_bf16_reads_ramps_from_float32_states() -> None:
     """With bf16 layers a ramp still gets unrounded states: early states differ by less than bf16 resolves."""
     backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS)
-    model = DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS))
+    model = DeeBert(backbone, PoolerRamps(LAYERS - 1, WIDTH, LABELS))
     engine = Engine(model, precision="bf16")
     read: list[torch.Tensor] = []
     ramp = model.ramps.ramp

@@ -184,6 +184,7 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("finetune_backbone.objective", value, "a word or a path") for value in ("", None, 1)),
     *(("finetune_backbone.max_length", value, "a whole number, 8 or more") for value in (7, "default", 128.0)),
     *(("finetune_backbone.precision", value, PRECISION) for value in ("fp16", 32, None)),
+    *(("train_ramps.ramp", value, "one of pooler, linear") for value in ("mlp", None, 1)),
     *(("train_ramps.epochs", value, "a whole number, 1 to 10000") for value in (0, 0.5, "default", 10**5)),
     *(("train_ramps.learning_rate", value, ABOVE_0) for value in (0.0, -1e-3, "default")),
     *(("train_ramps.batch_size", value, BATCH) for value in (0, False, 10**7)),
