@@ -67,7 +67,7 @@ def test_a_new_criterion_is_one_class_and_one_entry() -> None:
     """Its rows, its curve in the figure, its colour in `dvc plots` and its line in the documents come by themselves."""
     logits, labels = heads(1, LABELS)
     saved = SplitLogits(logits, labels, np.arange(len(labels)), np.full(len(labels), 5))
-    settings = EntropySweep(1, (0.2,), 40, (1.0,), Risk((0.05,), 0.1))
+    settings = EntropySweep(1, (0.2,), 40, (1.0,), Risk((0.05,), 0.1), 0.1)
     given = ("validation", saved, "accuracy", settings)
     tables = split_tables(*given) | choice_tables(*given)
     rows = [row for row in tables["sweep"] if row["criterion"] == "logit_lead"]

@@ -195,6 +195,7 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("entropy_sweep.resampling_seed", value, SEED) for value in (-1, 0.5, 2**32)),
     *(("entropy_sweep.grid_points", value, "a whole number, 0 to 10000") for value in (-1, 20.5, 10**5)),
     *(("entropy_sweep.targets", value, LIST) for value in (1, [], [-1], [1.0, 1])),
+    *(("entropy_sweep.ramp_cost_layers", value, "a number, 0 or more") for value in (-0.1, "default", None)),
     *(("entropy_sweep.risk.epsilons", value, SHARES) for value in (0.01, [], [0.0], [1.1], [0.1, 0.1], ["0.1"])),
     *(("entropy_sweep.risk.delta", value, DELTA) for value in (0, 0.6, -0.1, [0.1], "0.1", float("nan"))),
     *(("benchmark.thresholds", value, LIST_OR) for value in (0.1, [], [-0.1], [0.1, 0.1], [float("inf")])),
