@@ -25,7 +25,7 @@ STRENGTHS = tuple((10.0 ** np.arange(4.0, -1.0, -0.5)).tolist())  # from the str
 FOLDS = 3
 MAX_CHOOSING = 3000  # samples to choose on; a strength is a prior's, so what these say of it holds for more
 PATIENCE = 2  # strengths in a row that are worse than the best one before the search ends
-CLOSE, OPTIMAL = 1e-3, 1e-4  # largest derivative where to stop, while choosing and in the end
+CLOSE, OPTIMAL = 1e-3, 3e-4  # largest derivative where to stop, while choosing and in the end
 
 
 def train_linear_ramps(plan: RampPlan, standard: Standard) -> tuple[Ramps, list[Row]]:

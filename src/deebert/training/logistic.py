@@ -16,7 +16,8 @@ from torch import Tensor
 from deebert.base.errors import UserError
 from deebert.training.ramp_plan import STAGE
 
-MEMORY = 20  # pairs of steps and gradients that L-BFGS keeps
+MEMORY = 5, 20  # pairs of steps and gradients that L-BFGS keeps: at least, and at most
+MEMORY_NUMBERS = 2**25  # float64 ones, that all of them may have: 256 MiB
 MAX_STEPS = 1000
 
 Batch = tuple[Tensor, Tensor]  # standardised states (R, B, H) and labels (B,)
@@ -101,7 +102,8 @@ class Problem:
 
         ramps, width = self._axes.variances.shape
         flat = self._flat(start) if start else np.zeros(ramps * self._num_labels * (width + 1))
-        options = {"maxcor": MEMORY, "gtol": largest, "ftol": 0.0, "maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS}
+        pairs = int(np.clip(MEMORY_NUMBERS // (2 * len(flat)), *MEMORY))
+        options = {"maxcor": pairs, "gtol": largest, "ftol": 0.0, "maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS}
         found = minimize(self.value, flat, jac=True, method="L-BFGS-B", callback=told, options=options)
         return self._weights(found.x)
 
