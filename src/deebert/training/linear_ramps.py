@@ -39,7 +39,7 @@ def train_linear_ramps(plan: RampPlan, standard: Standard) -> tuple[Ramps, list[
         UserError: states or weights are not finite, or SIGTERM.
     """
     count, device = len(plan.train), standard.device
-    labels = torch.from_numpy(plan.train.labels).to(device)
+    labels = torch.tensor(plan.train.labels).to(device)  # a copy: a column of a table may be read-only
     rows: list[Row] = []
     with logging_redirect_tqdm(), stop_requests() as asked_to_stop:
 
@@ -55,6 +55,7 @@ def train_linear_ramps(plan: RampPlan, standard: Standard) -> tuple[Ramps, list[
         axes = Axes.of(folds)
         strengths = choose_strengths(folds, axes, plan.num_labels, check)
         log.info("penalties, chosen on training samples: %s", ", ".join(f"{each:.3g}" for each in strengths))
+        del folds  # up to a few hundred MB
         problem = Problem(lambda: map(read, chunks(count)), count, axes, strengths, plan.num_labels)
         with tqdm(desc="ramps", unit="pass", disable=None) as bar:
 
