@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 STRENGTHS = tuple((10.0 ** np.arange(4.0, -1.0, -0.5)).tolist())  # from the strongest, whose optimum is found fastest
 FOLDS = 3
+BATCH = 1024  # samples at a time; it bounds the memory
 MAX_CHOOSING = 3000  # samples to choose on; a strength is a prior's, so what these say of it holds for more
 PATIENCE = 2  # strengths in a row that are worse than the best one before the search ends
 CLOSE, OPTIMAL = 1e-3, 3e-4  # largest derivative where to stop, while choosing and in the end
@@ -56,7 +57,7 @@ def train_linear_ramps(plan: RampPlan, standard: Standard) -> tuple[Ramps, list[
         strengths = choose_strengths(folds, axes, plan.num_labels, check)
         log.info("penalties, chosen on training samples: %s", ", ".join(f"{each:.3g}" for each in strengths))
         del folds  # up to a few hundred MB
-        problem = Problem(lambda: map(read, chunks(count)), count, axes, strengths, plan.num_labels)
+        problem = Problem(lambda: map(read, chunks(count, BATCH)), count, axes, strengths, plan.num_labels)
         with tqdm(desc="ramps", unit="pass", disable=None) as bar:
 
             def scores(weights: Weights) -> list[float]:
