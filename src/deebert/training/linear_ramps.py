@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 STRENGTHS = tuple((10.0 ** np.arange(4.0, -1.0, -0.5)).tolist())  # from the strongest, whose optimum is found fastest
 FOLDS = 3
-BATCH = 1024  # samples at a time; it bounds the memory
+BATCH, SCATTERED = 1024, 128  # samples at a time, which bound the memory: of those apart whole stretches are mapped
 MAX_CHOOSING = 3000  # samples to choose on; a strength is a prior's, so what these say of it holds for more
 PATIENCE = 2  # strengths in a row that are worse than the best one before the search ends
 CLOSE, OPTIMAL = 1e-3, 3e-4  # largest derivative where to stop, while choosing and in the end
@@ -52,7 +52,7 @@ def train_linear_ramps(plan: RampPlan, standard: Standard) -> tuple[Ramps, list[
             check()
             return standard.read(plan.train, rows), labels[torch.from_numpy(rows).to(device)]
 
-        folds = [read(rows) for rows in drawn_folds(count, plan.seed)]
+        folds = [joined(map(read, pieces(rows))) for rows in drawn_folds(count, plan.seed)]
         axes = Axes.of(folds)
         strengths = choose_strengths(folds, axes, plan.num_labels, check)
         log.info("penalties, chosen on training samples: %s", ", ".join(f"{each:.3g}" for each in strengths))
@@ -80,6 +80,17 @@ def drawn_folds(count: int, seed: int) -> list[np.ndarray]:
     """The samples that choose a strength, in `FOLDS` folds, or fewer where there are fewer samples; each rising."""
     drawn = np.random.default_rng(seed).permutation(count)[:MAX_CHOOSING]
     return [np.sort(rows) for rows in np.array_split(drawn, min(FOLDS, count))]
+
+
+def pieces(rows: np.ndarray) -> list[np.ndarray]:
+    """Rows that lie apart in the file, few at a time."""
+    return np.split(rows, range(SCATTERED, len(rows), SCATTERED))
+
+
+def joined(batches: Iterable[Batch]) -> Batch:
+    """All samples of `batches` in one."""
+    states, labels = zip(*batches, strict=True)
+    return torch.cat(states, dim=1), torch.cat(labels)
 
 
 def choose_strengths(
