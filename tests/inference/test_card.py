@@ -24,10 +24,11 @@ ABOUT = {
     "label_names": ["entailment", "not_entailment"],
     "num_layers": 12,
     "model_type": "bert",
+    "ramp": "pooler",
     "weights": "0123456789ab",
 }
 # Nothing that a user may leave out: no training.json came with the weights.
-BARE = {"label_names": ["LABEL_0", "LABEL_1"], "num_layers": 6, "model_type": "distilbert"}
+BARE = {"label_names": ["LABEL_0", "LABEL_1"], "num_layers": 6, "model_type": "distilbert", "ramp": "linear"}
 SWEEP = {
     "task": "RTE",
     "n": 1277,

@@ -14,7 +14,7 @@ from deebert.inference import precisions
 from deebert.inference.engine import Engine
 from deebert.inference.precisions import PRECISIONS, STATE_STEPS, WEIGHT_STEPS, Int8Linear, resolve
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -154,7 +154,7 @@ def test_packing_leaves_the_process_as_it_was() -> None:
 def test_weights_are_held_once(family: str, precision: str) -> None:
     """No weight of a layer's linear map stays in the model, which fails without; in fp32 all come back bit for bit."""
     backbone = tiny.model(family, layers=3, width=16, labels=2)
-    model = DeeBert(backbone, Ramps(2, 16, 2))
+    model = DeeBert(backbone, PoolerRamps(2, 16, 2))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     engine = Engine(model, precision, CPU)
     gone = {name for name, parameter in model.named_parameters() if not parameter.numel()}

@@ -150,7 +150,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, warm_python: Path) -> 
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["model"] = "./start"
     content["finetune_backbone"] |= {"epochs": 9.5, "max_length": 24, "batch_size": 16, "precision": "fp32"}
-    content["train_ramps"] |= {"epochs": 60, "batch_size": 8}
+    content["train_ramps"] |= {"ramp": "pooler", "epochs": 60, "batch_size": 8}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     write_start(folder)
     project = Project(folder, warm_python)

@@ -44,6 +44,7 @@ def _facts(about: dict[str, Any], fingerprint: str) -> list[str]:
         "model": ", ".join(filter(None, origin)),
         "family": about["model_type"],
         "layers": about["num_layers"],
+        "ramps": about["ramp"],
         "precision": about["made_for"],
         "fingerprint": fingerprint,
     }

@@ -118,9 +118,7 @@ class Block(nn.Module):
             self.register_buffer(f"constant_{number}", constant, persistent=False)
         depth = len(cut.layers)
         if last < depth:
-            ramps = cut.model.ramps
-            self.dense = _linear(ramps.dense_weight[last - 1], ramps.dense_bias[last - 1])
-            self.out = _linear(ramps.out_weight[last - 1], ramps.out_bias[last - 1])
+            self.ramp = cut.model.ramps.only(last)
         self._reads = cut.read_by(first, last)
         self._hands_on = cut.read_by(last + 1, depth) if first == 1 else []
         shared = {number: cut.shared[number] for number in {*self._reads, *self._hands_on}}
@@ -146,7 +144,7 @@ class Block(nn.Module):
         first_token = hidden[:, 0]
         if self.last == len(cut.layers):
             return (cut.model.family.head(self.backbone, first_token),)
-        return self.out(self.dense(first_token).tanh()), hidden, *handed_on
+        return self.ramp.ramp(1, first_token), hidden, *handed_on
 
     def used(self) -> Iterator[nn.Parameter]:
         """The parameters of the layers, and in the first block those of all that comes before a layer."""
@@ -173,12 +171,6 @@ class Block(nn.Module):
         with in_place_of_layers(cut.layers, run):
             self.backbone.base_model(**inputs)
         return after[0], [found[number] for number in self._hands_on]
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    made = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    made.weight, made.bias = (nn.Parameter(each.detach().clone(), requires_grad=False) for each in (weight, bias))
-    return made
 
 
 def _inputs(model: DeeBert, lengths: tuple[int, ...], token_types: bool) -> dict[str, Tensor]:

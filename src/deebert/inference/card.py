@@ -159,8 +159,8 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
     """Markdown for the Hub; its last line is a comment by which `is_untouched` knows it.
 
     Args:
-        about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`; `made_for`, the precision of
-            its ramps and thresholds (without it none is told).
+        about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`; `ramp`, the ramps' kind;
+            `made_for`, the precision of ramps and thresholds (without it none is told).
         metrics: as `read_metrics` returns them; empty = the card says that scores are unknown.
     """
     task, model = about.get("task", "text classification"), about.get("model", f"a {about['model_type']} model")
@@ -176,9 +176,9 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         "",
         f"# {task}: early-exit classifier",
         "",
-        f"{model}{origin}, fine-tuned on {task}, with a ramp after each of its {about['num_layers']} layers but",
-        "the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp whose entropy (nats) is below the",
-        "threshold.",
+        f"{model}{origin}, fine-tuned on {task}, with a {about['ramp']} ramp after each of its {about['num_layers']}",
+        "layers but the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp whose entropy (nats) is",
+        "below the threshold.",
         "",
         f"Labels: {', '.join(about['label_names'])}.",
         f"Input: {' and '.join(about.get('text_columns', ['text']))}.",

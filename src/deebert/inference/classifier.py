@@ -26,7 +26,7 @@ from deebert.inference.forks import compute_with_one_thread_after_fork
 from deebert.inference.precisions import multiplies, recorded, resolve
 from deebert.inference.thresholds import THRESHOLDS, Thresholds
 from deebert.model import DeeBert, fingerprint
-from deebert.ramps import save_ramps
+from deebert.ramps import kind_of, save_ramps
 from deebert.settings.run import PRECISIONS
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,8 @@ class EarlyExitClassifier:
     def about(self) -> dict[str, Any]:
         """`training.json` of the model, where it has one, and what else its card tells (see `card.model_card`)."""
         known = {"label_names": self.label_names, "num_layers": self.num_layers, "made_for": self._made_for}
-        return {**self._about, **known, "model_type": self._engine.config.model_type}
+        known |= {"model_type": self._engine.config.model_type, "ramp": kind_of(self._model.ramps)}
+        return {**self._about, **known}
 
     @property
     def fingerprint(self) -> str:

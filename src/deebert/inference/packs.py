@@ -84,6 +84,8 @@ class Pack:
 
     def first_tokens(self) -> Tensor:
         """States (B, H) of the sentences' first tokens."""
+        if len(self) == 1:  # a slice is made several times as fast
+            return self.hidden[:1]
         return take(self.hidden, self.layout.starts)
 
     def keep(self, live: np.ndarray) -> "Pack":
@@ -96,6 +98,11 @@ class Pack:
 def take(states: Tensor, positions: np.ndarray) -> Tensor:
     """The rows of `states` at `positions`."""
     return states.index_select(0, torch.from_numpy(positions).to(states.device))
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """All rows of `parts`."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def put(states: Tensor, positions: np.ndarray, new: Tensor) -> None:
