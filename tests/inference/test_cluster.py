@@ -239,7 +239,7 @@ def free_port() -> int:
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        (f"127.0.0.1:{free_port()}", "cannot connect to 127.0.0.1:[0-9]+: Connection refused"),
+        ("127.0.0.1:{free}", "cannot connect to 127.0.0.1:[0-9]+: Connection refused"),
         ("ray://head:10001", "ray://head:10001 is no address of a cluster; expected HOST:PORT, or auto"),
         ("head", "head is no address of a cluster; expected HOST:PORT, or auto"),
         ("127.0.0.1:70000", "cannot connect to 127.0.0.1:70000: "),
@@ -247,7 +247,7 @@ def free_port() -> int:
 )
 def test_an_address_that_cannot_be_reached(address: str, told: str) -> None:
     """One line, at once."""
-    with pytest.raises(UserError, match=f"^--ray: {told}"), cluster.Cluster(address, 1):
+    with pytest.raises(UserError, match=f"^--ray: {told}"), cluster.Cluster(address.format(free=free_port()), 1):
         pass
 
 
