@@ -4,7 +4,8 @@
 
 The same sentences are answered by the plain model in ONNX Runtime, OpenVINO, torch.compile and transformers, by models
 cut to fewer layers in the fastest of these, and by this project: at full depth in each precision, and with early exit
-in the precision that the model was made for. All take turns, each in a process of its own. See docs/speed.md.
+in the precision that the model was made for, by its engine and by the graphs that `deebert export` writes. All take
+turns, each in a process of its own. See docs/speed.md.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from contenders.material import evenly, judged_split, settings_of, write_sentenc
 from contenders.race import MODES, Entry, Model, Race
 from contenders.rows import rows_of
 from contenders.sentences import Written
-from contenders.table import LIBRARIES, OURS, Contender, contenders
+from contenders.table import LIBRARIES, Contender, contenders
 
 from deebert.base.errors import UserError
 from deebert.base.files import read_json, write_bytes
@@ -90,7 +91,7 @@ def compare(
         for count in threads or sorted({1, CORES}):
             with Race(count, left_out) as race:
                 for each in everybody:
-                    own = each.library == OURS and each.precision == precision
+                    own = each.exits_early and each.precision == precision
                     race.enter(model, each, settings if own else settings[:1])
                 rivals = [entry for entry in race.measured if entry.kind == "rival"]
                 race.run(rivals, PROBES)

@@ -1,11 +1,12 @@
 """What the file of a library has: `load`, and `build` where the library has files of its own.
 
-    build(graph: Path, folder: Path, precision: str, calibration: Sequence[Batch]) -> None
+    build(model: Path, graph: Path, folder: Path, precision: str, calibration: Sequence[Batch]) -> None
     load(folder: Path, precision: str, threads: int) -> Runner
 
-`build` writes into `folder` what a person would make once and deploy, from the plain model's ONNX `graph`; it is not
-timed. `load` gets that folder, or the model's own where there is no `build`. It loads the tokenizer too, as whoever
-answers texts needs one. A file imports its library at the top, so that loading is timed without Python's imports.
+`build` writes into `folder` what a person would make once and deploy, from the model's folder or from the plain
+model's ONNX `graph`; it is not timed. `load` gets that folder, or the model's own where there is no `build`. It loads
+the tokenizer too, as whoever answers texts needs one. A file imports its library at the top, so that loading is timed
+without Python's imports.
 """
 
 from collections.abc import Mapping, Sequence

@@ -19,7 +19,7 @@ class OnnxRuntime(Runner):
         return Answers(self._session.run(None, batch)[0])
 
 
-def build(graph: Path, folder: Path, precision: str, calibration: Sequence[Batch]) -> None:
+def build(model: Path, graph: Path, folder: Path, precision: str, calibration: Sequence[Batch]) -> None:
     if precision == "fp32":
         shutil.copyfile(graph, folder / GRAPH)
         return

@@ -48,7 +48,7 @@ class OpenVino(Runner):
         return [answers[i] for i in range(len(batches))]
 
 
-def build(graph: Path, folder: Path, precision: str, calibration: Sequence[Batch]) -> None:
+def build(model: Path, graph: Path, folder: Path, precision: str, calibration: Sequence[Batch]) -> None:
     model = openvino.convert_model(graph)
     if precision == "int8":
         import nncf  # which takes seconds, and is not needed to load

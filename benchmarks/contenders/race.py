@@ -13,7 +13,7 @@ import numpy as np
 from contenders.interface import ALONE, GRAPH
 from contenders.material import Setting
 from contenders.process import ContenderError, Process
-from contenders.table import OURS, Contender
+from contenders.table import Contender
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Entry:
         """`rival`, `plain`, `early_exit` or `cut`."""
         if self.contender.is_cut:
             return "cut"
-        if self.contender.library != OURS:
+        if not self.contender.exits_early:
             return "rival"
         return "early_exit" if self.setting.threshold > 0 else "plain"
 
@@ -157,5 +157,5 @@ def built(model: Model, contender: Contender) -> Path:
         folder.mkdir()
         (folder / "tokenizer.json").symlink_to((model.folder / "tokenizer.json").resolve())
         with Process(contender, folder, model.sentences, threads=1, scratch=model.work) as process:
-            process.ask("build", graph=str(model.work / GRAPH))
+            process.ask("build", model=str(model.folder), graph=str(model.work / GRAPH))
     return folder

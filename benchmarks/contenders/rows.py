@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 
 from contenders.race import MODES, Entry, Measured, Race
-from contenders.table import LIBRARIES
+from contenders.table import LIBRARIES, OURS
 from deebert.base.rows import Row
 from deebert.data.scores import score_of, score_terms
 from deebert.exits.rule import layers_saved_frac
 
 DRAWS = 2000
-PLAIN = "fp32"  # the precision of the plain engine that times and answers are compared with
+PLAIN = OURS, "fp32"  # library and precision of the plain engine, with which times and answers are compared
 
 
 def rows_of(race: Race, labels: np.ndarray, metric: str, seed: int) -> list[Row]:
@@ -23,7 +23,7 @@ def rows_of(race: Race, labels: np.ndarray, metric: str, seed: int) -> list[Row]
     sentences that have another answer there.
     """
     rows = []
-    (plain,) = [entry for entry in race.measured if entry.kind == "plain" and entry.contender.precision == PLAIN]
+    (plain,) = [entry for entry in race.measured if entry.kind == "plain" and _how(entry) == PLAIN]
     for mode in MODES:
         full = _answers(race, plain, mode)
         fastest = race.fastest(mode)
@@ -76,6 +76,10 @@ def _named(entry: Entry) -> dict[str, Any]:
         "drop_points": entry.setting.drop_points,
         "saved_frac": entry.setting.saved_frac,
     }
+
+
+def _how(entry: Entry) -> tuple[str, str]:
+    return entry.contender.library, entry.contender.precision
 
 
 def _times(race: Race, entry: Entry, mode: str) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from contenders.interface import PADDED, WHOLE
 from deebert.inference.precisions import multiplies
 
-OURS = "ours"
+OURS, EXPORTED = "ours", "exported"  # this project's
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ LIBRARIES = {
     "onnx_runtime": Library("ONNX Runtime", ("fp32", "int8"), ("onnx", "onnxruntime")),
     "open_vino": Library("OpenVINO", ("fp32", "bf16", "int8"), ("onnx", "openvino"), ("nncf",)),
     OURS: Library("DeeBERT", ("fp32", "bf16", "int8")),
+    EXPORTED: Library("DeeBERT in ONNX Runtime", ("fp32", "int8"), ("onnx", "onnxruntime")),
 }
 
 
@@ -48,6 +49,11 @@ class Contender:
     def name(self) -> str:
         told = f"{LIBRARIES[self.library].name} {self.precision}"
         return f"{told}, cut to {self.layers} layers" if self.is_cut else told
+
+    @property
+    def exits_early(self) -> bool:
+        """Whether it is this project's, and may answer before the last layer."""
+        return self.library in (OURS, EXPORTED)
 
     @property
     def is_built(self) -> bool:

@@ -5,7 +5,7 @@ It answers each with a line of JSON. `SPEC`, JSON as well, has `library`, `preci
 
 | line | answer |
 |---|---|
-| `{"do": "build", "graph": PATH}` | `{}`, once the library's files are in the folder |
+| `{"do": "build", "model": PATH, "graph": PATH}` | `{}`, once the library's files are in the folder |
 | `{"do": "start"}` | `{"ms": ...}` from the folder to the first answer; each time anew |
 | `{"do": "answer", "batch_size": 32, "threshold": 0}` | `{"labels": [...], "exit_layers": [...]}` of all sentences |
 | `{"do": "go", "batch_size": 32, "threshold": 0}` | `{"ms": ...}` for a sentence, on average |
@@ -34,8 +34,8 @@ class Worker:
         self._runner: Any = None
         self._prepared: dict[int, list[Any]] = {}
 
-    def build(self, graph: str) -> dict[str, Any]:
-        self._module.build(Path(graph), self._folder, self._how[0], self._written.batches(CALIBRATION))
+    def build(self, model: str, graph: str) -> dict[str, Any]:
+        self._module.build(Path(model), Path(graph), self._folder, self._how[0], self._written.batches(CALIBRATION))
         return {}
 
     def start(self) -> dict[str, Any]:

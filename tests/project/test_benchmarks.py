@@ -121,7 +121,7 @@ def raced(rivals: ModuleType, trained: SimpleNamespace) -> dict[str, Any]:
         race = importlib.import_module("contenders.race")
         patch.setattr(race, "Process", InThisProcess)
         patch.setattr(race, "SETTLE_S", 0)
-        libraries = ("hugging_face", "onnx_runtime", "ours")
+        libraries = ("hugging_face", "onnx_runtime", "ours", "exported")
         where = trained.model, trained.data, trained.metrics, [trained.cut]
         return rivals.compare(*where, SAMPLES, ROUNDS, libraries, threads=(1,))
 
@@ -134,7 +134,9 @@ def test_every_rival_in_full_precision_answers_as_the_plain_engine(raced: dict[s
     """One at a time and padded, none of the labels differs; all contenders that can run here have taken part."""
     full = [row for row in of(raced, precision="fp32") if row["kind"] in ("rival", "plain")]
     assert {(row["library"], row["mode"]) for row in full} == {
-        (library, mode) for library in ("transformers", "ONNX Runtime", "DeeBERT") for mode in ("batch_1", "batched")
+        (library, mode)
+        for library in ("transformers", "ONNX Runtime", "DeeBERT", "DeeBERT in ONNX Runtime")
+        for mode in ("batch_1", "batched")
     }
     assert [row["other_answers"] for row in full] == [0] * len(full)
     assert {row["layers"] for row in of(raced, kind="cut")} == {2}
@@ -152,6 +154,7 @@ def test_what_differs_is_counted_and_scored(raced: dict[str, Any], trained: Simp
 
     full, _ = answers(0.0)
     exits = of(raced, kind="early_exit")
+    assert {row["library"] for row in exits} == {"DeeBERT", "DeeBERT in ONNX Runtime"}
     assert {row["drop_points"] for row in exits} == {None, 2.0}
     for row in exits:
         mine, layers = answers(row["threshold_nats"])
@@ -172,7 +175,7 @@ def test_ratios_are_of_the_same_mode(raced: dict[str, Any]) -> None:
         (fastest,) = of(raced, mode=mode, is_fastest_rival=True)
         assert fastest["vs_fastest_rival"] == 1
         assert fastest["ms"] == min(row["ms"] for row in of(raced, mode=mode, kind="rival"))
-        (plain,) = of(raced, mode=mode, kind="plain", precision="fp32")
+        (plain,) = of(raced, mode=mode, kind="plain", precision="fp32", library="DeeBERT")
         assert plain["vs_plain"] == 1
         assert all(row["ms_min"] <= row["ms"] <= row["ms_max"] for row in of(raced, mode=mode))
         cut = of(raced, mode=mode, kind="cut")
@@ -223,7 +226,9 @@ def test_a_process_of_its_own_answers_until_it_cannot(
     model = rivals.with_graph(rivals.prepared(trained.model, trained.data, SAMPLES, tmp_path / "work"))
     contender = table.Contender("onnx_runtime", "fp32", 4)
     how = model.sentences, 1, tmp_path
-    importlib.import_module("contenders.onnx_runtime").build(model.work / "plain.onnx", tmp_path, "fp32", [])
+    importlib.import_module("contenders.onnx_runtime").build(
+        trained.model, model.work / "plain.onnx", tmp_path, "fp32", []
+    )
     (tmp_path / "tokenizer.json").write_bytes((trained.model / "tokenizer.json").read_bytes())
     with process.Process(contender, tmp_path, *how) as running:
         assert running.ask("start")["ms"] > 0

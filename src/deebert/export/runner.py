@@ -86,24 +86,37 @@ class Runner:
             raise ValueError(f"threshold: {threshold!r} is not allowed; expected nats, 0 or more")
         encodings = self._encoded(texts)
         answers: list[Answer | None] = [None] * len(encodings)
-        labels = self.manifest["labels"]
         for rows in _batches([len(each.ids) for each in encodings]):
-            tensors = self._inputs([encodings[row] for row in rows])
-            for graph in self._graphs:
-                logits = graph.run(tensors)
-                log_probabilities = _log_softmax(logits)
-                is_last = graph is self._graphs[-1]
-                leaves = np.full(len(rows), True) if is_last else _entropy(log_probabilities) < threshold
-                for i in np.flatnonzero(leaves):
-                    best = int(logits[i].argmax())
-                    probability = float(str(np.exp(log_probabilities[i, best])))  # as few digits as tell it
-                    answers[rows[i]] = Answer(labels[best], probability, graph.exit_layer)
-                if leaves.all():
-                    break
-                if leaves.any():
-                    rows = rows[~leaves]
-                    tensors = {name: self._kept(name, tensors[name], ~leaves) for name in graph.read_later}
+            logits, exit_layers = self.answer(self._inputs([encodings[row] for row in rows]), threshold)
+            best = logits.argmax(axis=1)
+            probabilities = np.exp(_log_softmax(logits))[np.arange(len(rows)), best]
+            for row, label, probability, layer in zip(rows, best, probabilities, exit_layers, strict=True):
+                shown = float(str(probability))  # as few digits as tell it
+                answers[row] = Answer(self.manifest["labels"][label], shown, int(layer))
         return answers
+
+    def answer(self, inputs: dict[str, np.ndarray], threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (B, C) and exit layers (B,) of one batch of texts, each at the first graph with entropy below.
+
+        Args:
+            inputs: what the first graph reads, (B, T) int64 each, padded on the right.
+        """
+        left = np.arange(len(inputs["input_ids"]))
+        answers = np.empty((len(left), len(self.manifest["labels"])), dtype=np.float32)
+        exit_layers = np.empty(len(left), dtype=np.int64)
+        tensors = dict(inputs)
+        for graph in self._graphs:
+            logits = graph.run(tensors)
+            is_last = graph is self._graphs[-1]
+            leaves = np.full(len(left), True) if is_last else _entropy(_log_softmax(logits)) < threshold
+            if not leaves.any():
+                continue
+            answers[left[leaves]], exit_layers[left[leaves]] = logits[leaves], graph.exit_layer
+            if leaves.all():
+                break
+            left = left[~leaves]
+            tensors = {name: self._kept(name, tensors[name], ~leaves) for name in graph.read_later}
+        return answers, exit_layers
 
     def logits(self, texts: Iterable[Text]) -> np.ndarray:
         """Logits (N, graphs, C) float32 of every graph for N texts, none of which leaves early."""

@@ -23,6 +23,7 @@ from deebert.figures.drawing import (
 MODES = {"batch_1": "one at a time", "batched": "all at once"}
 COLORS = {
     "DeeBERT": BLUE,
+    "DeeBERT in ONNX Runtime": "#CC79A7",
     "transformers": GREY,
     "torch.compile": "#E69F00",
     "ONNX Runtime": ORANGE,
@@ -73,11 +74,15 @@ def _draw_panel(ax: Axes, rows: Sequence[Row], precision: str) -> None:
     if line := cut_line(rows):
         label = "cut models and the whole one, in the fastest rival"
         ax.plot(*zip(*map(_point, line), strict=True), color=INK, linestyle="--", marker="x", label=label)
-    curve = [row for row in rows if row["kind"] in ("plain", "early_exit") and row["precision"] == precision]
-    points = [_point(row) for row in sorted(curve, key=lambda row: row["layers_saved_frac"])]
-    label = f"DeeBERT {precision}, early exit; numbers: layers saved (%)"
-    ax.plot(*zip(*points, strict=True), color=BLUE, marker=".", label=label, zorder=3)
-    ax.exits = {round(100 * row["layers_saved_frac"]): _point(row) for row in curve if row["kind"] == "early_exit"}
+    own = [row for row in rows if row["kind"] in ("plain", "early_exit") and row["precision"] == precision]
+    ways = sorted({row["library"] for row in own if row["kind"] == "early_exit"})
+    for way in ways:
+        curve = sorted((row for row in own if row["library"] == way), key=lambda row: row["layers_saved_frac"])
+        numbers = "; numbers: layers saved (%)" if way == ways[0] else ""
+        looks = {"color": COLORS[way], "marker": ".", "zorder": 3}
+        ax.plot(*zip(*map(_point, curve), strict=True), **looks, label=f"{way} {precision}, early exit{numbers}")
+    numbered = [row for row in own if row["kind"] == "early_exit" and row["library"] == ways[0]]
+    ax.exits = {round(100 * row["layers_saved_frac"]): _point(row) for row in numbered}
     set_score_axis(ax, [100 * row["score"] for row in rows if row["kind"] != "cut" or row in line])
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
