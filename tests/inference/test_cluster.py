@@ -96,7 +96,8 @@ def test_the_same_bytes_whatever_happens(
         breaks_off(12, Kept, "append", patched)
         assert status(*command, "--ray", "auto") == 130
     told = capsys.readouterr().err
-    assert not (folder / KILL).exists() and caplog.messages == ["ray: a worker died; its rows go to another one"]
+    died = [each for each in caplog.messages if "no worker could be started yet" not in each]  # on a busy machine
+    assert not (folder / KILL).exists() and died == ["ray: a worker died; its rows go to another one"]
     answered = (2 + 11) * BATCH_ROWS
     assert told.splitlines()[-1].startswith(f"stopped by Ctrl-C; {answered} of {COUNT} rows are answered")
 
