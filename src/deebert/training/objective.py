@@ -87,14 +87,12 @@ class FullDepth(Objective):
         return cross_entropy(logits, labels, weight=self.class_weights, reduction="sum")
 
 
-class AllHeads(Objective):
+class AllHeads(FullDepth):
     """What objectives share that train ramps together with the backbone, so that early layers learn to hold the answer.
 
     These ramps serve the training alone: afterwards `train_ramps` fits others to the frozen backbone. They have the
     same shape, but read states of mean 0 and spread 1: raw ones of early layers hardly differ from sample to sample.
     """
-
-    reads_first_token_alone = True
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)

@@ -6,7 +6,6 @@ Xin et al., "BERxiT: Early Exiting for BERT with Better Fine-Tuning and Extensio
 from collections.abc import Mapping
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from deebert.training.objective import AllHeads
@@ -18,8 +17,7 @@ class Alternating(AllHeads):
     def loss(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         if self.step % 2:
             return self.cross_entropies(self.logits(model, inputs), labels).sum()
-        logits = model(**inputs).logits.float()
-        return cross_entropy(logits, labels, self.class_weights, reduction="sum") + self.resting()
+        return super().loss(model, inputs, labels) + self.resting()
 
 
 OBJECTIVE = Alternating
