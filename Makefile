@@ -2,6 +2,11 @@
 PYTHON ?= python3
 # what `make report` compares the working tree with
 BASE ?= HEAD
+# what `make rivals` compares: a trained model, the data that it answers and the metrics that have its thresholds
+MODEL = models/deebert
+DATA = data/glue
+METRICS = metrics
+OUT = rivals
 
 BIN := .venv/bin
 # The stages call plain `python`, which has to be .venv's. The script .venv/bin/dvc ends with a rename of this folder.
@@ -12,7 +17,7 @@ INSTALL = @echo "Installing what $< pins, into .venv; the first time this may ta
 # DVC is told where there is no git, and told otherwise once there is.
 NO_SCM := grep -qs no_scm .dvc/config.local
 
-.PHONY: help setup scm repro test lint plots seeds report docs smaller paper submission checkpoints lock-check
+.PHONY: help setup scm repro test lint plots seeds report docs smaller paper submission checkpoints rivals lock-check
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +65,10 @@ submission: .venv/for-repro ## write the GLUE server's files at THRESHOLD=0.3 na
 checkpoints: .venv/for-repro ## show what broken-off trainings go on from; CLEAR=all or the start of a key removes it
 	@PYTHONPATH=src $(BIN)/python tools/checkpoints.py $(if $(CLEAR),--clear '$(CLEAR)')
 
+rivals: .venv/for-rivals ## race MODEL on DATA against what people deploy; draws rivals.svg; CUT=folder,folder: cut models
+	@PYTHONPATH=src $(BIN)/python benchmarks/rivals.py '$(MODEL)' '$(DATA)' --metrics '$(METRICS)' --out '$(OUT)' \
+	$(if $(CUT),--cut '$(CUT)') $(if $(SAMPLES),--samples $(SAMPLES)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
 # A stage that would run, but whose input is not here, is one that DVC fails to reproduce.
 lock-check: .venv/for-report scm ## fail unless dvc.lock fits the code and the parameters; needs no data
 	@plan=$$($(DVC) repro --allow-missing --dry 2>&1); status=$$?; \
@@ -67,7 +76,7 @@ lock-check: .venv/for-report scm ## fail unless dvc.lock fits the code and the p
 	echo "error: dvc.lock is out of date: run dvc repro and commit what it changes" >&2; exit 1; fi; \
 	[ $$status -eq 0 ] || { echo "$$plan"; echo "error: DVC cannot tell whether dvc.lock is up to date" >&2; exit 1; }
 
-# One environment in three steps, each with a file that says it was taken.
+# One environment in three steps, and a fourth for `make rivals` alone, each with a file that says it was taken.
 .venv/for-report: requirements-report.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	{ echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
@@ -80,5 +89,9 @@ lock-check: .venv/for-report scm ## fail unless dvc.lock fits the code and the p
 	@touch $@
 
 .venv/for-tests: requirements-dev.txt .venv/for-repro
+	$(INSTALL)
+	@touch $@
+
+.venv/for-rivals: requirements-rivals.txt .venv/for-repro
 	$(INSTALL)
 	@touch $@

@@ -30,7 +30,7 @@ from deebert.inference.clock import processor_name, race
 from deebert.inference.engine import PACK_TOKENS, Engine
 from deebert.inference.precisions import PRECISIONS
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import KINDS
 
 # Tokens, special ones included, at these quantiles of the validation split under bert-base-uncased's vocabulary.
 QUANTILES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
@@ -48,7 +48,7 @@ PADDED_LENGTH = 128  # what the paper's code pads every sentence to
 NOBODY = 1e-30  # nats; all ramps are run and no entropy is below
 
 
-def random_model(size: str, max_tokens: int) -> DeeBert:
+def random_model(size: str, max_tokens: int, ramp: str) -> DeeBert:
     layers, width, heads = SIZES[size]
     config = BertConfig(
         num_hidden_layers=layers,
@@ -59,7 +59,7 @@ def random_model(size: str, max_tokens: int) -> DeeBert:
         initializer_range=0.05,  # more than usual, so that different sentences get visibly different answers
     )
     backbone = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
-    return DeeBert(backbone, Ramps(layers - 1, width, 2)).eval()
+    return DeeBert(backbone, KINDS[ramp](layers - 1, width, 2)).eval()
 
 
 def random_sentences(task: str, count: int, vocabulary: int) -> Encoded:
@@ -187,6 +187,7 @@ def rivals(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--ramp", choices=KINDS, default="pooler")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--lengths", choices=LENGTHS, default="SST-2")
     parser.add_argument("--samples", type=int, default=512, help="sentences of the batched part")
@@ -196,7 +197,7 @@ def main() -> None:
     args = parser.parse_args()
     parts = args.parts.split(",")
     torch.manual_seed(0)
-    model = random_model(args.size, PADDED_LENGTH)
+    model = random_model(args.size, PADDED_LENGTH, args.ramp)
     untouched = copy.deepcopy(model)
     engine = Engine(model, args.precision)
     sentences = random_sentences(args.lengths, args.samples, model.backbone.config.vocab_size)
@@ -211,7 +212,10 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
         "threads": torch.get_num_threads(),
         "torch": version("torch"),
-        **{name: getattr(args, name) for name in ("size", "precision", "lengths", "samples", "single", "rounds")},
+        **{
+            name: getattr(args, name)
+            for name in ("size", "ramp", "precision", "lengths", "samples", "single", "rounds")
+        },
     }
     if "all" in parts:
         result["all at once"] = compare(engine, sentences, len(sentences), criteria, args.rounds)

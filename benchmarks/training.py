@@ -50,14 +50,15 @@ from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.encoders.resolve import resolve
 from deebert.encoders.start import Wanted, begin
 from deebert.inference.clock import processor_name, race
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps, Ramps
 from deebert.settings.train_ramps import TrainRamps
 from deebert.training.checkpoints import Checkpoints
 from deebert.training.loop import epoch_batches, finetune, score
 from deebert.training.objective import find
 from deebert.training.objective_names import names
 from deebert.training.plan import Plan, Samples
-from deebert.training.ramps import RampPlan, train_ramps
+from deebert.training.ramp_plan import RampPlan
+from deebert.training.ramps import train_ramps
 from deebert.training.states import States, first_token_states
 from deebert.training.step import MAX_GRADIENT_NORM, Training
 
@@ -68,7 +69,7 @@ SIZES = {  # layers, width, attention heads
 }
 CPU = torch.device("cpu")
 BATCH_SIZE = 8  # the paper's
-OUR_RAMPS = TrainRamps(epochs=12, learning_rate=1e-3, batch_size=256, weight_decay=25000.0)
+OUR_RAMPS = TrainRamps(ramp="pooler", epochs=12, learning_rate=1e-3, batch_size=256, weight_decay=25000.0)
 KINDS = {  # of what PyTorch spends a step's time on
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "dropout": ("aten::bernoulli_", "aten::native_dropout"),
@@ -122,7 +123,7 @@ def paper_finetuning(model: PreTrainedModel, plan: Plan, padding: str = "max_len
 
 
 def fresh_ramps(model: PreTrainedModel) -> Ramps:
-    return Ramps(model.config.num_hidden_layers - 1, model.config.hidden_size, model.config.num_labels)
+    return PoolerRamps(model.config.num_hidden_layers - 1, model.config.hidden_size, model.config.num_labels)
 
 
 def paper_ramps(

@@ -42,7 +42,7 @@ def main(data_folder: Path, model_folder: Path, sweep: Path, plots: Path, metric
 
     chosen = {(row["split"], row["target_drop_points"]): row["threshold"] for row in choice}
     threshold = chosen[task.validation_splits[0], settings.drop_points]
-    usual = (0.0, 0.0001, *thresholds_at(TIMED_SHARES, len(task.label_names)))
+    usual = (0.0, 1e-9, *thresholds_at(TIMED_SHARES, len(task.label_names)))
     criteria = [Entropy(each) for each in sorted({*(settings.thresholds or usual), threshold})]
     rows = benchmark_rows(engine, encoded, criteria, settings.rounds, settings.seconds)
     metrics = benchmark_metrics(task.name, rows, threshold, engine)

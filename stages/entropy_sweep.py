@@ -4,14 +4,14 @@ from collections import defaultdict
 from pathlib import Path
 
 from deebert.analysis.logits import SplitLogits
-from deebert.analysis.sweep import choice_metrics, choice_tables, split_tables, sweep_metrics
+from deebert.analysis.sweep import choice_metrics, choice_tables, compute_metrics, split_tables, sweep_metrics
 from deebert.base.files import output_dir, read_json, write_json
 from deebert.base.stage import run
 from deebert.settings.entropy_sweep import EntropySweep
 from deebert.settings.reading import read_section
 
 
-def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path) -> None:
+def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path, compute_file: Path) -> None:
     settings = read_section(Path("params.yaml"), EntropySweep)
     about = read_json(logits_folder / "about.json")
     tables = defaultdict(list)
@@ -27,6 +27,7 @@ def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path) ->
     shown = about["task"], about["splits"][0], tables
     write_json(sweep_file, sweep_metrics(*shown))
     write_json(choice_file, choice_metrics(*shown))
+    write_json(compute_file, compute_metrics(*shown, settings.ramp_cost_layers))
 
 
 if __name__ == "__main__":

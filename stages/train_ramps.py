@@ -17,7 +17,7 @@ from deebert.settings.reading import read_section, read_value
 from deebert.settings.run import PRECISION
 from deebert.settings.train_ramps import TrainRamps
 from deebert.training.checkpoints import home
-from deebert.training.ramps import RampPlan, train_ramps
+from deebert.training.ramps import RampPlan, settings_read, train_ramps
 from deebert.training.records import environment
 from deebert.training.states import States, first_token_states
 
@@ -51,7 +51,7 @@ def main(data_folder: Path, backbone: Path, out: Path, curve: Path) -> None:
         plan = RampPlan(*splits, data.task.metrics[0], model.config.num_labels, settings, seed)
         ramps, rows = train_ramps(plan, device)
         save(backbone, ramps, folder)
-        about = {**vars(settings), "seed": seed, "precision": precision, **environment(device)}
+        about = {**settings_read(settings), "seed": seed, "precision": precision, **environment(device)}
         write_json(folder / RECORD, about)
         write_json(curve, rows)
 

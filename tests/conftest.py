@@ -1,5 +1,6 @@
 """What several test modules set up alike."""
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -31,11 +32,20 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A program `python` that runs a script at once, with the large libraries imported; see `warm/server.py`."""
-    folder = tmp_path_factory.mktemp("warm")
-    client = folder / "python"
+    with started_warm_python(tmp_path_factory.mktemp("warm"), hash_seed=0) as program:
+        yield program
+
+
+@contextlib.contextmanager
+def started_warm_python(folder: Path, hash_seed: int) -> Iterator[Path]:
+    """A `python` and a `dvc` in `folder` that start at once; sets of strings have their order by `hash_seed`."""
+    client, dvc = folder / "python", folder / "dvc"
     client.write_text(f"#!{sys.executable} -IS\n{(WARM / 'client.py').read_text()}")
-    client.chmod(0o755)
+    dvc.write_text(f'#!/bin/sh\nexec {client} -m dvc "$@"\n')
+    for program in (client, dvc):
+        program.chmod(0o755)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"PYTHONHASHSEED": str(hash_seed)}
     environment.pop("PYTHONPATH", None)
     command = [sys.executable, WARM / "server.py", folder / "socket"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as server:  # it ends as its input ends

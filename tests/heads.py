@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from deebert.analysis.curves import entropy_curve
 from deebert.base.rows import Row
 
+RAMP_COST = 0.1  # layers
 SCORED = [(2, "accuracy"), (2, "f1"), (2, "macro_f1"), (3, "accuracy"), (3, "macro_f1"), (4, "macro_f1")]
 scored_classes = st.sampled_from(SCORED)  # numbers of classes, each with a metric for them
 
@@ -25,7 +26,7 @@ def heads(seed: int, labels: int = 2, n: int = 40, layers: int = 4, best: float 
 
 def entropy_rows_of(logits: np.ndarray, labels: np.ndarray, thresholds: list[float], metric: str) -> list[Row]:
     """The entropy curve's rows."""
-    return entropy_curve(logits, thresholds).rows("validation", labels, metric)
+    return entropy_curve(logits, thresholds).rows("validation", labels, metric, RAMP_COST)
 
 
 def best_within(rows: list[dict[str, Any]], drop_points: float) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from deebert.base.errors import UserError
 from deebert.model import WEIGHTS, DeeBert, fingerprint, save
-from deebert.ramps import RAMPS, Ramps
+from deebert.ramps import KINDS, RAMPS, PoolerRamps, Ramps, kind_of, load_ramps, save_ramps
 from tests import tiny
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
@@ -27,7 +28,7 @@ def deebert(family: str, attention: str = "sdpa") -> DeeBert:
     if (family, attention) not in _made:
         backbone = tiny.model(family, attention=attention, layers=LAYERS, width=WIDTH, labels=LABELS)
         assert backbone.config._attn_implementation == attention
-        _made[family, attention] = DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS)).eval()
+        _made[family, attention] = DeeBert(backbone, PoolerRamps(LAYERS - 1, WIDTH, LABELS)).eval()
     return _made[family, attention]
 
 
@@ -90,13 +91,39 @@ def test_padding_changes_nothing(family: str, lengths: list[int], more: int, see
 def test_all_ramps_at_once_are_each_ramp_alone(num_ramps: int, batch: int, seed: int) -> None:
     """The batched product of all ramps gives what `ramp` gives layer by layer."""
     torch.manual_seed(seed)
-    ramps, states = Ramps(num_ramps, WIDTH, LABELS).eval(), torch.randn(num_ramps, batch, WIDTH)
+    ramps, states = PoolerRamps(num_ramps, WIDTH, LABELS).eval(), torch.randn(num_ramps, batch, WIDTH)
     for tensor in ramps.parameters():
         torch.nn.init.normal_(tensor)
     together = ramps(states, dropout=0.5)  # of no effect in eval mode
     assert together.shape == (num_ramps, batch, LABELS) and len(ramps) == num_ramps
     for i in range(num_ramps):
         torch.testing.assert_close(ramps.ramp(i + 1, states[i]), together[i], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_file_tells_the_kind_of_ramps(kind: str, tmp_path: Path) -> None:
+    """Ramps of each kind come back as what they were, to the bit; a linear one is one map of its states."""
+    ramps, states = KINDS[kind](3, WIDTH, LABELS).eval(), torch.randn(3, 5, WIDTH)
+    save_ramps(ramps, tmp_path)
+    loaded = load_ramps(tmp_path, 3, WIDTH, LABELS)
+    assert type(loaded) is KINDS[kind] and kind_of(loaded) == kind and not loaded.training
+    with torch.inference_mode():
+        assert torch.equal(loaded(states), ramps(states))
+        for layer in (1, 2, 3):
+            torch.testing.assert_close(loaded.ramp(layer, states[layer - 1]), ramps(states)[layer - 1])
+    if kind == "linear":
+        by_hand = states[1] @ ramps.out_weight[1].mT + ramps.out_bias[1]
+        torch.testing.assert_close(loaded.ramp(2, states[1]), by_hand)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ramps_with_a_tensor_missing_or_too_much(kind: str, tmp_path: Path) -> None:
+    """A file that holds half of one kind, or more than it, is one line."""
+    tensors = {name: tensor.detach() for name, tensor in KINDS[kind](3, WIDTH, LABELS).state_dict().items()}
+    for spoilt in (dict(list(tensors.items())[1:]), tensors | {"weight": torch.zeros(1)}, {}):
+        save_file(spoilt, tmp_path / RAMPS)
+        with pytest.raises(UserError, match=r"ramps.safetensors: cannot be loaded"):
+            load_ramps(tmp_path, 3, WIDTH, LABELS)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

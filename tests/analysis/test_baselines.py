@@ -15,7 +15,7 @@ from deebert.base.rows import Row
 from deebert.data.scores import METRICS
 from deebert.exits.criteria import Entropy
 from deebert.exits.grids import threshold_grid
-from tests.heads import entropy_rows_of, heads, scored_classes
+from tests.heads import RAMP_COST, entropy_rows_of, heads, scored_classes
 
 LAYERS = 4
 few = settings(max_examples=30, deadline=None, derandomize=True)
@@ -30,12 +30,12 @@ def random_rows(
     logits: np.ndarray, labels: np.ndarray, thresholds: list[float], metric: str, seed: int = 0
 ) -> list[Row]:
     scored = ScoredCurve("validation", entropy_curve(logits, thresholds), labels, metric, seed)
-    return random_exit_rows(scored, answers_of(logits))
+    return random_exit_rows(scored, answers_of(logits), RAMP_COST)
 
 
 def oracle_rows(logits: np.ndarray, labels: np.ndarray, metric: str) -> dict[str, Row]:
     curves = oracle_curves(answers_of(logits), labels)
-    return {curve.criterion: row for curve in curves for row in curve.rows("validation", labels, metric)}
+    return {curve.criterion: row for curve in curves for row in curve.rows("validation", labels, metric, RAMP_COST)}
 
 
 @few
@@ -44,10 +44,11 @@ def test_a_fixed_layer_scores_as_its_head(seed: int, scored: tuple[int, str]) ->
     """Leaving always at layer k has that head's score and saves 1 - k/L."""
     classes, metric = scored
     logits, labels = heads(seed, classes)
-    rows = fixed_layer_curve(answers_of(logits)).rows("validation", labels, metric)
+    rows = fixed_layer_curve(answers_of(logits)).rows("validation", labels, metric, RAMP_COST)
     assert [row["threshold"] for row in rows] == [row["mean_exit_layer"] for row in rows] == [4, 3, 2, 1]
     assert [row["score"] for row in rows][::-1] == [row["score"] for row in layer_rows("v", logits, labels, [metric])]
     assert [row["layers_saved_frac"] for row in rows] == [0.0, 0.25, 0.5, 0.75]
+    assert [row["compute_saved_frac"] for row in rows] == pytest.approx([0.0, 0.225, 0.475, 0.725])  # one ramp each
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -141,7 +142,7 @@ def test_nothing_beats_the_oracles(seed: int, classes: int) -> None:
         fixed_layer_curve(answers_of(logits)),
         *other_curves(logits, labels, "accuracy", thresholds, 10, resampling_seed=0),
     ]
-    rows = [row for curve in curves for row in curve.rows("validation", labels, "accuracy")]
+    rows = [row for curve in curves for row in curve.rows("validation", labels, "accuracy", RAMP_COST)]
     assert full_depth["score"] == rows[0]["score"]
     for row in rows + random_rows(logits, labels, thresholds, "accuracy"):
         assert row["accuracy"] <= oracle["accuracy"] + 1e-12

@@ -11,7 +11,16 @@ from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits
 from deebert.analysis.layers import layer_rows
 from deebert.exits.criteria import ConfidentStreak, Margin, MaxProbability, Patience
 from deebert.exits.grids import threshold_grid
-from tests.heads import entropy_rows_of, heads, naive_accuracy, naive_exit, naive_f1, naive_macro_f1, scored_classes
+from tests.heads import (
+    RAMP_COST,
+    entropy_rows_of,
+    heads,
+    naive_accuracy,
+    naive_exit,
+    naive_f1,
+    naive_macro_f1,
+    scored_classes,
+)
 
 N, LAYERS = 40, 4
 few = settings(max_examples=25, deadline=None, derandomize=True)
@@ -23,9 +32,10 @@ def test_a_row_is_what_a_plain_loop_finds(seed: int, scored: tuple[int, str], th
     """Score, accuracy, saving and mean exit layer of a threshold agree with going through the samples one by one."""
     classes, metric = scored
     logits, labels = heads(seed, classes)
-    (row,) = entropy_curve(logits, [threshold]).rows("validation", labels, metric)
+    (row,) = entropy_curve(logits, [threshold]).rows("validation", labels, metric, RAMP_COST)
     layers = [naive_exit(sample, threshold) for sample in logits]
     predictions = [int(sample[layer - 1].argmax()) for sample, layer in zip(logits, layers, strict=True)]
+    ramps = sum(min(layer, LAYERS - 1) for layer in layers) if threshold else 0  # at 0 none is run
     naive = {"f1": naive_f1, "macro_f1": naive_macro_f1, "accuracy": naive_accuracy}[metric]
     assert row == {
         "split": "validation",
@@ -34,6 +44,7 @@ def test_a_row_is_what_a_plain_loop_finds(seed: int, scored: tuple[int, str], th
         "score": pytest.approx(naive(labels.tolist(), predictions)),
         "accuracy": pytest.approx(naive_accuracy(labels.tolist(), predictions)),
         "layers_saved_frac": pytest.approx(1 - sum(layers) / (LAYERS * N)),
+        "compute_saved_frac": pytest.approx(1 - (sum(layers) + RAMP_COST * ramps) / (LAYERS * N)),
         "mean_exit_layer": pytest.approx(sum(layers) / N),
         "n": N,
     }
@@ -75,7 +86,7 @@ def test_curves_of_all_other_criteria(classes: int, metric: str) -> None:
             assert answers.tolist() == logits[np.arange(N), layers - 1].argmax(axis=1).tolist()
     fitted = curves["layer_thresholds"]
     assert fitted.settings == DROPS_POINTS
-    assert np.array_equal(fitted.exit_layers, cross_fitted_exits(logits, labels, metric, thresholds, 3))
+    assert np.array_equal(fitted.exit_layers, cross_fitted_exits(logits, labels, metric, thresholds, 3)[0])
 
 
 def test_one_sample_cannot_be_fitted_and_judged() -> None:

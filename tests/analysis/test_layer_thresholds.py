@@ -14,7 +14,7 @@ from deebert.analysis.folds import stratified_halves
 from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits, fit_layer_thresholds
 from deebert.exits.grids import threshold_grid
 from deebert.exits.rule import entropy
-from tests.heads import SCORED, best_within, entropy_rows_of, heads
+from tests.heads import RAMP_COST, SCORED, best_within, entropy_rows_of, heads
 
 
 @pytest.mark.parametrize(("classes", "metric"), SCORED)
@@ -29,7 +29,7 @@ def test_fitted_thresholds_keep_the_floor_and_beat_one_for_all(
     single = entropy_rows_of(logits, labels, grid, metric)
     fitted = fit_layer_thresholds(logits, labels, metric, grid)
     assert fitted == fit_layer_thresholds(logits, labels, metric, grid)
-    rows = curve_of(fitted, logits).rows("validation", labels, metric)
+    rows = curve_of(fitted, logits).rows("validation", labels, metric, RAMP_COST)
     assert [row["threshold"] for row in rows] == list(DROPS_POINTS)
     for row, thresholds in zip(rows, fitted, strict=True):
         assert row["score"] >= single[0]["score"] - row["threshold"] / 100 - 1e-9
@@ -72,10 +72,12 @@ def test_fitting_with_nan() -> None:
 def test_no_sample_meets_thresholds_it_helped_to_fit() -> None:
     """Each half leaves by the thresholds fitted on the other, drop by drop."""
     logits, labels = heads(7, n=31, best=2.5)
-    exits = cross_fitted_exits(logits, labels, "accuracy", threshold_grid(2, 20), resampling_seed=3)
+    exits, ramps = cross_fitted_exits(logits, labels, "accuracy", threshold_grid(2, 20), resampling_seed=3)
     one, other = stratified_halves(labels, 3)
     for fit, check in ((one, other), (other, one)):
         fitted = fit_layer_thresholds(logits[fit], labels[fit], "accuracy", threshold_grid(2, 20))
-        for thresholds, layers in zip(fitted, exits, strict=True):
+        for thresholds, layers, run in zip(fitted, exits, ramps, strict=True):
             assert thresholds.exit_layers(torch.from_numpy(logits[check])).tolist() == layers[check].tolist()
-    assert exits.shape == (len(DROPS_POINTS), 31)
+            read = [limit > 0 for limit in thresholds.thresholds_nats]
+            assert run[check].tolist() == [sum(read[:layer]) for layer in layers[check]]
+    assert exits.shape == ramps.shape == (len(DROPS_POINTS), 31)

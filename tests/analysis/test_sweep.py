@@ -15,6 +15,7 @@ from deebert.analysis.logits import SplitLogits
 from deebert.analysis.sweep import (
     choice_metrics,
     choice_tables,
+    compute_metrics,
     depth_rows,
     entropy_rows,
     exit_rows,
@@ -31,7 +32,7 @@ from tests.heads import best_within, check_metrics, heads, naive_entropy, naive_
 ROOT = Path(__file__).parents[2]
 N, LAYERS = 40, 4
 few = settings(max_examples=25, deadline=None, derandomize=True)
-SETTINGS = EntropySweep(1, (0.0, 0.2, 0.5), 40, (0.0, 0.5, 1.0, 3.0), Risk((0.05, 0.2), 0.1))
+SETTINGS = EntropySweep(1, (0.0, 0.2, 0.5), 40, (0.0, 0.5, 1.0, 3.0), Risk((0.05, 0.2), 0.1), 0.1)
 
 
 def saved_logits(seed: int, labels: int = 2, n: int = N, difficulty: bool = True) -> SplitLogits:
@@ -226,7 +227,7 @@ def test_two_validation_splits_are_kept_apart(tmp_path: Path, monkeypatch: pytes
         saved.save(tmp_path / "logits" / f"{split}.safetensors")
 
     main = runpy.run_path(str(ROOT / "stages" / "entropy_sweep.py"))["main"]
-    main(Path("logits"), Path("sweep"), Path("sweep.json"), Path("choice.json"))
+    main(Path("logits"), Path("sweep"), Path("sweep.json"), Path("choice.json"), Path("compute.json"))
 
     settings = read_params(Path("params.yaml")).entropy_sweep
     expected = [tables_of(split, saved, "accuracy", settings) for split, saved in splits.items()]
@@ -236,3 +237,6 @@ def test_two_validation_splits_are_kept_apart(tmp_path: Path, monkeypatch: pytes
     assert written == {name: [row for tables in expected for row in tables[name]] for name in expected[0]}
     assert read_json(Path("sweep.json")) == sweep_metrics("MNLI", "validation_matched", expected[0])
     assert read_json(Path("choice.json")) == choice_metrics("MNLI", "validation_matched", expected[0])
+    compute = read_json(Path("compute.json"))
+    assert compute == compute_metrics("MNLI", "validation_matched", expected[0], settings.ramp_cost_layers)
+    check_metrics(compute)

@@ -1,11 +1,14 @@
 """`deebert info` says what is known of a model, and that the rest is unknown."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from deebert.cli.info import _labels, _thresholds
 from deebert.inference.classifier import EarlyExitClassifier
+from deebert.inference.thresholds import HeadScore, Thresholds
 from tests.cli.running import error, status
 from tests.inference.test_classifier import write_classifier, write_metrics
 
@@ -19,8 +22,13 @@ def test_what_is_known(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     """Task, input, labels, layers, fingerprint, scores, thresholds and precision; from the model or from metrics."""
     classifier = EarlyExitClassifier.from_pretrained(model)
     metrics = write_metrics(tmp_path / "metrics", classifier)
-    layers = json.loads((metrics / "layers.json").read_text())
-    (metrics / "layers.json").write_text(json.dumps(layers | {"ramp_first_score": 0.5123}))
+    rows = [
+        {"split": split, "layer": layer, "metric": "accuracy", "score": score}
+        for split, scores in (("validation", [0.5123, 0.6, 0.72344, 0.9]), ("test", [0.1, 0.2, 0.3, 0.4]))
+        for layer, score in enumerate(scores, start=1)
+    ]
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "layers.json").write_text(json.dumps(rows))
     choice = json.loads((metrics / "choice.json").read_text())
     choice |= {"certified_threshold_at": {"risk_0_01": 0.0, "risk_0_05": 0.3579}}
     choice |= {"certified_layers_saved_at": {"risk_0_01": 0.0, "risk_0_05": 0.2345}}
@@ -29,10 +37,35 @@ def test_what_is_known(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert status("info", tmp_path / "saved") == 0
     told = capsys.readouterr().out
     words = ["sentence", "no, yes, maybe", "bert", classifier.fingerprint, "50 samples of validation, in fp32"]
-    words += ["tiny", "1  51.23", "4  90.00", "2  0.2468  43.21  87.65", "1  none", "5  0.3579  23.45", "90 %"]
+    words += ["tiny", "1  51.23", "2  60.00", "3  72.34", "4  90.00"]
+    words += ["2  0.2468  43.21  87.65", "1  none", "5  0.3579  23.45", "90 %"]
     assert [word for word in words if word not in told] == []
     assert status("info", model, "--metrics", metrics) == 0
     assert capsys.readouterr().out == told
+
+
+@pytest.mark.parametrize(("count", "lines"), [(6, 1), (12, 2), (24, 4)])
+def test_the_score_of_every_layer(count: int, lines: int) -> None:
+    """Each stands once, beside its layer, six on a line and below one another."""
+    scores = tuple(HeadScore(layer, layer / 50) for layer in range(1, count + 1))
+    told = _thresholds(Thresholds("ff", "validation", 50, "fp32", "accuracy", scores, (), 0.9, ()))
+    start = told.index("if everybody leaves after layer: accuracy (%)") + 1
+    table = told[start : told.index("", start)]
+    assert len(table) == lines and max(map(len, table)) <= 100
+    assert len({tuple(match.start() for match in re.finditer(r"\.", line)) for line in table}) == 1
+    words = " ".join(table).split()
+    assert list(zip(words[::2], words[1::2], strict=True)) == [(str(i), f"{2 * i}.00") for i in range(1, count + 1)]
+
+
+def test_many_labels_are_shortened() -> None:
+    """The first, as many as one line holds, and how many more there are; a few are told in full."""
+    names = [f"intent_number_{i}" for i in range(77)]
+    told = _labels(names)
+    first, more = told.rsplit(" and ", 1)
+    shown = first.split(", ")
+    assert shown == names[: len(shown)] and len(shown) > 1 and more == f"{77 - len(shown)} more" and len(told) <= 120
+    assert _labels(names[:3]) == ", ".join(names[:3])
+    assert _labels(["x" * 200, "y"]) == "x" * 200 + " and 1 more"
 
 
 def test_what_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -440,7 +440,7 @@ def test_wrong_arguments(arguments: tuple[str, ...], capsys: pytest.CaptureFixtu
     assert usage.startswith("usage: deebert") and ": error: " in last
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("predict", "--help"), ("info", "--help")])
+@pytest.mark.parametrize("arguments", [("--help",), ("predict", "--help"), ("info", "--help"), ("export", "--help")])
 def test_help(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """Status 0; every line fits a terminal of 120 columns; each subcommand and option has a word of explanation."""
     assert status(*arguments) == 0

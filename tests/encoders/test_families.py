@@ -19,7 +19,7 @@ from deebert.encoders.loading import load_classifier
 from deebert.exits.criteria import Entropy
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps
 from tests import tiny
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
@@ -35,7 +35,7 @@ def made(family: str) -> tuple[DeeBert, Engine]:
     if family not in _made:
         backbone = tiny.model(family, layers=LAYERS, width=WIDTH, labels=LABELS)
         torch.manual_seed(1)
-        ramps = Ramps(LAYERS - 1, WIDTH, LABELS)
+        ramps = PoolerRamps(LAYERS - 1, WIDTH, LABELS)
         with torch.no_grad():
             ramps.out_weight.mul_(6)
         model = DeeBert(backbone, ramps).eval()
@@ -192,7 +192,7 @@ def test_a_new_family_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tiny.tokenizer().save_pretrained(tmp_path / "model")
 
     backbone, _ = load_classifier(tmp_path / "model")
-    model = DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS)).eval()
+    model = DeeBert(backbone, PoolerRamps(LAYERS - 1, WIDTH, LABELS)).eval()
     encoded = sentences("bert", [7, 3, 12], seed=5)
     np.testing.assert_allclose(
         Engine(copy.deepcopy(model), device=CPU).all_logits(encoded), by_transformers(model, encoded), atol=1e-5

@@ -22,7 +22,7 @@ from deebert.encoders.loading import load_classifier
 from deebert.encoders.resolve import resolve
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps
 from tests import tiny
 from tests.hub import Repo, serve
 from tests.starting import begin_with, head_modules, start_model
@@ -260,7 +260,9 @@ def test_a_pair_for_a_model_with_one_token_type(tmp_path: Path, caplog: pytest.L
     told = AutoTokenizer.from_pretrained(folder)(*(pairs[name].tolist() for name in pairs), padding=True)
     with torch.inference_mode():
         expected = loaded(**told.convert_to_tensors("pt")).logits
-    answers = Engine(DeeBert(loaded, Ramps(2, WIDTH, 2)), device=CPU).answer(encode(tokenizer, pairs, list(pairs)))
+    answers = Engine(DeeBert(loaded, PoolerRamps(2, WIDTH, 2)), device=CPU).answer(
+        encode(tokenizer, pairs, list(pairs))
+    )
     torch.testing.assert_close(torch.from_numpy(answers.logits), expected, atol=1e-5, rtol=0)
 
 

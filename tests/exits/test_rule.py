@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from deebert.exits.criteria import Entropy
-from deebert.exits.rule import answers, entropy, first_exit, layers_saved_frac
+from deebert.exits.rule import answers, compute_saved_frac, entropy, first_exit, layers_saved_frac
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 nats = st.floats(0, 1.5, width=32)
@@ -133,3 +133,11 @@ def test_the_first_layer_that_lets_go() -> None:
     leaves = torch.tensor([[False, True, True], [False, False, False], [True, False, True]])
     before = leaves.clone()
     assert first_exit(leaves).tolist() == [2, 3, 1] and torch.equal(leaves, before)
+
+
+def test_compute_saved_is_layers_saved_less_what_ramps_cost() -> None:
+    """As a loop counts it, one sample at a time; free ramps cost nothing."""
+    exits, ramps = [1, 3, 4, 4], [1, 2, 3, 3]
+    spent = sum(layer + 0.25 * run for layer, run in zip(exits, ramps, strict=True))
+    assert compute_saved_frac(np.mean(exits), np.mean(ramps), 0.25, 4) == pytest.approx(1 - spent / 16)
+    assert compute_saved_frac(3.0, 2.5, 0.0, 4) == layers_saved_frac(3.0, 4) == 0.25

@@ -20,7 +20,7 @@ from deebert.exits.table import CRITERIA, Entry
 from deebert.figures.decision import draw_criteria
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps
 from deebert.reports.criteria_table import plot_template
 from deebert.reports.document_blocks import BLOCKS, Run
 from deebert.settings.entropy_sweep import EntropySweep, Risk
@@ -67,7 +67,7 @@ def test_a_new_criterion_is_one_class_and_one_entry() -> None:
     """Its rows, its curve in the figure, its colour in `dvc plots` and its line in the documents come by themselves."""
     logits, labels = heads(1, LABELS)
     saved = SplitLogits(logits, labels, np.arange(len(labels)), np.full(len(labels), 5))
-    settings = EntropySweep(1, (0.2,), 40, (1.0,), Risk((0.05,), 0.1))
+    settings = EntropySweep(1, (0.2,), 40, (1.0,), Risk((0.05,), 0.1), 0.1)
     given = ("validation", saved, "accuracy", settings)
     tables = split_tables(*given) | choice_tables(*given)
     rows = [row for row in tables["sweep"] if row["criterion"] == "logit_lead"]
@@ -95,7 +95,7 @@ def test_a_new_criterion_runs_live() -> None:
     """The engine lets samples leave by it where it lets them leave on saved logits, and they get the same answers."""
     backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS)
     torch.manual_seed(0)
-    ramps = Ramps(LAYERS - 1, WIDTH, LABELS)
+    ramps = PoolerRamps(LAYERS - 1, WIDTH, LABELS)
     with torch.no_grad():
         ramps.out_weight.mul_(6)
     model = DeeBert(backbone, ramps).eval()

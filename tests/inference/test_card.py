@@ -24,10 +24,11 @@ ABOUT = {
     "label_names": ["entailment", "not_entailment"],
     "num_layers": 12,
     "model_type": "bert",
+    "ramp": "pooler",
     "weights": "0123456789ab",
 }
 # Nothing that a user may leave out: no training.json came with the weights.
-BARE = {"label_names": ["LABEL_0", "LABEL_1"], "num_layers": 6, "model_type": "distilbert"}
+BARE = {"label_names": ["LABEL_0", "LABEL_1"], "num_layers": 6, "model_type": "distilbert", "ramp": "linear"}
 SWEEP = {
     "task": "RTE",
     "n": 1277,
@@ -247,6 +248,36 @@ def test_metrics_of_another_model(tmp_path: Path, name: str, change: dict[str, A
     with pytest.raises(UserError) as caught:
         read_metrics(tmp_path, ABOUT)
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def plotted(full_score: float, layers: int = 12) -> list[dict[str, Any]]:
+    """Rows as in plots/layers.json: of two splits and two metrics."""
+    return [
+        {"split": split, "layer": layer, "metric": metric, "score": full_score if layer == layers else layer / 100}
+        for split in ("validation", "test")
+        for metric in ("f1", "accuracy")
+        for layer in range(1, layers + 1)
+    ]
+
+
+def test_the_score_of_each_layer_comes_from_the_plots(tmp_path: Path) -> None:
+    """They are of the main split and metric."""
+    (tmp_path / "plots").mkdir()
+    full_score = ALL["layers"]["full_score"]
+    write_json(tmp_path / "plots" / "layers.json", plotted(full_score))
+    scores = read_metrics(write(tmp_path / "metrics", ALL), ABOUT)["layer_scores"]
+    assert scores == {layer: layer / 100 for layer in range(1, 12)} | {12: full_score}
+
+
+@pytest.mark.parametrize("content", [plotted(0.1234), plotted(0.5, layers=6), [], {}, "text", [1], [{"split": "test"}]])
+def test_plots_of_another_run_are_left_out(tmp_path: Path, content: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A line says so, and the metrics are read without them."""
+    (tmp_path / "plots").mkdir()
+    write_json(tmp_path / "plots" / "layers.json", content)
+    assert read_metrics(write(tmp_path / "metrics", ALL), ABOUT) == ALL | {"layer_scores": {}}
+    assert caplog.messages == [
+        f"{tmp_path / 'plots/layers.json'}: is not of the run whose metrics were read; scores of layers are left out"
+    ]
 
 
 @pytest.mark.parametrize("content", [[], [1, 2], 3, "text", None])

@@ -30,7 +30,7 @@ from deebert.exits.criteria import Criterion, Entropy, LayerThresholds, MaxProba
 from deebert.exits.rule import entropy
 from deebert.inference.classifier import EarlyExitClassifier, Predictions
 from deebert.model import DeeBert, fingerprint, save
-from deebert.ramps import RAMPS, Ramps
+from deebert.ramps import RAMPS, PoolerRamps
 from tests import tiny
 from tests.disks import withheld
 from tests.hub import Repo, serve
@@ -46,7 +46,7 @@ def write_classifier(folder: Path, family: str = "bert", columns: tuple[str, ...
     """Write a random model with ramps, some sure and some not, as the stages do; return its folder."""
     names = dict(enumerate(tiny.LABEL_NAMES))
     backbone = tiny.write_model(folder / "backbone", family, layers=LAYERS, width=WIDTH, labels=LABELS, id2label=names)
-    ramps = Ramps(LAYERS - 1, WIDTH, LABELS)
+    ramps = PoolerRamps(LAYERS - 1, WIDTH, LABELS)
     with torch.no_grad():
         ramps.out_weight.mul_(6)
     (folder / "deebert").mkdir()

@@ -13,7 +13,7 @@ from deebert.inference import clock as clock_module
 from deebert.inference.clock import Race, benchmark_metrics, benchmark_rows, processor_name, race
 from deebert.inference.engine import FULL_DEPTH, Engine
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps
 from tests import tiny
 
 COUNT = 6
@@ -91,7 +91,7 @@ def test_time_saved_is_of_whole_rounds() -> None:
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     torch.manual_seed(0)
-    ramps = Ramps(2, 16, 2)
+    ramps = PoolerRamps(2, 16, 2)
     with torch.no_grad():
         ramps.out_weight.mul_(6)
     return Engine(DeeBert(tiny.model("bert"), ramps), device=torch.device("cpu"))

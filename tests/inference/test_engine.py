@@ -20,7 +20,7 @@ from deebert.inference import engine as engine_module
 from deebert.inference.engine import FULL_DEPTH, Answers, Engine
 from deebert.inference.packs import Layout, Pack, PackedBackbone
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import KINDS, PoolerRamps
 from tests import tiny
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
@@ -28,22 +28,22 @@ TIE = 1e-4  # nats; an entropy so near a threshold may fall to either side of it
 few = settings(max_examples=25, deadline=None, derandomize=True)
 families = pytest.mark.parametrize("family", tiny.FAMILIES)
 
-_made: dict[tuple[str, int], tuple[DeeBert, Engine]] = {}
+_made: dict[tuple[str, int, str], tuple[DeeBert, Engine]] = {}
 
 
-def made(family: str, seed: int = 0) -> tuple[DeeBert, Engine]:
+def made(family: str, seed: int = 0, kind: str = "pooler") -> tuple[DeeBert, Engine]:
     """A random model with outspoken ramps, and an engine on a copy of it."""
-    if (family, seed) not in _made:
+    if (family, seed, kind) not in _made:
         models = []
         for _ in range(2):
             backbone = tiny.model(family, seed=seed, layers=LAYERS, width=WIDTH, labels=LABELS)
             torch.manual_seed(seed)
-            ramps = Ramps(LAYERS - 1, WIDTH, LABELS)
+            ramps = KINDS[kind](LAYERS - 1, WIDTH, LABELS)
             with torch.no_grad():
                 ramps.out_weight.mul_(6)
             models.append(DeeBert(backbone, ramps).eval())
-        _made[family, seed] = models[0], Engine(models[1])
-    return _made[family, seed]
+        _made[family, seed, kind] = models[0], Engine(models[1])
+    return _made[family, seed, kind]
 
 
 def sentences(family: str, lengths: list[int], seed: int = 0) -> Encoded:
@@ -92,6 +92,7 @@ def assert_same(answers: Answers, logits: torch.Tensor, layers: torch.Tensor, wh
     pack_tokens=st.integers(1, 60),
     window_tokens=st.integers(1, 120),
     seed=st.integers(0, 3),
+    kind=st.sampled_from(sorted(KINDS)),
 )
 def test_three_ways_one_answer(
     family: str,
@@ -102,9 +103,10 @@ def test_three_ways_one_answer(
     pack_tokens: int,
     window_tokens: int,
     seed: int,
+    kind: str,
 ) -> None:
     """One at a time, in batches and by the offline rule, samples leave at the same layer with the same answer."""
-    model, engine = made(family, seed)
+    model, engine = made(family, seed, kind)
     encoded = sentences(family, lengths, seed)
     logits = offline(model, encoded)
     criterion = LayerThresholds(thresholds, 0.0) if isinstance(thresholds, tuple) else Entropy(thresholds)
@@ -180,6 +182,25 @@ def test_one_survivor(family: str) -> None:
     assert_same(engine.answer(encoded, criterion), logits, layers)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 70])
+def test_a_ramp_that_is_dropped_is_not_run(kind: str, count: int) -> None:
+    """A ramp whose own threshold is 0 is never computed, one at a time or first tokens first; the others are."""
+    model = DeeBert(
+        tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS), KINDS[kind](LAYERS - 1, WIDTH, LABELS)
+    )
+    run: list[int] = []
+    ramp = model.ramps.ramp
+    model.ramps.ramp = lambda layer, states: (run.append(layer), ramp(layer, states))[1]
+    engine = Engine(model)
+    thresholds = [1e-9 if layer % 2 else 0.0 for layer in range(1, LAYERS)]
+    engine.answer(sentences("bert", [5] * count), LayerThresholds(tuple(thresholds), 0.0))
+    assert run == [layer for layer in range(1, LAYERS) if layer % 2]
+    run.clear()
+    engine.answer(sentences("bert", [5] * count), Entropy(0.0))
+    assert run == []
+
+
 def test_nothing_to_answer() -> None:
     """No samples, no answers, no error."""
     answers = made("bert")[1].answer(Encoded.of([]), Entropy(0.5))
@@ -190,7 +211,7 @@ def test_nothing_to_answer() -> None:
 def test_logits_of_any_size(size: float) -> None:
     """Ramps whose logits are +-1e4 are sure, not NaN: all leave at layer 1 by any threshold above 0."""
     backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=2)
-    ramps = Ramps(LAYERS - 1, WIDTH, 2)
+    ramps = PoolerRamps(LAYERS - 1, WIDTH, 2)
     with torch.no_grad():
         ramps.out_weight.zero_()
         ramps.out_bias.copy_(torch.tensor([size, -size]).expand(LAYERS - 1, 2))
@@ -203,7 +224,7 @@ def test_logits_of_any_size(size: float) -> None:
 def test_ties_stay() -> None:
     """A ramp whose logits are equal has entropy ln C, which is not below a threshold of ln C."""
     backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=2)
-    ramps = Ramps(LAYERS - 1, WIDTH, 2)
+    ramps = PoolerRamps(LAYERS - 1, WIDTH, 2)
     with torch.no_grad():
         ramps.out_weight.zero_()
     engine = Engine(DeeBert(backbone, ramps))
@@ -230,7 +251,7 @@ def test_padding_token_inside_a_text(family: str) -> None:
 def test_leavers_cost_nothing_more() -> None:
     """After all samples have left no deeper layer runs, and the plain backbone runs no ramp."""
     backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS)
-    model = DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS))
+    model = DeeBert(backbone, PoolerRamps(LAYERS - 1, WIDTH, LABELS))
     engine = Engine(model)
     calls: list[str] = []
     for number, layer in enumerate(engine._packed.layers, start=1):
@@ -249,7 +270,7 @@ def test_leavers_cost_nothing_more() -> None:
 def test_first_tokens_only_in_the_last_layer(family: str) -> None:
     """The last layer's feed-forward sees one token of each sentence, ramps or not."""
     backbone = tiny.model(family, layers=LAYERS, width=WIDTH, labels=LABELS)
-    engine = Engine(DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS)))
+    engine = Engine(DeeBert(backbone, PoolerRamps(LAYERS - 1, WIDTH, LABELS)))
     tokens: list[int] = []
     listen(engine._packed.layers[-1].layer, "up", lambda states: tokens.append(len(states)))
     engine.answer(sentences(family, [5, 9, 9]), FULL_DEPTH)
@@ -277,8 +298,8 @@ def test_memory_does_not_grow_with_the_data(monkeypatch: pytest.MonkeyPatch) -> 
 def test_company_does_not_matter_in_int8(family: str, first_tokens_first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In int8 a sentence's answer is the same, to float32's rounding, alone, in a pack, and live beside any others.
 
-    Scales are a token's own. But a state half way between two whole numbers falls to either side by its last bit. So
-    states have to be the same bit for bit, whichever way is taken.
+    Scales are a token's own. But a state half way between two whole numbers falls to either side by its last bit, and
+    attention with a bias gives last bits by its company. So few sentences may differ by what one step of a state makes.
     """
     monkeypatch.setattr(engine_module, "FIRST_TOKENS_FIRST", first_tokens_first)
     engine = Engine(copy.deepcopy(made(family)[0]), "int8")
@@ -289,7 +310,8 @@ def test_company_does_not_matter_in_int8(family: str, first_tokens_first: int, m
     assert 0 < np.mean(answers.exit_layers < LAYERS) < 1
     live = alone[np.arange(len(alone)), answers.exit_layers - 1]
     for found, expected in ((packed, alone), (answers.logits, live)):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        difference = np.abs(found - expected).reshape(len(encoded), -1).max(axis=1)
+        assert np.mean(difference < 1e-5) > 0.9 and difference.max() < 0.005
     expected = criterion.exit_layers(torch.from_numpy(alone)).numpy()
     assert np.mean(answers.exit_layers == expected) > 0.95
 
@@ -307,6 +329,20 @@ def test_int8_states_are_the_same_bits_either_way(length: int) -> None:
         assert torch.equal(layer(pack).hidden, parts.hidden)
 
 
+def test_first_tokens_alone_are_finer_in_int8() -> None:
+    """Their keys and values are those of maps that are finer throughout; all others' are not."""
+    (layer,) = PackedBackbone(tiny.model("bert", layers=1, width=64, labels=2), "int8").layers
+    torch.manual_seed(0)
+    pack = Pack(torch.randn(6, 64), Layout(np.array([4, 2]), np.arange(2)))
+    is_first = torch.from_numpy(pack.layout.positions == 0)
+    with torch.inference_mode():
+        for found, name in zip(layer.keys_values(pack), ("key", "value"), strict=True):
+            product = getattr(layer.layer, name)
+            fine, plain = product(pack.hidden, finer=torch.arange(6)), product(pack.hidden)
+            assert torch.equal(found[is_first], fine[is_first]) and torch.equal(found[~is_first], plain[~is_first])
+            assert not torch.equal(fine, plain)
+
+
 def test_int8_is_near_fp32() -> None:
     """Logits of every head differ by a small part of their spread, and hardly any label changes."""
     encoded = sentences("bert", [6, 11, 24] * 30, seed=1)
@@ -319,7 +355,7 @@ def test_int8_is_near_fp32() -> None:
 def test_bf16_reads_ramps_from_float32_states() -> None:
     """With bf16 layers a ramp still gets unrounded states: early states differ by less than bf16 resolves."""
     backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS)
-    model = DeeBert(backbone, Ramps(LAYERS - 1, WIDTH, LABELS))
+    model = DeeBert(backbone, PoolerRamps(LAYERS - 1, WIDTH, LABELS))
     engine = Engine(model, precision="bf16")
     read: list[torch.Tensor] = []
     ramp = model.ramps.ramp

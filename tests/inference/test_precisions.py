@@ -1,6 +1,7 @@
 """Precisions: what a linear map becomes of, and that it is exact where it says so."""
 
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from deebert.base.errors import UserError
+from deebert.encoders.interface import Linear
 from deebert.inference import precisions
 from deebert.inference.engine import Engine
 from deebert.inference.precisions import PRECISIONS, STATE_STEPS, WEIGHT_STEPS, Int8Linear, resolve
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -28,6 +30,19 @@ def no_gradients():
 def linear(inputs: int = 48, outputs: int = 40, bias: bool = True, seed: int = 0) -> nn.Linear:
     torch.manual_seed(seed)
     return nn.Linear(inputs, outputs, bias=bias)
+
+
+def int8(plain: nn.Linear) -> Linear:
+    return Int8Linear(plain)
+
+
+def finer_int8(plain: nn.Linear) -> Linear:
+    """As first tokens are multiplied."""
+    mapped = Int8Linear(plain)
+    return lambda states: mapped(states, finer=torch.arange(len(states)))
+
+
+each_int8 = pytest.mark.parametrize("kind", [int8, finer_int8])
 
 
 def states(tokens: int, inputs: int = 48, seed: int = 1) -> Tensor:
@@ -62,14 +77,15 @@ def test_pickled(precision: str) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(mapped))(states(7)), mapped(states(7)))
 
 
+@each_int8
 @pytest.mark.parametrize("weight", [WEIGHT_STEPS, -WEIGHT_STEPS])
 @pytest.mark.parametrize("state", [STATE_STEPS, -STATE_STEPS])
-def test_int8_never_overflows(weight: int, state: int) -> None:
+def test_int8_never_overflows(weight: int, state: int, kind: Callable[[nn.Linear], Linear]) -> None:
     """The largest whole numbers of all, in a row as long as bert-large's, are summed without loss."""
     inputs = 4096
     plain = nn.Linear(inputs, 32, bias=False)
     plain.weight.fill_(weight)
-    found = Int8Linear(plain)(torch.full((20, inputs), float(state)))
+    found = kind(plain)(torch.full((20, inputs), float(state)))
     assert torch.equal(found, torch.full((20, 32), float(weight * state * inputs)))
 
 
@@ -85,21 +101,43 @@ def test_int8_is_the_product_of_whole_numbers(tokens: int) -> None:
     torch.testing.assert_close(Int8Linear(plain)(read).double(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_int8_keeps_tokens_apart() -> None:
+def test_first_tokens_are_read_in_15_bits() -> None:
+    """What they are rounded by is less than a hundredth of what others are; the weight is the same rounded one."""
+    plain, read = linear(768, 96), states(40, 768)
+    read[:, 0] = 50.0  # an outlier, which makes a token's scale coarse
+    scale = plain.weight.abs().amax(dim=1, keepdim=True) / WEIGHT_STEPS
+    rounded = (plain.weight / scale).round().double() * scale.double()
+    expected = read.double() @ rounded.T + plain.bias.double()
+    coarse, fine = ((mapped(read) - expected).abs().amax() for mapped in (int8(plain), finer_int8(plain)))
+    assert 0 < fine < coarse / 100
+
+
+def test_only_the_chosen_tokens_are_finer() -> None:
+    """Each token gets the bits that it gets where all are finer, or none is."""
+    mapped, read, chosen = Int8Linear(linear(768, 96)), states(5, 768), torch.tensor([4, 1])
+    found, all_finer, plain = mapped(read, finer=chosen), mapped(read, finer=torch.arange(5)), mapped(read)
+    assert torch.equal(found[chosen], all_finer[chosen])
+    assert torch.equal(found[[0, 2, 3]], plain[[0, 2, 3]]) and not torch.equal(all_finer, plain)
+    assert torch.equal(mapped(read, finer=chosen[:0]), plain)
+
+
+@each_int8
+def test_int8_keeps_tokens_apart(kind: Callable[[nn.Linear], Linear]) -> None:
     """A token's product is the same bit for bit alone and beside tokens a thousand times as large."""
-    mapped, read = Int8Linear(linear(768, 96)), states(40, 768)
+    mapped, read = kind(linear(768, 96)), states(40, 768)
     read[::2] *= 1000
     alone = torch.cat([mapped(read[i : i + 1]) for i in range(len(read))])
     assert torch.equal(mapped(read), alone)
 
 
-def test_int8_of_zeros_and_of_no_number() -> None:
+@each_int8
+def test_int8_of_zeros_and_of_no_number(kind: Callable[[nn.Linear], Linear]) -> None:
     """A token of zeros, or an output without weights, gives the bias; what is no number stays none."""
     plain = linear()
     plain.weight[3] = 0
     read = states(3)
     read[1], read[2, 5] = 0, torch.nan
-    found = Int8Linear(plain)(read)
+    found = kind(plain)(read)
     assert torch.equal(found[1], plain.bias) and torch.equal(found[0, 3], plain.bias[3])
     assert found[2].isnan().all() and not found[:2].isnan().any()
 
@@ -116,7 +154,7 @@ def test_packing_leaves_the_process_as_it_was() -> None:
 def test_weights_are_held_once(family: str, precision: str) -> None:
     """No weight of a layer's linear map stays in the model, which fails without; in fp32 all come back bit for bit."""
     backbone = tiny.model(family, layers=3, width=16, labels=2)
-    model = DeeBert(backbone, Ramps(2, 16, 2))
+    model = DeeBert(backbone, PoolerRamps(2, 16, 2))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     engine = Engine(model, precision, CPU)
     gone = {name for name, parameter in model.named_parameters() if not parameter.numel()}

@@ -30,6 +30,9 @@ def test_they_are_those_of_the_metrics() -> None:
     assert found.certified == (Certified(0.01, 0.0, 0.0), Certified(0.05, 0.2513, 0.2707))
     assert found.for_drop(0.5) == 0.3185 and found.for_drop(3) == 0.5773
     assert known().scores == (HeadScore(12, 0.6812),)
+    every = {layer: 0.5 + layer / 100 for layer in range(1, 13)}
+    of_all = Thresholds.of_metrics("accuracy", {**ALL, "layer_scores": every})
+    assert of_all.scores == tuple(HeadScore(layer, round(score, 4)) for layer, score in every.items())
 
 
 def test_a_loss_that_nobody_asked_about() -> None:

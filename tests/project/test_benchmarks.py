@@ -1,12 +1,24 @@
 """The scripts that measure speed fit the code that they measure; what they measure is no test's business."""
 
+import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from deebert.base.errors import UserError
+from deebert.base.files import write_json
+from deebert.classifier import EarlyExitClassifier
+from deebert.data.dataset import DataSet
+from deebert.data.scores import METRICS
+from deebert.reports.rivals import rivals_table
 from tests import tiny
+from tests.inference.test_classifier import LABELS, WIDTH, write_classifier, write_metrics
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--size", "tiny", "--samples", "4"]
@@ -55,3 +67,196 @@ def test_whole_trainings_tell_a_score_each(
         scores = [row["score"] for row in rows if (row["way"], row["training"]) == (way, "finetuning")]
         assert whole["scores"][f"{way} finetuning"]["mean"] == pytest.approx(sum(scores) / 2, abs=1e-4)
         assert len(whole["scores"][f"{way} ramps"]["mean"]) == 2  # layers but the last
+
+
+SAMPLES = 12
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def rivals() -> Iterator[ModuleType]:
+    """The script, which is a program of its own: its folder is on the path as long as it is used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield importlib.import_module("rivals")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A model with ramps, its data, metrics with a recommended threshold, and the model cut to two layers."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = tiny.data(labels=LABELS)
+    model = write_classifier(folder)
+    write_json(model / "training.json", {"model": "tiny", "task": "tiny", "text_columns": ["sentence"]})
+    (folder / "metrics").mkdir()
+    classifier = EarlyExitClassifier.from_pretrained(model, device="cpu")
+    metrics = write_metrics(folder / "metrics", classifier)
+    names = dict(enumerate(tiny.LABEL_NAMES))
+    cut = tiny.write_model(folder / "cut", layers=2, width=WIDTH, labels=LABELS, id2label=names)
+    return SimpleNamespace(model=model, data=data, metrics=metrics, cut=cut, classifier=classifier)
+
+
+@pytest.fixture(scope="module")
+def raced(rivals: ModuleType, trained: SimpleNamespace) -> dict[str, Any]:
+    """What comes of a race of contenders that need nothing but what the tests have.
+
+    Here they share the tests' own process, since a new Python takes seconds to start.
+    """
+
+    def ask(worker: Any, do: str, **what: Any) -> Any:
+        return json.loads(json.dumps(getattr(worker, do)(**what)))
+
+    class InThisProcess:
+        def __init__(self, contender: Any, folder: Path, sentences: Path, threads: int, scratch: Path) -> None:
+            how = contender.library, contender.precision, str(folder), threads, str(sentences)
+            self.worker = importlib.import_module("contenders.worker").Worker(*how)
+
+        def ask(self, do: str, **what: Any) -> Any:
+            return ask(self.worker, do, **what)
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        race = importlib.import_module("contenders.race")
+        patch.setattr(race, "Process", InThisProcess)
+        patch.setattr(race, "SETTLE_S", 0)
+        libraries = ("hugging_face", "onnx_runtime", "ours")
+        where = trained.model, trained.data, trained.metrics, [trained.cut]
+        return rivals.compare(*where, SAMPLES, ROUNDS, libraries, threads=(1,))
+
+
+def of(result: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
+    return [row for row in result["rows"] if all(row[key] == value for key, value in wanted.items())]
+
+
+def test_every_rival_in_full_precision_answers_as_the_plain_engine(raced: dict[str, Any]) -> None:
+    """One at a time and padded, none of the labels differs; all contenders that can run here have taken part."""
+    full = [row for row in of(raced, precision="fp32") if row["kind"] in ("rival", "plain")]
+    assert {(row["library"], row["mode"]) for row in full} == {
+        (library, mode) for library in ("transformers", "ONNX Runtime", "DeeBERT") for mode in ("batch_1", "batched")
+    }
+    assert [row["other_answers"] for row in full] == [0] * len(full)
+    assert {row["layers"] for row in of(raced, kind="cut")} == {2}
+    assert all("bf16" in name for name in raced["left_out"])
+
+
+def test_what_differs_is_counted_and_scored(raced: dict[str, Any], trained: SimpleNamespace) -> None:
+    """Score, loss and number of other answers of early exit are those of the classifier at that threshold."""
+    frame = sampled(trained.data)
+    texts, labels = frame["sentence"].tolist(), frame["label"].to_numpy()
+
+    def answers(threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        told = trained.classifier.predict(texts, threshold=threshold)
+        return np.array([tiny.LABEL_NAMES.index(label) for label in told.labels]), told.exit_layers
+
+    full, _ = answers(0.0)
+    exits = of(raced, kind="early_exit")
+    assert {row["drop_points"] for row in exits} == {None, 2.0}
+    for row in exits:
+        mine, layers = answers(row["threshold_nats"])
+        assert row["score"] == pytest.approx(METRICS["accuracy"](labels, mine), abs=1e-4)
+        assert row["other_answers"] == np.sum(mine != full)
+        assert row["layers_saved_frac"] == pytest.approx(1 - layers.mean() / raced["num_layers"], abs=1e-4)
+        assert row["lost_points_low"] <= row["lost_points"] <= row["lost_points_high"]
+    assert any(row["other_answers"] for row in exits)
+
+
+def sampled(data: DataSet) -> Any:
+    return importlib.import_module("contenders.material").evenly(data["test"], SAMPLES)
+
+
+def test_ratios_are_of_the_same_mode(raced: dict[str, Any]) -> None:
+    """The plain engine is 1 of itself and the fastest rival 1 of itself, and no rival took less time than that."""
+    for mode in ("batch_1", "batched"):
+        (fastest,) = of(raced, mode=mode, is_fastest_rival=True)
+        assert fastest["vs_fastest_rival"] == 1
+        assert fastest["ms"] == min(row["ms"] for row in of(raced, mode=mode, kind="rival"))
+        (plain,) = of(raced, mode=mode, kind="plain", precision="fp32")
+        assert plain["vs_plain"] == 1
+        assert all(row["ms_min"] <= row["ms"] <= row["ms_max"] for row in of(raced, mode=mode))
+        cut = of(raced, mode=mode, kind="cut")
+        assert cut and {row["library"] for row in cut} <= {"transformers", "ONNX Runtime"}
+    assert {row["batch_size"] for row in of(raced, kind="rival", mode="batched")} <= {32, 64}
+
+
+def test_the_table_has_a_line_for_each_contender(raced: dict[str, Any]) -> None:
+    """Each once, with the number of other answers."""
+    lines = [line for line in rivals_table(raced).splitlines() if line.startswith("| ") and "one at a time" not in line]
+    assert len(lines) == len(of(raced, mode="batch_1"))
+    assert any(line.startswith("| ONNX Runtime fp32 |") and line.endswith(" 0 |") for line in lines)
+
+
+def test_contenders_take_turns(rivals: ModuleType) -> None:
+    """Each is asked once in each round and way, and who begins changes from round to round."""
+    contenders, race = map(importlib.import_module, ("contenders.table", "contenders.race"))
+    entries = [race.Entry(each) for each in contenders.contenders(4, ("onnx_runtime", "hugging_face"))]
+    asked = []
+
+    class Told:
+        def __init__(self, entry: Any) -> None:
+            self.entry = entry
+
+        def ask(self, do: str, batch_size: int, threshold: float) -> dict[str, float]:
+            asked.append((self.entry, batch_size))
+            return {"ms": len(asked)}
+
+    with pytest.MonkeyPatch.context() as patch, race.Race(1, {}) as running:
+        patch.setattr(race, "SETTLE_S", 0)
+        running._processes = {entry.contender: Told(entry) for entry in entries}
+        running.measured = {entry: race.Measured(0, 0) for entry in entries}
+        running.run(entries, ROUNDS)
+    turns = len(entries) * 3
+    rounds = [asked[i : i + turns] for i in range(0, len(asked), turns)]
+    assert len(rounds) == ROUNDS and all(len(set(each)) == turns for each in rounds)
+    assert len({each[0] for each in rounds}) == ROUNDS
+    assert running.measured[entries[0]].ms[1] == [
+        i * turns + each.index((entries[0], 1)) + 1 for i, each in enumerate(rounds)
+    ]
+
+
+def test_a_process_of_its_own_answers_until_it_cannot(
+    rivals: ModuleType, trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    """A line each way: it starts, answers all sentences with their labels and times them; when it ends, it says why."""
+    table, process = map(importlib.import_module, ("contenders.table", "contenders.process"))
+    model = rivals.with_graph(rivals.prepared(trained.model, trained.data, SAMPLES, tmp_path / "work"))
+    contender = table.Contender("onnx_runtime", "fp32", 4)
+    how = model.sentences, 1, tmp_path
+    importlib.import_module("contenders.onnx_runtime").build(model.work / "plain.onnx", tmp_path, "fp32", [])
+    (tmp_path / "tokenizer.json").write_bytes((trained.model / "tokenizer.json").read_bytes())
+    with process.Process(contender, tmp_path, *how) as running:
+        assert running.ask("start")["ms"] > 0
+        labels = [running.ask("answer", batch_size=size, threshold=0)["labels"] for size in (1, 32)]
+        texts = sampled(trained.data)["sentence"].tolist()
+        told = [tiny.LABEL_NAMES.index(label) for label in trained.classifier.predict(texts, threshold=0.0).labels]
+        assert labels == [told, told]
+        assert running.ask("go", batch_size=1, threshold=0)["ms"] > 0
+        with pytest.raises(process.ContenderError, match=r"^AttributeError: .*dance"):
+            running.ask("dance")
+
+
+def test_a_contender_that_cannot_run_is_told_of(rivals: ModuleType) -> None:
+    """Why it fails is kept beside its name, and the race goes on without it."""
+    table, race = map(importlib.import_module, ("contenders.table", "contenders.race"))
+    material = importlib.import_module("contenders.material")
+
+    def refuse(*_: object) -> None:
+        raise importlib.import_module("contenders.process").ContenderError("RuntimeError: no compiler")
+
+    with pytest.MonkeyPatch.context() as patch, race.Race(1, {}) as running:
+        patch.setattr(race, "Process", refuse)
+        nowhere = race.Model(Path("nowhere"), 4, Path("nowhere"), Path("nowhere"))
+        running.enter(nowhere, table.Contender("torch_compile", "fp32", 4), [material.Setting()])
+        assert running.left_out == {"torch.compile fp32": "RuntimeError: no compiler"} and not running.measured
+
+
+def test_a_model_of_other_labels_is_refused(rivals: ModuleType, trained: SimpleNamespace, tmp_path: Path) -> None:
+    """Its answers would be counted as wrong."""
+    other = tiny.write_model(tmp_path / "other", labels=LABELS, id2label=dict(enumerate(("a", "b", "c"))))
+    with pytest.raises(UserError, match=r"other: answers a, b, c; expected the labels no, yes, maybe$"):
+        rivals.prepared(other, trained.data, SAMPLES, tmp_path / "work")

@@ -99,9 +99,9 @@ def content(folder: Path) -> dict[str, str]:
 def test_the_way_back_leads_to_one_run(tmp_path: Path) -> None:
     """After a run that succeeded and one that failed, what docs/runs.md says brings back the last commit and its model.
 
-    DVC has staged the lock file of the run that succeeded, so git has two to choose from. And git looks at a file's size
-    and second. DVC puts the file back before it writes a new value. If both are done in one second, a value as long as
-    the one before is unchanged to git.
+    DVC has staged the lock file of the run that succeeded, so git has two to choose from. And git looks at a file's
+    size and second. DVC puts the file back before it writes a new value. If both are done in one second, a value as
+    long as the one before is unchanged to git.
     """
     page = (ROOT / "docs/runs.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"## Back to the last good run.*?```\n(.*?)\n```", page, re.DOTALL)

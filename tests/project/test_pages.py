@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from deebert.classifier import EarlyExitClassifier
+from tests import tiny
 from tests.inference.test_classifier import write_classifier, write_metrics
 
 TOP = Path(__file__).parents[2]
@@ -99,7 +100,10 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_python: Path) -> None:
-    """With a small model where the pipeline writes its own, every line with `deebert` comes to its end, in order."""
+    """With a small model where the pipeline writes its own, every line with `deebert` comes to its end, in order.
+
+    So does every line that runs what `deebert export` has written.
+    """
     folder = write_classifier(tmp_path / "models").rename(tmp_path / "models/deebert")
     classifier = EarlyExitClassifier.from_pretrained(folder)
     metrics = write_metrics(tmp_path / "metrics", classifier)
@@ -108,10 +112,14 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_pyth
     monkeypatch.chdir(tmp_path)
     classifier.save_pretrained("reviews-model", metrics)
     lines = [line for page in DOCUMENTS for _, code in FENCED.findall(text_of(page)) for line in code.splitlines()]
-    commands = [line for line in lines if re.search(r"\bdeebert (predict|info)\b", line) or line.startswith("printf ")]
-    assert len(commands) > 4
+    ours = re.compile(r"\bdeebert (predict|info|export)\b|\bpython \S+/runner\.py\b|^printf ")
+    commands = [line for line in lines if ours.search(line)]
+    assert len(commands) > 7
+    Path("data/glue").mkdir(parents=True)
+    tiny.data(labels=3).save(Path("data/glue"))
     program = f"PYTHONPATH='{TOP / 'src'}' '{warm_python}' -m deebert"
     script = "\n".join(re.sub(r"(^|\| )deebert ", rf"\1{program} ", line) for line in commands)
+    script = re.sub(r"(?<!\S)python ", f"'{warm_python}' ", script)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

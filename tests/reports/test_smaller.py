@@ -66,6 +66,7 @@ def test_rows_become_points_of_the_sweep() -> None:
     """A cut model saves the layers that it lacks, and so does DistilBERT, whatever the seed."""
     rows = [row(), row(seed=1, score=0.65), row(model="distilbert-base", layers=6, accuracy=0.5)]
     found = smaller_rows(rows, ABOUT, "bert-base", DOWNLOAD, FINETUNE)
+    assert all(point["compute_saved_frac"] == point["layers_saved_frac"] for point in found)  # they have no ramps
     columns = ("criterion", "threshold", "score", "accuracy", "layers_saved_frac", "mean_exit_layer", "n", "split")
     assert [tuple(point[key] for key in columns) for point in found] == [
         ("truncated", 3, 0.6, 0.6, 0.75, 3.0, 277, "validation"),

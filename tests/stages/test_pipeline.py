@@ -296,6 +296,7 @@ def test_metrics_and_plots_are_kept_in_git_under_their_names() -> None:
         "metrics/layers.json",
         "metrics/sweep.json",
         "metrics/choice.json",
+        "metrics/compute.json",
         "metrics/benchmark.json",
         "plots/layers.json",
         "plots/sweep.json",

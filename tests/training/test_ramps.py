@@ -21,19 +21,21 @@ from transformers import PreTrainedModel
 from deebert.base.errors import UserError
 from deebert.base.recipe import Recipe
 from deebert.data.encoded import encode
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps, Ramps
 from deebert.settings.train_ramps import TrainRamps
 from deebert.training.checkpoints import Checkpoints
 from deebert.training.loop import finetune
 from deebert.training.objective import find
 from deebert.training.plan import Plan, Samples
-from deebert.training.ramps import MAX_DECAY_PER_STEP, RampPlan, Standard, decay_per_rate, mean_and_scale, train_ramps
+from deebert.training.pooler_ramps import MAX_DECAY_PER_STEP, decay_per_rate
+from deebert.training.ramp_plan import RampPlan, Standard, mean_and_scale
+from deebert.training.ramps import train_ramps
 from deebert.training.records import CURVE_POINTS
 from deebert.training.states import States, first_token_states
 from tests import tiny
 
 CPU = torch.device("cpu")
-RAMPS = TrainRamps(epochs=10, learning_rate=0.01, batch_size=32, weight_decay=0.01)
+RAMPS = TrainRamps(ramp="pooler", epochs=10, learning_rate=0.01, batch_size=32, weight_decay=0.01)
 TRAIN = tiny.samples(96)
 ENCODED = encode(tiny.tokenizer(), TRAIN, ["sentence"])
 LABELS = TRAIN["label"].to_numpy()
@@ -170,9 +172,9 @@ def test_folding_is_exact() -> None:
     expected_scale[:, 7] = 1.0  # the feature that never varies
     np.testing.assert_allclose(scale, expected_scale, rtol=1e-9)
     torch.manual_seed(0)
-    ramps = Ramps(2, 8, 2).eval()
+    ramps = PoolerRamps(2, 8, 2).eval()
     expected = logits_of(ramps, ((states - mean) / scale).astype(np.float32))
-    folded = Standard(States(states, labels), CPU).folded(ramps)
+    folded = Standard(States(states, labels), CPU).fold(ramps)
     np.testing.assert_allclose(logits_of(folded, states), expected, atol=2e-4)
 
 

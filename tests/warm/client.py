@@ -16,7 +16,8 @@ from pathlib import Path
 def main() -> None:
     server = socket.socket(socket.AF_UNIX)
     server.connect(str(Path(__file__).parent / "socket"))
-    request = {"arguments": sys.argv[1:], "folder": str(Path.cwd()), "environment": dict(os.environ)}
+    request = {"program": __file__, "arguments": sys.argv[1:], "folder": str(Path.cwd())}
+    request["environment"] = dict(os.environ)
     request["max_file_bytes"] = resource.getrlimit(resource.RLIMIT_FSIZE)
     content = json.dumps(request).encode()
     socket.send_fds(server, [len(content).to_bytes(4, "big")], [0, 1, 2])

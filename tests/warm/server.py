@@ -79,8 +79,11 @@ def attend(connection: socket.socket) -> dict:
     os._exit(0)
 
 
-def become(arguments: list[str], folder: str, environment: dict[str, str], max_file_bytes: tuple[int, int]) -> None:
+def become(
+    program: str, arguments: list[str], folder: str, environment: dict[str, str], max_file_bytes: tuple[int, int]
+) -> None:
     """Run the script, or the module after -m, as a new Python in that folder and environment would."""
+    sys.executable = program  # so what this one starts is warm, too
     resource.setrlimit(resource.RLIMIT_FSIZE, tuple(max_file_bytes))
     os.chdir(folder)
     os.environ.clear()

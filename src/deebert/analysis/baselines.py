@@ -9,7 +9,7 @@ import torch
 from deebert.analysis.curves import Curve, ScoredCurve, curve_at
 from deebert.base.rows import Row
 from deebert.data.scores import score_of, score_terms
-from deebert.exits.rule import first_exit, layers_saved_frac
+from deebert.exits.rule import compute_saved_frac, first_exit, layers_saved_frac
 
 PERMUTATIONS = 50
 
@@ -18,7 +18,8 @@ def fixed_layer_curve(predictions: np.ndarray) -> Curve:
     """Everybody leaves at layer k, for each k from L, full depth, to 1; the setting is k."""
     n, num_layers = predictions.shape
     settings = list(range(num_layers, 0, -1))
-    return curve_at("fixed_layer", settings, np.tile(np.array(settings)[:, None], n), predictions)
+    exit_layers = np.tile(np.array(settings)[:, None], n)
+    return curve_at("fixed_layer", settings, exit_layers, predictions, (exit_layers < num_layers).astype(int))
 
 
 def oracle_curves(predictions: np.ndarray, labels: np.ndarray) -> list[Curve]:
@@ -36,13 +37,14 @@ def oracle_curves(predictions: np.ndarray, labels: np.ndarray) -> list[Curve]:
     return curves
 
 
-def random_exit_rows(entropy: ScoredCurve, predictions: np.ndarray) -> list[Row]:
+def random_exit_rows(entropy: ScoredCurve, predictions: np.ndarray, ramp_cost_layers: float) -> list[Row]:
     """Entropy's exits at each threshold (nats), dealt out at random: as many leave at each layer, but any samples.
 
     With the same exits layer by layer, and not just the same mean depth, the two curves differ in one thing: whether
     entropy knows who is ready. (The mean alone would leave a choice of layers, hence of scores.) The accuracy is the
     exact mean over all ways to deal: the sum over layers of the share that leaves there times the accuracy of its
     head. Other scores are no mean over samples and have no such form. They are averaged over 50 permutations.
+    A ramp costs so many layers, and is run for those alone who leave there: nobody asks it who is ready.
     Columns are those of `Curve.rows`.
     """
     n, num_layers = predictions.shape
@@ -59,10 +61,13 @@ def random_exit_rows(entropy: ScoredCurve, predictions: np.ndarray) -> list[Row]
             "score": float(score),
             "accuracy": float(accuracy),
             "layers_saved_frac": float(layers_saved_frac(mean_layer, num_layers)),
+            "compute_saved_frac": float(compute_saved_frac(mean_layer, early, ramp_cost_layers, num_layers)),
             "mean_exit_layer": float(mean_layer),
             "n": n,
         }
-        for threshold, score, accuracy, mean_layer in zip(curve.settings, scores, accuracies, mean_layers, strict=True)
+        for threshold, score, accuracy, mean_layer, early in zip(
+            curve.settings, scores, accuracies, mean_layers, exits[:, :-1].sum(axis=1) / n, strict=True
+        )
     ]
 
 

@@ -13,7 +13,7 @@ from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits
 from deebert.base.rows import Row
 from deebert.data.scores import METRICS
 from deebert.exits.criteria import Criterion, Entropy
-from deebert.exits.rule import answers, layers_saved_frac
+from deebert.exits.rule import answers, compute_saved_frac, layers_saved_frac
 from deebert.exits.table import CRITERIA
 
 
@@ -27,6 +27,7 @@ class Curve:
         exit_layers: (K, N) int64, 1..L.
         predictions: (K, N) int64, labels.
         num_layers: L.
+        ramps_run: (K, N) int64, how many ramps a sample was put to; None = every one until it left.
     """
 
     criterion: str
@@ -34,10 +35,14 @@ class Curve:
     exit_layers: np.ndarray
     predictions: np.ndarray
     num_layers: int
+    ramps_run: np.ndarray | None = None
 
-    def rows(self, split: str, labels: np.ndarray, main_metric: str) -> list[Row]:
-        """One row per setting, scored on (N,) labels."""
-        mean_exits = self.exit_layers.mean(axis=1)  # (K,)
+    def rows(self, split: str, labels: np.ndarray, main_metric: str, ramp_cost_layers: float) -> list[Row]:
+        """One row per setting, scored on (N,) labels; a ramp costs so many layers for each sample that is put to it."""
+        every = np.minimum(self.exit_layers, self.num_layers - 1)
+        mean_ramps = (every if self.ramps_run is None else self.ramps_run).mean(axis=1)  # (K,)
+        mean_exits = self.exit_layers.mean(axis=1)
+        compute = compute_saved_frac(mean_exits, mean_ramps, ramp_cost_layers, self.num_layers)
         return [
             {
                 "split": split,
@@ -46,10 +51,13 @@ class Curve:
                 "score": METRICS[main_metric](labels, predictions),
                 "accuracy": METRICS["accuracy"](labels, predictions),
                 "layers_saved_frac": float(layers_saved_frac(mean_exit, self.num_layers)),
+                "compute_saved_frac": float(saved),
                 "mean_exit_layer": float(mean_exit),
                 "n": len(labels),
             }
-            for setting, predictions, mean_exit in zip(self.settings, self.predictions, mean_exits, strict=True)
+            for setting, predictions, mean_exit, saved in zip(
+                self.settings, self.predictions, mean_exits, compute, strict=True
+            )
         ]
 
 
@@ -72,17 +80,25 @@ class ScoredCurve:
     resampling_seed: int
 
 
-def curve_at(name: str, settings: Sequence[float | None], exit_layers: np.ndarray, predictions: np.ndarray) -> Curve:
+def curve_at(
+    name: str,
+    settings: Sequence[float | None],
+    exit_layers: np.ndarray,
+    predictions: np.ndarray,
+    ramps_run: np.ndarray | None = None,
+) -> Curve:
     """The curve of exits at `exit_layers` (K, N), given each head's answers (N, L)."""
-    return Curve(name, tuple(settings), exit_layers, answers(predictions, exit_layers), predictions.shape[1])
+    answered = answers(predictions, exit_layers)
+    return Curve(name, tuple(settings), exit_layers, answered, predictions.shape[1], ramps_run)
 
 
 def curve_of(criteria: Sequence[Criterion], logits: np.ndarray) -> Curve:
     """The curve of one criterion's settings on (N, L, C) logits."""
     readings = criteria[0].read(torch.from_numpy(logits))  # (N, L), the same for all settings
     exit_layers = np.stack([criterion.exit_layers_of(readings).numpy() for criterion in criteria])
+    ramps_run = [each.ramps_run(layers, logits.shape[1]) for each, layers in zip(criteria, exit_layers, strict=True)]
     settings = [criterion.setting for criterion in criteria]
-    return curve_at(criteria[0].name, settings, exit_layers, logits.argmax(axis=2))
+    return curve_at(criteria[0].name, settings, exit_layers, logits.argmax(axis=2), np.stack(ramps_run))
 
 
 def entropy_curve(logits: np.ndarray, thresholds: Sequence[float]) -> Curve:
@@ -108,6 +124,6 @@ def other_curves(
     grids = [entry.grid(num_layers, num_labels, num_settings) for entry in CRITERIA.values() if entry.grid]
     curves = [curve_of(criteria, logits) for criteria in grids if criteria]
     if len(labels) > 1:
-        exit_layers = cross_fitted_exits(logits, labels, main_metric, thresholds, resampling_seed)
-        curves.append(curve_at("layer_thresholds", DROPS_POINTS, exit_layers, logits.argmax(axis=2)))
+        exits = cross_fitted_exits(logits, labels, main_metric, thresholds, resampling_seed)
+        curves.append(curve_at("layer_thresholds", DROPS_POINTS, exits[0], logits.argmax(axis=2), exits[1]))
     return curves

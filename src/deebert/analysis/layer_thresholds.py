@@ -118,17 +118,16 @@ def fit_layer_thresholds(
 def cross_fitted_exits(
     logits: np.ndarray, labels: np.ndarray, main_metric: str, thresholds: Sequence[float], resampling_seed: int
 ) -> np.ndarray:
-    """Exit layers (len(DROPS_POINTS), N) by fitted thresholds, where no sample meets those that it helped to fit.
+    """Exit layers and ramps run (2, len(DROPS_POINTS), N), where no sample meets thresholds that it helped to fit.
 
     The halves are fitted apart, and each sample leaves by the thresholds of the other half. What is saved may thus be
     less than by one threshold for all, and what is lost more than the drop it was fitted for.
     """
     halves = stratified_halves(labels, resampling_seed)
     readings = LayerThresholds.read(torch.from_numpy(logits))
-    exit_layers = np.empty((len(DROPS_POINTS), len(labels)), dtype=np.int64)
+    exits = np.empty((2, len(DROPS_POINTS), len(labels)), dtype=np.int64)
     for half, other in zip(halves, reversed(halves), strict=True):
-        for row, fitted in zip(
-            exit_layers, fit_layer_thresholds(logits[half], labels[half], main_metric, thresholds), strict=True
-        ):
-            row[other] = fitted.exit_layers_of(readings[other])
-    return exit_layers
+        for i, fitted in enumerate(fit_layer_thresholds(logits[half], labels[half], main_metric, thresholds)):
+            layers = fitted.exit_layers_of(readings[other]).numpy()
+            exits[:, i, other] = layers, fitted.ramps_run(layers, logits.shape[1])
+    return exits

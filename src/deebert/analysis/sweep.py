@@ -14,6 +14,7 @@ from deebert.analysis.calibration import calibration_rows
 from deebert.analysis.certificates import certificate_rows
 from deebert.analysis.choice import band_rows, choice_rows
 from deebert.analysis.curves import Curve, ScoredCurve, entropy_curve, other_curves
+from deebert.analysis.kept_ramps import kept_rows
 from deebert.analysis.logits import SplitLogits
 from deebert.base.metric_keys import figure_key
 from deebert.base.rows import Row
@@ -34,13 +35,13 @@ def split_tables(split: str, saved: SplitLogits, main_metric: str, settings: Ent
     """
     logits, labels, seed = saved.logits, saved.labels, settings.resampling_seed
     scored = scored_curve(split, saved, main_metric, settings)
-    curve, predictions = scored.curve, logits.argmax(axis=2)  # (N, L)
+    curve, predictions, cost = scored.curve, logits.argmax(axis=2), settings.ramp_cost_layers  # (N, L)
     baselines = [fixed_layer_curve(predictions), *oracle_curves(predictions, labels)]
     others = other_curves(logits, labels, main_metric, curve.settings, settings.grid_points // COARSER, seed)
     return {
         "sweep": [
-            *(row for each in (curve, *others, *baselines) for row in each.rows(split, labels, main_metric)),
-            *random_exit_rows(scored, predictions),
+            *(row for each in (curve, *others, *baselines) for row in each.rows(split, labels, main_metric, cost)),
+            *random_exit_rows(scored, predictions, cost),
         ],
         "exits": exit_rows(split, curve, named_thresholds(settings, logits.shape[2])),
         "depths": depth_rows(split, curve, saved.difficulty),
@@ -54,9 +55,15 @@ def choice_tables(split: str, saved: SplitLogits, main_metric: str, settings: En
     They are `choice`, `bands`, `certificates`, `leavers` and `calibration`. A test split has none: it must not choose.
     """
     scored = scored_curve(split, saved, main_metric, settings)
-    choice = choice_rows(scored, settings.targets)
-    thresholds = [row["threshold"] for row in choice]
     logits, labels, seed = saved.logits, saved.labels, settings.resampling_seed
+    targets, cost = settings.targets, settings.ramp_cost_layers
+    kept = kept_rows(logits, labels, main_metric, scored.curve.settings, targets, cost, seed)
+    by_threshold = {row["threshold"]: row for row in scored.curve.rows(split, labels, main_metric, cost)}
+    choice = [
+        row | {"compute_saved_frac": by_threshold[row["threshold"]]["compute_saved_frac"]} | more
+        for row, more in zip(choice_rows(scored, targets), kept, strict=True)
+    ]
+    thresholds = [row["threshold"] for row in choice]
     return {
         "choice": choice,
         "bands": band_rows(scored),
@@ -171,6 +178,23 @@ def sweep_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) ->
         "full_score": round(full["score"], 4),
         "layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in choice.items()},
         "threshold_at": {key: row["threshold"] for key, row in choice.items()},
+    }
+
+
+def compute_metrics(
+    task: str, split: str, tables: Mapping[str, Sequence[Row]], ramp_cost_layers: float
+) -> dict[str, Any]:
+    """What is saved once ramps are paid, from the same tables.
+
+    Per target drop (points): by the threshold in `sweep_metrics`, and by the ramps that are worth keeping.
+    """
+    choice = {figure_key("drop", row["target_drop_points"]): row for row in tables["choice"] if row["split"] == split}
+    return {
+        "task": task,
+        "n": full_depth_row(row for row in tables["sweep"] if row["split"] == split)["n"],
+        "ramp_cost_layers": ramp_cost_layers,
+        "compute_saved_at": {key: round(row["compute_saved_frac"], 4) for key, row in choice.items()},
+        "kept_compute_saved_at": {key: round(row["kept_compute_saved_frac"], 4) for key, row in choice.items()},
     }
 
 

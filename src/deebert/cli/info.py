@@ -5,16 +5,21 @@ nobody has written down is said to be unknown.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deebert.cli import model
+from deebert.cli.tables import aligned, percent, table
 
 if TYPE_CHECKING:
     from deebert.inference.thresholds import Thresholds
 
 UNKNOWN = "unknown"
+MAX_LABELS_CHARS = 100  # of the names of classes that are told
+PAIRS_PER_LINE = 6
 NO_THRESHOLDS = "unknown; --metrics names the metrics of its run, and save_pretrained(..., metrics=...) keeps them"
 
 
@@ -35,14 +40,15 @@ def _facts(about: dict[str, Any], fingerprint: str) -> list[str]:
     facts = {
         "task": about.get("task"),
         "input": " and ".join(about.get("text_columns", ())),
-        "labels": ", ".join(about["label_names"]),
+        "labels": _labels(about["label_names"]),
         "model": ", ".join(filter(None, origin)),
         "family": about["model_type"],
         "layers": about["num_layers"],
+        "ramps": about["ramp"],
         "precision": about["made_for"],
         "fingerprint": fingerprint,
     }
-    return _aligned([f"{key}:", str(value or UNKNOWN)] for key, value in facts.items())
+    return aligned([f"{key}:", str(value or UNKNOWN)] for key, value in facts.items())
 
 
 def _thresholds(known: "Thresholds | None") -> list[str]:
@@ -50,7 +56,7 @@ def _thresholds(known: "Thresholds | None") -> list[str]:
         return [f"scores and thresholds: {NO_THRESHOLDS}"]
     metric = known.metric or "score"
     certified = [
-        [f"{100 * each.risk:g}", f"{each.threshold_nats:g}", _percent(each.layers_saved_frac)]
+        [f"{100 * each.risk:g}", f"{each.threshold_nats:g}", percent(each.layers_saved_frac)]
         if each.layers_saved_frac > 0
         else [f"{100 * each.risk:g}", "none", ""]
         for each in known.certified
@@ -59,36 +65,37 @@ def _thresholds(known: "Thresholds | None") -> list[str]:
         f"measured on {known.n:,} samples of {known.split}, in {known.precision}:",
         "",
         f"if everybody leaves after layer: {metric} (%)",
-        *_table([[str(each.layer), _percent(each.score)] for each in known.scores]),
+        *_side_by_side([(str(each.layer), percent(each.score)) for each in known.scores]),
         "",
         f"recommended, by points of {metric} lost at most: threshold (nats), layers saved (%), {metric} (%) on samples"
         " not used to choose",
-        *_table(
+        *table(
             [
                 f"{each.drop_points:g}",
                 f"{each.threshold_nats:g}",
-                _percent(each.layers_saved_frac),
-                _percent(each.cross_fitted_score),
+                percent(each.layers_saved_frac),
+                percent(each.cross_fitted_score),
             ]
             for each in known.recommended
         ),
         "",
         f"certified with {100 * known.certified_confidence:g} % confidence, by points of accuracy lost at most:"
         " threshold (nats), layers saved (%)",
-        *_table(certified),
+        *table(certified),
     ]
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f}"
+def _labels(names: Sequence[str]) -> str:
+    """The names on one line; of many the first, and how many more there are."""
+    ends = list(accumulate(len(name) + len(", ") for name in names))
+    shown = max(1, bisect_right(ends, MAX_LABELS_CHARS))
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more else "")
 
 
-def _table(rows: Iterable[Sequence[str]]) -> list[str]:
-    return [f"  {line}" for line in _aligned(rows)] or ["  unknown"]
-
-
-def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Each row as a line; columns begin below one another."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+def _side_by_side(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Pairs of numbers, several on a line, as of a column each."""
+    left, right = (max(map(len, side)) for side in zip(*pairs, strict=True))
+    cells = [f"{first.rjust(left)}  {second.rjust(right)}" for first, second in pairs]
+    starts = range(0, len(cells), PAIRS_PER_LINE)
+    return [f"  {'     '.join(cells[start : start + PAIRS_PER_LINE])}" for start in starts]

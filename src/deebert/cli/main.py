@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from deebert.base.errors import UserError
 from deebert.base.stage import log_to_stderr, told_in_one_line
-from deebert.cli import info, predict
+from deebert.cli import export, info, predict
 
-COMMANDS = (predict, info)
+COMMANDS = (predict, info, export)
 EPILOG = """\
 exit status:
   0  done
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line `arguments`, by default the process's own; anything but success ends the process."""
     parser = argparse.ArgumentParser(
         prog="deebert",
-        description="Answer texts with early exit, and tell what is known of a model.",
+        description="Answer texts with early exit, tell what is known of a model, and export it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

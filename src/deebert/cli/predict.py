@@ -9,52 +9,24 @@ a text get no answer.
 """
 
 import argparse
-import math
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deebert.base.errors import UserError
 from deebert.cli import model
+from deebert.cli.arguments import count, number, part, share
 from deebert.settings.run import PRECISIONS
 
 if TYPE_CHECKING:
     from deebert.inference.classifier import EarlyExitClassifier
+    from deebert.inference.cluster import Cluster
     from deebert.inference.monitor import Monitor
 
 BATCH_ROWS = 4096
 DEFAULT_NATS = 0.1
 DEFAULT_AUDIT, DEFAULT_DELTA = 0.01, 0.05
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise ValueError
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _part(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise ValueError
-    return value
-
-
-def _share(text: str) -> float:
-    return 1.0 if float(text) == 1 else _part(text)
-
-
-# argparse tells them
-_number.__name__, _count.__name__ = "number of 0 or more", "whole number of 1 or more"
-_part.__name__, _share.__name__ = "number above 0 and below 1", "number above 0 and at most 1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="OUT", help="a file for the answers, or -")
     when = parser.add_argument_group("when a text may leave").add_mutually_exclusive_group()
     when.add_argument(
-        "--threshold", type=_number, metavar="NATS", help=f"below this entropy; {DEFAULT_NATS} if nothing is said"
+        "--threshold", type=number, metavar="NATS", help=f"below this entropy; {DEFAULT_NATS} if nothing is said"
     )
     when.add_argument(
-        "--drop", type=_number, metavar="POINTS", help="at the threshold recommended for a loss of so many points"
+        "--drop", type=number, metavar="POINTS", help="at the threshold recommended for a loss of so many points"
     )
     when.add_argument("--full-depth", action="store_true", help="after the last layer only")
     columns = parser.add_argument_group("columns")
@@ -75,15 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     columns.add_argument("--prefix", default="", metavar="TEXT", help="before the names of the three new columns")
     watch = parser.add_argument_group("watch whether answers agree with full depth's")
     watch.add_argument("--watch", type=Path, metavar="FILE", help="what is known so far, as JSON; new, or it goes on")
-    watch.add_argument("--epsilon", type=_part, metavar="SHARE", help="of changed answers that is allowed")
-    watch.add_argument("--audit", type=_share, metavar="SHARE", help=f"of texts run to full depth; {DEFAULT_AUDIT}")
-    watch.add_argument("--delta", type=_part, metavar="P", help=f"of a false alarm, ever; {DEFAULT_DELTA}")
+    watch.add_argument("--epsilon", type=part, metavar="SHARE", help="of changed answers that is allowed")
+    watch.add_argument("--audit", type=share, metavar="SHARE", help=f"of texts run to full depth; {DEFAULT_AUDIT}")
+    watch.add_argument("--delta", type=part, metavar="P", help=f"of a false alarm, ever; {DEFAULT_DELTA}")
     how = parser.add_argument_group("how")
     how.add_argument("--metrics", type=Path, metavar="FOLDER", help=f"for --drop: {model.METRICS_HELP}")
     how.add_argument(
-        "--batch-rows", type=_count, default=BATCH_ROWS, metavar="N", help="worked on together; %(default)s"
+        "--batch-rows", type=count, default=BATCH_ROWS, metavar="N", help="worked on together; %(default)s"
     )
     how.add_argument("--precision", choices=PRECISIONS, help="of matrix products; what the ramps were trained for")
+    how.add_argument("--threads", type=count, metavar="N", help="that compute on a CPU; with --ray in each worker")
+    how.add_argument("--ray", metavar="ADDRESS", help="of a cluster whose workers answer, as HOST:PORT, or auto")
     how.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1; the first GPU if there is one")
     how.add_argument("--force", action="store_true", help="replace OUT, and what another command has left of it")
 
@@ -96,6 +70,10 @@ def run(parsed: argparse.Namespace) -> None:
             parsed.usage_error(f"argument --{name}: needs --watch, for a file")
     if parsed.watch is not None and parsed.epsilon is None:
         parsed.usage_error("argument --watch: needs --epsilon")
+    if parsed.ray is not None and "-" in (parsed.source, parsed.target):
+        parsed.usage_error("argument --ray: needs files as IN and OUT, and not -")
+    if parsed.ray is not None and ":" in (parsed.device or ""):
+        parsed.usage_error("argument --ray: each worker has a GPU of its own; expected --device cuda")
     from deebert.inference.request import Request
 
     request = Request(
@@ -117,10 +95,24 @@ def run(parsed: argparse.Namespace) -> None:
         threshold_nats = model.known_thresholds(parsed, classifier).for_drop(parsed.drop)
     monitor = None if parsed.watch is None else _monitor(parsed, classifier)
     print(f"threshold: {threshold_nats:g} nats", file=sys.stderr)
-    print(answer(classifier, request, threshold_nats, monitor).told(), file=sys.stderr)
+    with _cluster(parsed, classifier) as cluster:
+        print(answer(classifier, request, threshold_nats, monitor, cluster).told(), file=sys.stderr)
     if monitor is not None:
         monitor.save(parsed.watch)
         print(f"watch: {monitor}", file=sys.stderr)
+
+
+def _cluster(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> AbstractContextManager["Cluster | None"]:
+    """The cluster that is to answer, if it is not this process; its threads are set, or this process's."""
+    if parsed.ray is None:
+        if parsed.threads is not None:
+            import torch
+
+            torch.set_num_threads(parsed.threads)
+        return nullcontext()
+    from deebert.inference.cluster import Cluster
+
+    return Cluster(parsed.ray, parsed.threads or classifier.about.get("cpu_threads") or 1)
 
 
 def _monitor(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> "Monitor":

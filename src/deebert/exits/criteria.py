@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,6 +66,11 @@ class Criterion(ABC):
     def reads(self, layer: int) -> bool:
         """Whether the head after `layer` can matter; where not, a live model may leave out both the head and `step`."""
         return True
+
+    def ramps_run(self, exit_layers: np.ndarray, num_layers: int) -> np.ndarray:
+        """How many ramps the samples (N,) that leave at these layers were put to, (N,) int64."""
+        reads = [False, *(self.reads(layer) for layer in range(1, num_layers)), False]
+        return np.cumsum(reads)[exit_layers]
 
     def step(self, logits: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
         """`decide` on (B, C) logits of the head after `layer`. When samples leave, index the state as the batch."""

@@ -50,3 +50,11 @@ def layers_saved_frac(mean_exit_layer: Number, num_layers: int) -> Number:
     Takes the mean exit layer, a number or an array of them.
     """
     return 1.0 - mean_exit_layer / num_layers
+
+
+def compute_saved_frac(mean_exit_layer: Number, mean_ramps: Number, ramp_cost_layers: float, num_layers: int) -> Number:
+    """Share of the backbone's layers saved once ramps are paid: 1 - sum(exit layer + cost of ramps run) / (L N).
+
+    Takes the mean exit layer and the mean number of ramps that a sample was put to, numbers or arrays of them.
+    """
+    return layers_saved_frac(mean_exit_layer + ramp_cost_layers * mean_ramps, num_layers)

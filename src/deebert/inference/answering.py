@@ -1,6 +1,6 @@
 """Answers to a chunk of rows, as records to keep and as columns to write."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,8 @@ class Answering:
     threshold_nats: float
     monitor: Monitor | None = None
 
-    def records(self, chunk: Chunk, text_columns: Sequence[str]) -> np.ndarray:
-        """Answers (B,) of `RECORD`; a row of which a text is missing or blank has none."""
-        texts = _texts(chunk, text_columns)
+    def records(self, texts: Sequence[Text]) -> np.ndarray:
+        """Answers (B,) of `RECORD` to the texts or pairs of B rows; a row of which a text is blank has none."""
         parts = [(text,) if isinstance(text, str) else text for text in texts]
         there = [row for row, each in enumerate(parts) if all(map(str.strip, each))]
         records = np.zeros(len(texts), RECORD)
@@ -43,12 +42,17 @@ class Answering:
             records["exit_layer"][there] = answers.exit_layers
         return records
 
+    def answers(self, batches: Iterator[list[Text]]) -> Iterator[np.ndarray]:
+        """The `records` of each batch of texts."""
+        for texts in batches:
+            yield self.records(texts)
+
     def audit(self, chunk: Chunk, text_columns: Sequence[str], records: np.ndarray) -> None:
         """Show the monitor, if there is one, the answers of a chunk."""
         if self.monitor is None:
             return
         there = np.flatnonzero(records["exit_layer"] != NO_TEXT)
-        texts, names = _texts(chunk, text_columns), self.classifier.label_names
+        texts, names = texts_of(chunk, text_columns), self.classifier.label_names
         labels = [names[label_id] for label_id in records["label_id"][there]]
         self.monitor.audit([texts[row] for row in there], labels, records["exit_layer"][there])
 
@@ -67,7 +71,7 @@ class Answering:
         return [[value if has else None for value, has in zip(column, there, strict=True)] for column in columns]
 
 
-def _texts(chunk: Chunk, text_columns: Sequence[str]) -> list[Text]:
-    """A text or a pair of each row."""
+def texts_of(chunk: Chunk, text_columns: Sequence[str]) -> list[Text]:
+    """A text or a pair of each row, empty where it is missing."""
     columns = [chunk.texts(column) for column in text_columns]
     return list(zip(*columns, strict=True)) if len(columns) > 1 else list(columns[0])

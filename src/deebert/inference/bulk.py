@@ -8,11 +8,14 @@ At the end its rows are written together with their answers. All but the answeri
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
+import torch
 from tqdm import tqdm
 
 from deebert.base.errors import UserError
@@ -22,8 +25,9 @@ from deebert.data.tables import lines
 from deebert.data.tables.chunk import Chunk
 from deebert.data.tables.formats import FORMATS, Format, Overview, chunks, format_of, look_through
 from deebert.data.tables.writer import Writer
-from deebert.inference.answering import COLUMNS, Answering
-from deebert.inference.classifier import EarlyExitClassifier
+from deebert.inference.answering import COLUMNS, Answering, texts_of
+from deebert.inference.classifier import EarlyExitClassifier, Text
+from deebert.inference.cluster import Cluster
 from deebert.inference.kept import Kept
 from deebert.inference.monitor import Monitor
 from deebert.inference.request import Request, Summary
@@ -33,13 +37,18 @@ STREAM_FORMAT = ".jsonl"  # of standard output
 
 
 def answer(
-    classifier: EarlyExitClassifier, request: Request, threshold_nats: float, monitor: Monitor | None = None
+    classifier: EarlyExitClassifier,
+    request: Request,
+    threshold_nats: float,
+    monitor: Monitor | None = None,
+    cluster: Cluster | None = None,
 ) -> Summary:
     """Do what is requested.
 
     Args:
         threshold_nats: a text leaves below an entropy of so many; at 0 after the last layer only.
         monitor: is shown each answer once, as it is written; what an earlier run has answered, too.
+        cluster: whose workers answer; a file to a file only. None = this process.
 
     Raises:
         UserError: something in the request, the input or the output cannot be right. Answers that were given stay kept
@@ -49,11 +58,14 @@ def answer(
     request.check()
     answering = Answering(classifier, threshold_nats, monitor)
     if request.source is None or request.target is None:
+        assert cluster is None
         return _stream(answering, request)
-    return _file_to_file(answering, request, request.source, request.target)
+    return _file_to_file(answering, request, request.source, request.target, cluster)
 
 
-def _file_to_file(answering: Answering, request: Request, source: Path, target: Path) -> Summary:
+def _file_to_file(
+    answering: Answering, request: Request, source: Path, target: Path, cluster: Cluster | None
+) -> Summary:
     summary = Summary(answering.classifier.num_layers)
     check_unchanged = _guard(source)
     texts, overview = _overview(answering, request, source, format_of(target))
@@ -65,6 +77,9 @@ def _file_to_file(answering: Answering, request: Request, source: Path, target: 
         "batch_rows": request.batch_rows,
         **answering.classifier.identity,
     }
+    if command["device"] == "cpu":  # where sums are split among threads, and so rounded otherwise
+        command["threads"] = cluster.threads if cluster else torch.get_num_threads()
+    answers = partial(cluster.answers, answering) if cluster else answering.answers
 
     def read() -> Iterator[Chunk]:
         for chunk in chunks(source, request.batch_rows):
@@ -74,7 +89,8 @@ def _file_to_file(answering: Answering, request: Request, source: Path, target: 
     with Kept(target, command, request.replace) as kept, _told_how_far(kept, overview.rows):
         summary.earlier = kept.rows
         if kept.rows < overview.rows:
-            _answer_rest(answering, read(), texts, kept, overview.rows)
+            with closing(answers(_unanswered(read(), texts, kept))) as rest:
+                _keep_rest(rest, kept, overview.rows)
         with write_errors(kept.output), kept.output.open("wb") as file:
             writer = _writer(file, format_of(target), overview.schema, request.prefix)
             start = 0
@@ -89,19 +105,27 @@ def _file_to_file(answering: Answering, request: Request, source: Path, target: 
     return summary
 
 
-def _answer_rest(answering: Answering, parts: Iterator[Chunk], texts: Sequence[str], kept: Kept, rows: int) -> None:
-    """Answer the rows that have no answer yet.
+def _unanswered(parts: Iterator[Chunk], texts: Sequence[str], kept: Kept) -> Iterator[list[Text]]:
+    """Texts of the chunks that have no answers yet; of a chunk that was half answered, the answers are dropped.
 
-    They are answered in the same chunks as in a run that nothing disturbs: other neighbours, other roundings.
+    They are the same chunks as in a run that nothing disturbs: other neighbours, other roundings.
     """
-    start = 0
-    with tqdm(desc="predict", total=rows, initial=kept.rows, unit="row", unit_scale=True, disable=None) as bar:
-        for chunk in parts:
-            if start + len(chunk) > kept.rows:
+    start, answered, is_first = 0, kept.rows, True
+    for chunk in parts:
+        if start + len(chunk) > answered:
+            if is_first:
                 kept.cut(start)
-                kept.append(answering.records(chunk, texts))
-                bar.update(len(chunk))
-            start += len(chunk)
+            is_first = False
+            yield texts_of(chunk, texts)
+        start += len(chunk)
+
+
+def _keep_rest(answers: Iterator[np.ndarray], kept: Kept, rows: int) -> None:
+    """Keep answers as they come, with a bar."""
+    with tqdm(desc="predict", total=rows, initial=kept.rows, unit="row", unit_scale=True, disable=None) as bar:
+        for records in answers:
+            kept.append(records)
+            bar.update(kept.rows - bar.n)
 
 
 def _stream(answering: Answering, request: Request) -> Summary:
@@ -113,7 +137,7 @@ def _stream(answering: Answering, request: Request) -> Summary:
     with _opened(request) as file, bar:
         writer = _writer(file, target, overview.schema, request.prefix)
         for chunk in parts:
-            records = answering.records(chunk, texts)
+            records = answering.records(texts_of(chunk, texts))
             summary.add(chunk, records)
             writer.write(chunk, answering.columns(records))
             file.flush()

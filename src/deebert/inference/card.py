@@ -1,6 +1,7 @@
 """The model card: what a stranger must know before using the model."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
@@ -10,6 +11,8 @@ from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.base.metric_keys import figure_target
 from deebert.data.scores import METRIC_NAMES
+
+log = logging.getLogger(__name__)
 
 MAX_SHOWN = 40  # characters of a wrong value
 CAUTIOUS_POINTS = 1.0  # of score, what the example may lose
@@ -57,6 +60,8 @@ SEAL = "\n<!-- unedited card of deebert, sha256 of all above: {} -->\n"
 def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The pipeline's metrics in `folder`, by name: `layers`, `sweep`, `choice` and, if it was run, `benchmark`.
 
+    Where the run's `plots` lie beside them, `layer_scores` are each layer's, by layer.
+
     Args:
         about: of the model, its `task`, `num_layers` and `weights` (see `model.fingerprint`).
 
@@ -78,6 +83,8 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
     _check_same(folder, "choice", "n", metrics["choice"]["n"], sweep["n"], "as in sweep.json")
     if "benchmark" in metrics and (timed := metrics["benchmark"]["threshold"]) not in sweep["threshold_at"].values():
         raise UserError(f"{folder / 'benchmark.json'}: threshold {timed} is none of sweep.json's; `dvc repro` makes it")
+    if (plotted := folder.absolute().parent / "plots" / "layers.json").exists():
+        metrics["layer_scores"] = _plotted_scores(plotted, layers)
     return metrics
 
 
@@ -98,6 +105,24 @@ def _check_content(path: Path, content: Any, needed: Mapping[str, str]) -> None:
             found = found[key]
         if not _is(kind, found):
             raise UserError(f"{path}: {dotted}: {str(found)[:MAX_SHOWN]} is not allowed; expected {kind}")
+
+
+def _plotted_scores(path: Path, layers: Mapping[str, Any]) -> dict[int, float]:
+    """Score by layer, from the pipeline's rows in `path`; none where they are not of the run that `layers` is of.
+
+    Metrics hold a dozen figures, and so not each layer's score. The plots of the same run do.
+    """
+    try:
+        rows = read_json(path)
+        kind = rows[0]["split"], rows[0]["metric"]
+        scores = {int(row["layer"]): float(row["score"]) for row in rows if (row["split"], row["metric"]) == kind}
+    except (UserError, LookupError, TypeError, ValueError):
+        scores = {}
+    depth = layers["num_layers"]
+    if sorted(scores) != list(range(1, depth + 1)) or round(scores[depth], 4) != layers["full_score"]:
+        log.warning("%s: is not of the run whose metrics were read; scores of layers are left out", path)
+        return {}
+    return dict(sorted(scores.items()))
 
 
 def _check_targets(folder: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
@@ -134,8 +159,8 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
     """Markdown for the Hub; its last line is a comment by which `is_untouched` knows it.
 
     Args:
-        about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`; `made_for`, the precision of
-            its ramps and thresholds (without it none is told).
+        about: `training.json` of the model, and `label_names`, `num_layers`, `model_type`; `ramp`, the ramps' kind;
+            `made_for`, the precision of ramps and thresholds (without it none is told).
         metrics: as `read_metrics` returns them; empty = the card says that scores are unknown.
     """
     task, model = about.get("task", "text classification"), about.get("model", f"a {about['model_type']} model")
@@ -151,9 +176,9 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]
         "",
         f"# {task}: early-exit classifier",
         "",
-        f"{model}{origin}, fine-tuned on {task}, with a ramp after each of its {about['num_layers']} layers but",
-        "the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp whose entropy (nats) is below the",
-        "threshold.",
+        f"{model}{origin}, fine-tuned on {task}, with a {about['ramp']} ramp after each of its {about['num_layers']}",
+        "layers but the last (DeeBERT, Xin et al., ACL 2020). A text leaves at the first ramp whose entropy (nats) is",
+        "below the threshold.",
         "",
         f"Labels: {', '.join(about['label_names'])}.",
         f"Input: {' and '.join(about.get('text_columns', ['text']))}.",

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,12 @@ from deebert.exits.criteria import Criterion
 from deebert.inference import card
 from deebert.inference.arguments import batches, check_many, count, criterion_of, parts_of, shown, usable
 from deebert.inference.engine import Engine
-from deebert.inference.folder import ABOUT, CARD, GIT, check_replaceable, folder_of, home_expanded, small_files
+from deebert.inference.folder import ABOUT, CARD, GIT, check_replaceable, folder_of, home_expanded, push, small_files
 from deebert.inference.forks import compute_with_one_thread_after_fork
 from deebert.inference.precisions import multiplies, recorded, resolve
 from deebert.inference.thresholds import THRESHOLDS, Thresholds
 from deebert.model import DeeBert, fingerprint
-from deebert.ramps import save_ramps
+from deebert.ramps import kind_of, save_ramps
 from deebert.settings.run import PRECISIONS
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,8 @@ class EarlyExitClassifier:
     def about(self) -> dict[str, Any]:
         """`training.json` of the model, where it has one, and what else its card tells (see `card.model_card`)."""
         known = {"label_names": self.label_names, "num_layers": self.num_layers, "made_for": self._made_for}
-        return {**self._about, **known, "model_type": self._engine.config.model_type}
+        known |= {"model_type": self._engine.config.model_type, "ramp": kind_of(self._model.ramps)}
+        return {**self._about, **known}
 
     @property
     def fingerprint(self) -> str:
@@ -283,3 +285,35 @@ class EarlyExitClassifier:
             save_ramps(self._model.ramps, new)
             for name, content in files.items():
                 (new / name).write_bytes(content)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        metrics: str | Path | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Save the model, as `save_pretrained` does, into a repository of the Hub, which is made where there is none.
+
+        What was there before stays in the repository's history.
+
+        Args:
+            repo_id: `owner/name`.
+            metrics: as of `save_pretrained`.
+            private: whether nobody else may see a new repository; None = as its owner has it by default.
+            token: of an account that may write there; None = that of `hf auth login`, or of HF_TOKEN.
+            revision: a branch; None = main.
+
+        Returns:
+            `owner/name@commit`, for `from_pretrained`.
+
+        Raises:
+            UserError, ValueError: as of `save_pretrained`, or the Hub did not take it.
+        """
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            self.save_pretrained(folder, metrics)
+            return push(folder, repo_id, commit_message, private, token, revision)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from deebert.base.devices import pick_device
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy
-from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, merged, take
+from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, joined, merged, take
 from deebert.model import DeeBert
 
 WINDOW_TOKENS = 16384  # bounds the memory: states, keys and values of this many tokens at a time
@@ -124,13 +124,15 @@ class Engine:
                 first = layer.first_tokens(packs, keyed)
             else:
                 packs = [layer(pack) for pack in packs]
-                first = torch.cat([pack.first_tokens() for pack in packs])
+                first = joined([pack.first_tokens() for pack in packs])
             logits = self._model.head(number, first).float()
             if is_last:
                 live = np.zeros(len(first), dtype=bool)
             else:
                 leaves, state = criterion.step(logits, number, state)
                 live = ~leaves.cpu().numpy()  # on a GPU the one wait for it per layer
+            if live.all() and not first_tokens_first:
+                continue  # one at a time, what comes below would cost as much as a ramp
             if not live.all():
                 left = np.flatnonzero(~live)
                 rows = np.concatenate([pack.layout.rows for pack in packs])[left]
@@ -144,6 +146,6 @@ class Engine:
                 firsts = first.tensor_split(bounds.tolist())
                 staying = zip(packs, keyed, firsts, lives, strict=True)
                 packs = [layer.other_tokens(*each) for each in staying if each[-1].any()]
-            elif not live.all():
+            else:
                 packs = [pack.keep(alive) for pack, alive in zip(packs, lives, strict=True) if alive.any()]
         raise AssertionError("layer L lets everybody go")

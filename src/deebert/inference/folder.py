@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
-from deebert.base.errors import UserError
+from deebert.base.errors import UserError, one_line
 from deebert.encoders.loading import load_errors
 from deebert.inference import card
 from deebert.inference.precisions import RECORD
@@ -43,6 +43,35 @@ def folder_of(model: str | Path) -> Path:
         raise UserError(f"{model}: no such folder (`dvc repro` makes it); on the Hub expected owner/name@commit")
     with load_errors(model):
         return Path(snapshot_download(repository, revision=commit, allow_patterns=HUB_FILES, ignore_patterns="*/*"))
+
+
+def push(
+    folder: Path,
+    repository: str,
+    commit_message: str | None,
+    private: bool | None,
+    token: str | bool | None,
+    revision: str | None,
+) -> str:
+    """Make all files of `folder` a commit of a repository of the Hub; return `owner/name@commit`.
+
+    A model that was there before is replaced: no file of it stays that the new one does not have.
+    """
+    api = HfApi(token=token)
+    try:
+        name = api.create_repo(repository, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(name, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            commit_message=commit_message or "Upload early-exit classifier",
+            revision=revision,
+            delete_patterns=[WEIGHTS, RAMPS, *SMALL_FILES],
+        )
+    except Exception as error:  # of the network, the Hub or a name, of several libraries
+        raise UserError(f"{repository}: cannot be pushed: {type(error).__name__}: {one_line(error)}") from error
+    return f"{name}@{commit.oid}"
 
 
 def home_expanded(folder: str | Path) -> Path:

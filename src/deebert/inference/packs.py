@@ -5,6 +5,8 @@ computed once per run of sentences of equal length, which needs no mask. Shapes:
 together, H width.
 """
 
+import copy
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,6 +84,8 @@ class Pack:
 
     def first_tokens(self) -> Tensor:
         """States (B, H) of the sentences' first tokens."""
+        if len(self) == 1:  # a slice is made several times as fast
+            return self.hidden[:1]
         return take(self.hidden, self.layout.starts)
 
     def keep(self, live: np.ndarray) -> "Pack":
@@ -94,6 +98,11 @@ class Pack:
 def take(states: Tensor, positions: np.ndarray) -> Tensor:
     """The rows of `states` at `positions`."""
     return states.index_select(0, torch.from_numpy(positions).to(states.device))
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """All rows of `parts`."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def put(states: Tensor, positions: np.ndarray, new: Tensor) -> None:
@@ -133,31 +142,32 @@ class PackedLayer:
     layer 1 where this was tried.
 
     Args:
-        first_apart: always let first tokens attend in a call of their own, as they do where they are computed first.
-            Else a sentence's last bits depend on which way was taken, and so on its company. A precision whose products
-            round states and are exact otherwise would make much of these bits.
+        finer_first: have first tokens multiplied finer, which the precision's linear maps then must offer. Their
+            queries are not, for ramps scored the same. They also attend in a call of their own, as they do where they
+            are computed first. Else a sentence's last bits depend on which way was taken, and so on its company.
+            Products that round states would make much of these bits.
     """
 
-    def __init__(self, layer: Layer, first_apart: bool = False) -> None:
+    def __init__(self, layer: Layer, finer_first: bool = False) -> None:
         self.layer = layer
-        self.first_apart = first_apart
+        self.finer_first = finer_first
 
     def __call__(self, pack: Pack) -> Pack:
         """All tokens through the layer."""
         layout = pack.layout
         queries = self.layer.queries(pack.hidden, layout.positions)
         keyed = self.keys_values(pack)
-        if self.first_apart:
+        if self.finer_first:
             context = torch.empty_like(queries)
             for which, tokens in ((_FIRST, layout.starts), (_OTHERS, layout.others)):
                 put(context, tokens, self._attend(take(queries, tokens), which, *keyed, layout))
         else:
             context = self._attend(queries, _ALL, *keyed, layout)
-        return Pack(self.layer.output(context, pack.hidden), layout)
+        return Pack(self._finer(layout.starts).output(context, pack.hidden), layout)
 
     def keys_values(self, pack: Pack) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens."""
-        return self.layer.keys_values(pack.hidden, pack.layout.positions)
+        return self._finer(pack.layout.starts).keys_values(pack.hidden, pack.layout.positions)
 
     def first_tokens(self, packs: Sequence[Pack], keyed: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """The layer's output (B, H) for the first tokens alone of all the packs' sentences; `keyed` per pack."""
@@ -166,7 +176,8 @@ class PackedLayer:
             self._attend(self.layer.queries(first, np.zeros(len(first), dtype=np.int64)), _FIRST, *keys, pack.layout)
             for pack, keys, first in zip(packs, keyed, before, strict=True)
         ]
-        return self.layer.output(torch.cat(contexts), torch.cat(before))
+        context = torch.cat(contexts)
+        return self._finer(np.arange(len(context))).output(context, torch.cat(before))
 
     def other_tokens(self, pack: Pack, keyed: tuple[Tensor, Tensor], first_output: Tensor, live: np.ndarray) -> Pack:
         """The layer's output for the sentences where `live` (B,), given that of the first tokens, (B, H)."""
@@ -183,6 +194,14 @@ class PackedLayer:
         put(output, layout.others, self.layer.output(context, before))
         put(output, layout.starts, first_output)
         return Pack(output, layout)
+
+    def _finer(self, rows: np.ndarray) -> Layer:
+        """The layer whose products are finer for the tokens `rows`, where that is wanted."""
+        if not self.finer_first:
+            return self.layer
+        layer, finer = copy.copy(self.layer), torch.from_numpy(rows)
+        layer.convert(lambda linear: functools.partial(linear, finer=finer))
+        return layer
 
     def _attend(self, queries: Tensor, which: slice, keys: Tensor, values: Tensor, layout: Layout) -> Tensor:
         """Attention of each sentence's queries to its own keys: (Q, heads * D).
@@ -222,7 +241,7 @@ class PackedBackbone:
         self._family = family_of(backbone)
         layers = self._family.layers(backbone)
         self._weights = LayerWeights(backbone, layers, precision)
-        self.layers = [PackedLayer(layer, PRECISIONS[precision].is_exact) for layer in layers]
+        self.layers = [PackedLayer(layer, PRECISIONS[precision].finer_first) for layer in layers]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's weights by name, bit for bit as they were loaded. Of fp32 alone: others have rounded them."""

@@ -57,7 +57,7 @@ class Thresholds:
         split, n: which samples it was measured on, and how many they are.
         precision: what it was measured in.
         metric: name of the score, None where the model does not say.
-        scores: of the heads that the metrics speak of, by layer; the last is full depth.
+        scores: by layer; the last is full depth. Without the plots of the run, of the heads that its metrics speak of.
         certified_confidence: of each certified threshold by itself.
     """
 
@@ -94,7 +94,7 @@ class Thresholds:
             layers["n"],
             layers["precision"],
             metric,
-            _scores(layers),
+            _scores(layers, metrics.get("layer_scores")),
             tuple(recommended),
             choice["certified_confidence"],
             tuple(certified),
@@ -134,8 +134,10 @@ class Thresholds:
         raise UserError(f"no threshold is known for a loss of {drop_points:g} points; expected one of {known}")
 
 
-def _scores(layers: Mapping[str, Any]) -> tuple[HeadScore, ...]:
-    """Of the heads that metrics/layers.json speaks of, each once."""
+def _scores(layers: Mapping[str, Any], of_all: Mapping[int, float] | None) -> tuple[HeadScore, ...]:
+    """Of all heads where they are known; else of those that metrics/layers.json speaks of, each once."""
+    if of_all:
+        return tuple(HeadScore(layer, round(score, 4)) for layer, score in of_all.items())
     depth = layers["num_layers"]
     places = {
         "ramp_first_score": 1,

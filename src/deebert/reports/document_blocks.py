@@ -1,4 +1,4 @@
-"""What the documents say of the committed run: whole sentences and tables, made from metrics/ and plots/ alone.
+"""What the documents say of the committed run: whole sentences and tables, made from files in git alone.
 
 Each function of `BLOCKS` makes one block of Markdown. All speak of the first validation split.
 """
@@ -15,6 +15,7 @@ from deebert.base.files import read_json
 from deebert.base.rows import Row
 from deebert.exits.table import CRITERIA
 from deebert.figures.drawing import metric_name
+from deebert.reports.rivals import rivals_section
 
 METRICS = ("benchmark",)
 PLOTS = ("benchmark", "certificates", "choice", "layers", "leavers", "sweep")
@@ -28,10 +29,15 @@ SMALLER = {"truncated": "cut", "distilled": "DistilBERT"}
 
 @dataclass(frozen=True)
 class Run:
-    """What one run has left in git: contents of `metrics/<name>.json` and rows of `plots/<name>.json`, by name."""
+    """What one run has left in git: contents of `metrics/<name>.json` and rows of `plots/<name>.json`, by name.
+
+    Attributes:
+        rivals: what `make rivals` wrote, by the names of its files; of other models than the run's.
+    """
 
     metrics: Mapping[str, Mapping[str, Any]]
     plots: Mapping[str, Sequence[Row]]
+    rivals: Mapping[str, Mapping[str, Any]]
 
     @property
     def split(self) -> str:
@@ -61,11 +67,12 @@ class Run:
         return rows[0]["score"]
 
 
-def read_run(metrics: Path, plots: Path) -> Run:
-    """Read the folders `metrics` and `plots`; a missing or damaged file is a UserError."""
+def read_run(metrics: Path, plots: Path, rivals: Path) -> Run:
+    """Read the folders `metrics`, `plots` and `rivals`; a missing or damaged file is a UserError."""
     return Run(
         {name: read_json(metrics / f"{name}.json") for name in METRICS},
         {name: read_json(plots / f"{name}.json") for name in PLOTS},
+        {file.stem: read_json(file) for file in sorted(rivals.glob("*.json"))},
     )
 
 
@@ -234,6 +241,11 @@ def _break_even(rows: Sequence[Row]) -> str:
     )
 
 
+def rivals(run: Run) -> str:
+    """Figure and tables of each race in docs/rivals/."""
+    return rivals_section(run.rivals)
+
+
 BLOCKS: dict[str, Callable[[Run], str]] = {
-    block.__name__: block for block in (headline, recommended, certified, criteria, leavers, smaller, clock)
+    block.__name__: block for block in (headline, recommended, certified, criteria, leavers, smaller, clock, rivals)
 }

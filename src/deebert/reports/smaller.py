@@ -131,6 +131,7 @@ def smaller_rows(
             "score": row["score"],
             "accuracy": row["accuracy"],
             "layers_saved_frac": layers_saved_frac(row["layers"], depth),
+            "compute_saved_frac": layers_saved_frac(row["layers"], depth),  # it has no ramps
             "mean_exit_layer": float(row["layers"]),
             "n": row["n"],
         }

@@ -20,3 +20,4 @@ class EntropySweep:
     grid_points: int = checked(whole(0, MAX_GRID))
     targets: tuple[float, ...] = checked(numbers(0))
     risk: Risk
+    ramp_cost_layers: float = checked(number(0))

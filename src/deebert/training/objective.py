@@ -91,7 +91,7 @@ class AllHeads(FullDepth):
     """What objectives share that train ramps together with the backbone, so that early layers learn to hold the answer.
 
     These ramps serve the training alone: afterwards `train_ramps` fits others to the frozen backbone. They have the
-    same shape, but read states of mean 0 and spread 1: raw ones of early layers hardly differ from sample to sample.
+    paper's shape, but read states of mean 0 and spread 1: raw ones of early layers hardly differ from sample to sample.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

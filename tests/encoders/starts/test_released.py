@@ -23,7 +23,7 @@ from deebert.data.encoded import encode
 from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.encoders.starts import released
 from deebert.model import DeeBert
-from deebert.ramps import Ramps
+from deebert.ramps import PoolerRamps, Ramps
 from tests import tiny
 from tests.starting import begin_with
 
@@ -194,7 +194,7 @@ def write_tokenizer(folder: Path, family: str, old: bool) -> None:
 
 def ramps_of(tensors: dict[str, Tensor]) -> Ramps:
     """The ramps that a stage would load from the file with these tensors."""
-    ramps = Ramps(*tensors["dense_bias"].shape, tensors["out_bias"].shape[1])
+    ramps = PoolerRamps(*tensors["dense_bias"].shape, tensors["out_bias"].shape[1])
     ramps.load_state_dict(tensors)
     return ramps
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.nn.functional import linear
 
 from deebert.encoders.families.bert import bert_layer
 from deebert.encoders.interface import Family
@@ -22,7 +23,10 @@ class Electra(Family):
     def embed(self, model: Any, ids: np.ndarray, types: np.ndarray | None, lengths: np.ndarray) -> Tensor:
         narrow = super().embed(model, ids, types, lengths)
         widen = getattr(model.electra, "embeddings_project", None)
-        return narrow if widen is None else widen(narrow)
+        if widen is None:
+            return narrow
+        # In float64 the sum rounds to one float32, whatever the number of tokens. int8 would make more of a last bit.
+        return linear(narrow.double(), widen.weight.double(), widen.bias.double()).float()
 
 
 FAMILY = Electra()

@@ -30,7 +30,7 @@ class Rotary:
     def __call__(self, states: Tensor, positions: np.ndarray, num_heads: int) -> Tensor:
         """States (T, heads * D) of tokens at `positions` (T,), rotated in float32."""
         at = torch.from_numpy(positions).to(states.device)
-        heads = states.view(len(states), num_heads, -1).float()
+        heads = states.view(len(states), num_heads, states.shape[1] // num_heads).float()
         low, high = heads.chunk(2, dim=-1)
         rotated = heads * self._cos[at] + torch.cat((-high, low), dim=-1) * self._sin[at]
         return rotated.to(states.dtype).view_as(states)

@@ -1,0 +1,157 @@
+"""Early exit against what people deploy. Writes OUT.json and OUT.svg, and prints a table.
+
+    make rivals MODEL=models/deebert DATA=data/glue CUT=models/three_layers,models/two_layers
+
+The same sentences are answered by the plain model in ONNX Runtime, OpenVINO, torch.compile and transformers, by models
+cut to fewer layers in the fastest of these, and by this project: at full depth in each precision, and with early exit
+in the precision that the model was made for. All take turns, each in a process of its own. See docs/speed.md.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from contenders.graph import export
+from contenders.interface import ALONE, GRAPH
+from contenders.material import evenly, judged_split, settings_of, write_sentences
+from contenders.race import MODES, Entry, Model, Race
+from contenders.rows import rows_of
+from contenders.sentences import Written
+from contenders.table import LIBRARIES, OURS, Contender, contenders
+
+from deebert.base.errors import UserError
+from deebert.base.files import read_json, write_bytes
+from deebert.base.stage import log_to_stderr, told_in_one_line
+from deebert.data.dataset import DataSet
+from deebert.encoders.loading import load_classifier
+from deebert.figures.drawing import save
+from deebert.figures.rivals import draw_rivals
+from deebert.inference.clock import processor_name
+from deebert.inference.precisions import recorded
+from deebert.reports.rivals import rivals_table
+
+VERSIONED = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
+PROBES = 2  # rounds in which rivals alone take turns, so that cut models run in the fastest
+SEED = 0  # of the bootstrap
+# Those that this process may use, where the system tells.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepared(folder: Path, data: DataSet, samples: int, work: Path) -> Model:
+    """The plain model in `folder`, with its graph and the sentences written into `work`.
+
+    Raises:
+        UserError: there is none, or it has other labels than the data.
+    """
+    model, tokenizer = load_classifier(folder)
+    names = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
+    if names != data.task.label_names:
+        raise UserError(f"{folder}: answers {', '.join(names)}; expected the labels {', '.join(data.task.label_names)}")
+    work.mkdir()
+    made = Model(folder, model.config.num_hidden_layers, work / "sentences.npz", work)
+    write_sentences(made.sentences, tokenizer, data, evenly(data[judged_split(data)], samples))
+    return made
+
+
+def with_graph(model: Model) -> Model:
+    """The same, once its graph is there."""
+    if not (model.work / GRAPH).exists():
+        export(model.folder, Written(model.sentences).batches(str(ALONE), 1)[0], model.work / GRAPH)
+    return model
+
+
+def compare(
+    folder: Path,
+    data: DataSet,
+    metrics: Path,
+    cuts: list[Path],
+    samples: int,
+    rounds: int,
+    libraries: tuple[str, ...] = tuple(LIBRARIES),
+    threads: tuple[int, ...] | None = None,
+) -> dict[str, Any]:
+    """Everything that OUT.json holds."""
+    precision = recorded(folder)
+    frame = evenly(data[judged_split(data)], samples)
+    labels = frame["label"].to_numpy()
+    rows, left_out = [], {}
+    with tempfile.TemporaryDirectory() as scratch:
+        model = prepared(folder, data, samples, Path(scratch, "whole"))
+        shorter = [prepared(cut, data, samples, Path(scratch, f"cut {i}")) for i, cut in enumerate(cuts)]
+        settings = settings_of(folder, metrics, precision, data, samples)
+        everybody = contenders(model.layers, libraries)
+        left_out |= {each.name: why for each in everybody if (why := each.obstacle())}
+        if any(each.is_built and each.name not in left_out for each in everybody):
+            with_graph(model)
+        for count in threads or sorted({1, CORES}):
+            with Race(count, left_out) as race:
+                for each in everybody:
+                    own = each.library == OURS and each.precision == precision
+                    race.enter(model, each, settings if own else settings[:1])
+                rivals = [entry for entry in race.measured if entry.kind == "rival"]
+                race.run(rivals, PROBES)
+                for rival in dict.fromkeys(filter(None, map(race.fastest, MODES))):
+                    for cut in shorter:
+                        _enter_cut(race, cut, rival)
+                race.run(list(race.measured), rounds)
+                rows += rows_of(race, labels, data.task.metrics[0], SEED)
+    return {
+        "task": data.task.name,
+        "model": read_json(folder / "training.json")["model"],
+        "metric": data.task.metrics[0],
+        "split": judged_split(data),
+        "n": len(labels),
+        "num_layers": model.layers,
+        "precision": precision,
+        "rounds": rounds,
+        "device": processor_name(),
+        "cores": CORES,
+        "versions": {name: told for name in VERSIONED if (told := _version(name))},
+        "left_out": left_out,
+        "rows": rows,
+    }
+
+
+def _enter_cut(race: Race, cut: Model, rival: Entry) -> None:
+    cut_short = Contender(rival.contender.library, rival.contender.precision, cut.layers, is_cut=True)
+    race.enter(with_graph(cut) if cut_short.is_built else cut, cut_short)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a folder as train_ramps writes it")
+    parser.add_argument("data", type=Path, help="a folder as download_glue writes it")
+    parser.add_argument("--metrics", type=Path, default=Path("metrics"), help="of the model, for its thresholds")
+    parser.add_argument(
+        "--cut",
+        type=lambda text: [Path(each) for each in text.split(",") if each],
+        default=[],
+        help="folders of models cut to fewer layers and fine-tuned alone, comma-separated",
+    )
+    parser.add_argument("--samples", type=int, default=1000, help="sentences, evenly spread over the split")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("rivals"), help="of the two files, without an ending")
+    args = parser.parse_args()
+    log_to_stderr()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # processors are compared here
+    with told_in_one_line():
+        data = DataSet.load(args.data)
+        result = compare(args.model, data, args.metrics, args.cut, args.samples, args.rounds)
+        write_bytes(args.out.with_name(f"{args.out.name}.json"), (json.dumps(result, allow_nan=False) + "\n").encode())
+        save(draw_rivals(result), args.out.with_name(f"{args.out.name}.svg"))
+        print(rivals_table(result))
+
+
+if __name__ == "__main__":
+    main()

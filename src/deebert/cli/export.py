@@ -1,0 +1,130 @@
+"""Write a model as ONNX graphs, with a program that runs them.
+
+A graph cannot stop early, and one per block of layers can. OUT is a folder with block-01.onnx and so on, each ending
+in the ramp of its last layer; manifest.json; tokenizer.json; and runner.py, which answers texts with early exit and
+needs onnxruntime, tokenizers and numpy alone.
+
+--check runs labelled texts through the graphs and through the model, tells how far they agree and what each graph
+scores, and chooses thresholds on what the graphs answer. DATA is a data set such as data/glue, or a file with texts
+and labels: .csv, .tsv, .jsonl or .parquet.
+"""
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deebert.base.errors import UserError
+from deebert.cli import model
+from deebert.cli.arguments import count, number
+from deebert.cli.tables import percent, table
+
+if TYPE_CHECKING:
+    from deebert.export.check import Checked
+
+PRECISIONS = ("fp32", "int8")
+DEFAULT_DROP = 1.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=model.HELP)
+    parser.add_argument("target", metavar="OUT", type=Path, help="a folder for the export; an earlier one is replaced")
+    parser.add_argument("--blocks", type=count, metavar="N", help="graphs; by default one for each layer")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of matrix products; %(default)s")
+    which = parser.add_argument_group("the threshold that runner.py takes if it is given none")
+    which = which.add_mutually_exclusive_group()
+    which.add_argument(
+        "--drop",
+        type=number,
+        default=DEFAULT_DROP,
+        metavar="POINTS",
+        help="recommended for a loss of so many points; %(default)g",
+    )
+    which.add_argument("--threshold", type=number, metavar="NATS", help="this one")
+    which = parser.add_argument_group("where thresholds come from")
+    which.add_argument("--check", type=Path, metavar="DATA", help="chosen on the graphs; without it, the model's own")
+    which.add_argument("--text", metavar="COLUMN", help="of DATA's texts; by default as the model was trained")
+    which.add_argument("--pair", metavar="COLUMN", help="of the second texts, for tasks on pairs")
+    which.add_argument("--label", metavar="COLUMN", help="of the labels; by default a usual name, such as label")
+    which.add_argument("--metrics", type=Path, metavar="FOLDER", help=f"without --check: {model.METRICS_HELP}")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    _check_usage(parsed)
+    _check_installed()
+    from deebert.export import folder
+
+    folder.check_replaceable(parsed.target)
+    from deebert.export.check import check
+    from deebert.export.samples import Columns, read_samples
+
+    classifier = model.load(parsed.model, "auto", "cpu")
+    about = classifier.about
+    texts = tuple(name for name in (parsed.text, parsed.pair) if name is not None) or None
+    samples = None if parsed.check is None else read_samples(parsed.check, Columns(texts, parsed.label), about)
+    known = None if samples is not None else classifier.thresholds(parsed.metrics)
+    blocks = parsed.blocks or classifier.num_layers
+    told: list[str] = []
+
+    def choose(written: Path) -> folder.Chosen:
+        if samples is None:
+            same_ramps = blocks == classifier.num_layers
+            chosen = folder.Chosen.of_model(known, parsed.drop, same_ramps, parsed.precision)
+            return chosen if parsed.threshold is None else chosen.with_threshold(parsed.threshold)
+        checked = check(written, classifier, samples, parsed.drop, parsed.threshold)
+        told.extend(_told(checked))
+        return checked.chosen
+
+    chosen = folder.write(classifier.folder, about, parsed.target, blocks, parsed.precision, choose)
+    threshold = "none" if chosen.threshold_nats is None else f"{chosen.threshold_nats:g} nats"
+    for line in (*told, f"threshold: {threshold}", f"thresholds chosen on: {chosen.chosen_on}"):
+        print(line)
+
+
+def _check_installed() -> None:
+    """UserError where a package that an export alone needs is not installed."""
+    for name in ("onnx", "onnxruntime"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            told = f"deebert export: {name} is not installed; expected pip install 'deebert[export]'"
+            raise UserError(told) from None
+
+
+def _check_usage(parsed: argparse.Namespace) -> None:
+    if parsed.pair is not None and parsed.text is None:
+        parsed.usage_error("argument --pair: needs --text, for the first text")
+    for name in ("text", "label"):
+        if parsed.check is None and getattr(parsed, name) is not None:
+            parsed.usage_error(f"argument --{name}: needs --check, for a file")
+    if parsed.check is not None and parsed.metrics is not None:
+        parsed.usage_error("argument --metrics: not allowed with --check, which chooses thresholds anew")
+
+
+def _told(checked: "Checked") -> list[str]:
+    chosen = checked.chosen
+    return [
+        f"{chosen.n:,} samples: {chosen.chosen_on}",
+        "",
+        f"if everybody leaves after layer: {chosen.metric} (%)",
+        *table([str(last), percent(score)] for _, last, score in checked.scores),
+        "",
+        f"same as the model in {checked.precision}, at nats: label (%), exit layer (%)",
+        *table(
+            [f"{each.threshold_nats:g}", percent(each.same_label), percent(each.same_exit_layer)]
+            for each in checked.agreements
+        ),
+        "",
+        f"recommended, by points of {chosen.metric} lost at most: threshold (nats), layers saved (%), {chosen.metric}"
+        " (%) on samples not used to choose",
+        *table(
+            [
+                f"{each.drop_points:g}",
+                f"{each.threshold_nats:g}",
+                percent(each.layers_saved_frac),
+                percent(each.cross_fitted_score),
+            ]
+            for each in chosen.recommended
+        ),
+        "",
+    ]

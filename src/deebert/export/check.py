@@ -1,0 +1,107 @@
+"""What exported graphs answer to labelled texts, beside what the engine answers; and the thresholds that follow.
+
+The thresholds are chosen by the analysis of the stage `entropy_sweep`, on the graphs' own logits: graphs in int8 give
+others than the model does, and a graph of several layers has one ramp, at its end.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from deebert.analysis.choice import choice_rows
+from deebert.analysis.curves import ScoredCurve, entropy_curve
+from deebert.data.scores import METRICS
+from deebert.exits.grids import threshold_grid
+from deebert.export.folder import Chosen
+from deebert.export.runner import Runner
+from deebert.export.samples import Samples
+from deebert.inference.classifier import EarlyExitClassifier
+from deebert.inference.thresholds import Recommended
+
+DROPS_POINTS = (0.0, 0.5, 1.0, 3.0)  # as in params.yaml, like the grid and the seed
+GRID_POINTS, RESAMPLING_SEED = 200, 42
+TEXTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Shares of samples with the engine's label, and with its exit layer, at a threshold.
+
+    The engine has the ramps that the graphs have.
+    """
+
+    threshold_nats: float
+    same_label: float
+    same_exit_layer: float
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of a check.
+
+    Attributes:
+        scores: of each graph, as (first layer, last layer, score of everybody leaving at its end).
+        precision: of the engine.
+        agreements: at full depth, and at the threshold that was chosen.
+    """
+
+    chosen: Chosen
+    scores: tuple[tuple[int, int, float], ...]
+    precision: str
+    agreements: tuple[Agreement, ...]
+
+
+def check(
+    folder: Path, classifier: EarlyExitClassifier, samples: Samples, drop_points: float, threshold_nats: float | None
+) -> Checked:
+    """Run all samples through the graphs of `folder`, to full depth, and through the engine.
+
+    Args:
+        classifier: the model that was exported.
+        drop_points: points of score that the runner may lose by its threshold.
+        threshold_nats: the runner's, chosen by somebody else; None = chosen here.
+    """
+    runner = Runner(folder)
+    parts = range(0, len(samples.texts), TEXTS_AT_ONCE)
+    told = tqdm(parts, desc="check", unit=f"x {TEXTS_AT_ONCE} texts", disable=None)
+    logits = np.concatenate([runner.logits(samples.texts[start : start + TEXTS_AT_ONCE]) for start in told])
+    layers = [graph["layers"] for graph in runner.manifest["graphs"]]
+    ends = np.array([last for _, last in layers])
+    recommended = _recommended(logits, ends, samples, {*DROPS_POINTS, drop_points})
+    if threshold_nats is None:
+        (threshold_nats,) = [each.threshold_nats for each in recommended if each.drop_points == drop_points]
+    score = METRICS[samples.metric]
+    return Checked(
+        Chosen(
+            threshold_nats, f"{samples.name}, by these graphs", len(samples.texts), samples.metric, tuple(recommended)
+        ),
+        tuple((*layers[i], score(samples.labels, logits[:, i].argmax(axis=1))) for i in range(len(layers))),
+        classifier.precision,
+        tuple(_agreement(runner, classifier, samples, nats) for nats in sorted({0.0, threshold_nats})),
+    )
+
+
+def _recommended(logits: np.ndarray, ends: np.ndarray, samples: Samples, drops: Iterable[float]) -> list[Recommended]:
+    """Per points that may be lost, the threshold that saves most layers, given logits (N, blocks, C)."""
+    curve = entropy_curve(logits, sorted({0.0, *threshold_grid(logits.shape[2], GRID_POINTS)}))
+    curve = replace(curve, exit_layers=ends[curve.exit_layers - 1], num_layers=int(ends[-1]))
+    scored = ScoredCurve(samples.name, curve, samples.labels, samples.metric, RESAMPLING_SEED)
+    return [
+        Recommended(
+            row["target_drop_points"], row["threshold"], round(row["layers_saved_frac"], 4), round(row["score"], 4)
+        )
+        for row in choice_rows(scored, sorted(drops))
+    ]
+
+
+def _agreement(runner: Runner, classifier: EarlyExitClassifier, samples: Samples, nats: float) -> Agreement:
+    ends = {graph["layers"][1] for graph in runner.manifest["graphs"]}
+    of_ramps = [nats if layer in ends else 0.0 for layer in range(1, classifier.num_layers)]
+    expected = classifier.predict(samples.texts, of_ramps)
+    answers = runner.predict(samples.texts, nats)
+    labels = np.array([answer.label for answer in answers]) == np.array(expected.labels)
+    layers = np.array([answer.exit_layer for answer in answers]) == expected.exit_layers
+    return Agreement(nats, float(labels.mean()), float(layers.mean()))

@@ -1,0 +1,152 @@
+"""The folder that `deebert export` writes: graphs, tokenizer, runner, and a manifest that tells of them."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from deebert.base.errors import UserError
+from deebert.base.files import output_dir, write_json
+from deebert.export.blocks import Cut
+from deebert.export.graphs import OPSET, ends, write_graphs
+from deebert.inference.thresholds import Recommended, Thresholds
+from deebert.model import DeeBert, fingerprint
+
+FORMAT = 1
+MANIFEST, TOKENIZER, RUNNER = "manifest.json", "tokenizer.json", "runner.py"
+MAX_LENGTH = 1 << 20  # tokens; a larger one is a tokenizer's way to say that it knows none
+MADE_WITH = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is known of thresholds on the exported graphs.
+
+    Attributes:
+        threshold_nats: that the runner takes if it is given none; None = it asks for one.
+        chosen_on: which samples and what ran them; or why nothing is known.
+        n: how many samples.
+        recommended: by the points of `metric` that may be lost.
+    """
+
+    threshold_nats: float | None
+    chosen_on: str
+    n: int | None = None
+    metric: str | None = None
+    recommended: tuple[Recommended, ...] = ()
+
+    @classmethod
+    def of_model(cls, known: Thresholds | None, drop_points: float, same_ramps: bool, precision: str) -> "Chosen":
+        """The model's own thresholds, as far as they hold for the graphs.
+
+        Args:
+            known: what the model tells of them.
+            drop_points: points of score that the runner may lose.
+            same_ramps: whether the graphs have every ramp of the model.
+            precision: of the graphs.
+        """
+        if known is None:
+            return cls(None, "none: the model tells of no thresholds, and the graphs were not checked")
+        if not same_ramps:
+            return cls(None, "none: the model's thresholds are for a ramp in each layer; the graphs were not checked")
+        if known.precision != precision:
+            told = f"none: the model's thresholds are for {known.precision}; the graphs were not checked"
+            return cls(None, told)
+        told = f"{known.split}, by the model in {precision}"
+        threshold = next((each.threshold_nats for each in known.recommended if each.drop_points == drop_points), None)
+        return cls(threshold, told, known.n, known.metric, known.recommended)
+
+    def with_threshold(self, nats: float) -> "Chosen":
+        """The same, with a threshold that somebody else has chosen."""
+        return replace(self, threshold_nats=nats)
+
+
+def check_replaceable(out: Path) -> None:
+    """UserError where `out` is there and is no export, which alone is replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir():
+        raise UserError(f"{out}: is a file; expected a folder, new or empty")
+    strangers = [file.name for file in out.iterdir() if not _is_part(file.name)]
+    if strangers or not (out / MANIFEST).is_file():
+        raise UserError(f"{out}: holds {min(strangers, default=RUNNER)} and is no export; expected an empty folder")
+
+
+def _is_part(name: str) -> bool:
+    return name in (MANIFEST, TOKENIZER, RUNNER, "__pycache__") or (
+        name.startswith("block-") and name.endswith(".onnx")
+    )
+
+
+def write(
+    source: Path,
+    about: dict[str, Any],
+    out: Path,
+    num_blocks: int,
+    precision: str,
+    choose: Callable[[Path], Chosen],
+) -> Chosen:
+    """Write the folder `out`, whole or not at all, and give what `choose` has told.
+
+    Args:
+        source: folder of a trained model.
+        about: of the model, as `EarlyExitClassifier.about` tells.
+        precision: of the linear maps of tokens, fp32 or int8.
+        choose: tells of thresholds on the graphs; it is given the folder, which is then complete but for these.
+
+    Raises:
+        UserError: the folder cannot be written or replaced, or the model cannot be exported so.
+    """
+    check_replaceable(out)
+    model, tokenizer = DeeBert.load(source)
+    block_ends = ends(model.num_layers, num_blocks)
+    token_types = model.family.token_types and "token_type_ids" in tokenizer("")
+    max_length = tokenizer.model_max_length if tokenizer.model_max_length <= MAX_LENGTH else None
+    weights = fingerprint(model.state_dict())
+    cut = Cut(model, token_types)
+    with output_dir(out) as folder:
+        written = write_graphs(cut, block_ends, precision, folder)
+        graphs = list(tqdm(written, desc="export", total=num_blocks, unit="graph", disable=None))
+        _save_tokenizer(tokenizer, max_length, folder / TOKENIZER)
+        shutil.copyfile(Path(__file__).with_name(RUNNER), folder / RUNNER)
+        manifest = {
+            "format": FORMAT,
+            "task": about.get("task"),
+            "texts": len(about.get("text_columns", ())) or 1,
+            "labels": about["label_names"],
+            "model_type": about["model_type"],
+            "num_layers": model.num_layers,
+            "graphs": [graph.told() for graph in graphs],
+            "precision": precision,
+            "tokenizer": TOKENIZER,
+            "max_length": max_length,
+            "pad_id": model.backbone.config.pad_token_id or 0,
+            "fingerprint": weights,
+            "opset": OPSET,
+            "versions": {name: version(name) for name in MADE_WITH},
+        }
+        write_json(folder / MANIFEST, manifest | _told(Chosen(None, "not yet")))
+        chosen = choose(folder)
+        write_json(folder / MANIFEST, manifest | _told(chosen))
+    return chosen
+
+
+def _told(chosen: Chosen) -> dict[str, Any]:
+    told = asdict(chosen)
+    return {"threshold_nats": told.pop("threshold_nats"), "thresholds": told}
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int | None, path: Path) -> None:
+    """Write the tokenizer so that it cuts by itself as the project's `encode` has it cut, and does not pad."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    if max_length is not None:
+        backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+    backend.save(str(path))

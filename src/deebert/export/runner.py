@@ -1,0 +1,236 @@
+"""Answer texts with early exit, by the ONNX graphs of the folder that this file lies in.
+
+    python runner.py "a text" "another text"
+    python runner.py < texts.txt
+
+It prints a JSON object a line, with label, probability and exit_layer. For tasks on pairs, arguments are the two texts
+of a pair, then those of the next; a line has a tab between them. An empty line has no answer.
+
+It needs onnxruntime, tokenizers and numpy, and nothing else of the project that wrote it.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+FORMAT = 1  # of manifest.json
+BATCH_TOKENS = 2048  # padding included; bounds the memory
+LINES_AT_ONCE = 1024
+NO_THRESHOLD = "none was chosen on these graphs; expected nats, such as 0.1, or 0 for full depth"
+
+Text = str | tuple[str, str]
+
+
+class Answer(NamedTuple):
+    """An answer to one text: the name of a class, its probability, and the layer at whose end it was given."""
+
+    label: str
+    probability: float
+    exit_layer: int
+
+
+class Runner:
+    """Answers by the graphs of one folder.
+
+    A batch runs through one graph after the other. After each, the texts that are answered leave, and what is left of
+    the batch is put together. What a graph needs of an earlier one goes by its name in the manifest.
+
+    Args:
+        folder: as `deebert export` writes it.
+        threads: of each graph; 0 = as many as there are cores.
+
+    Attributes:
+        manifest: the content of manifest.json.
+    """
+
+    def __init__(self, folder: str | Path, threads: int = 0) -> None:
+        folder = Path(folder)
+        self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if self.manifest["format"] != FORMAT:
+            raise ValueError(f"{folder}: format {self.manifest['format']} of the manifest; expected {FORMAT}")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # A graph's threads would otherwise keep turning while the next graph runs, and take its cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._graphs = [_Graph(folder, told, options) for told in self.manifest["graphs"]]
+        given = set(self._graphs[0].inputs)
+        for i, graph in enumerate(self._graphs):
+            given.update(graph.others)
+            graph.read_later = given & {name for later in self._graphs[i + 1 :] for name in later.inputs}
+        outputs = [each for told in self.manifest["graphs"] for each in told["outputs"]]
+        self._fixed = {each["name"] for each in outputs if each["dims"][0] != "batch"}  # the same for all texts
+        self._tokenizer = Tokenizer.from_file(str(folder / self.manifest["tokenizer"]))
+
+    def predict(self, texts: Iterable[Text], threshold: float | None = None) -> list[Answer]:
+        """Answer texts, or pairs of texts, in their order. No answer depends on the others.
+
+        Args:
+            threshold: nats of entropy; a text leaves at the first graph whose entropy is below. 0 = full depth. None =
+                the one of the manifest.
+
+        Raises:
+            TypeError, ValueError: a text is none, or there is no threshold.
+        """
+        threshold = self.manifest["threshold_nats"] if threshold is None else threshold
+        if threshold is None:
+            raise ValueError(f"threshold: {NO_THRESHOLD}")
+        if not threshold >= 0:
+            raise ValueError(f"threshold: {threshold!r} is not allowed; expected nats, 0 or more")
+        encodings = self._encoded(texts)
+        answers: list[Answer | None] = [None] * len(encodings)
+        labels = self.manifest["labels"]
+        for rows in _batches([len(each.ids) for each in encodings]):
+            tensors = self._inputs([encodings[row] for row in rows])
+            for graph in self._graphs:
+                logits = graph.run(tensors)
+                log_probabilities = _log_softmax(logits)
+                is_last = graph is self._graphs[-1]
+                leaves = np.full(len(rows), True) if is_last else _entropy(log_probabilities) < threshold
+                for i in np.flatnonzero(leaves):
+                    best = int(logits[i].argmax())
+                    probability = float(str(np.exp(log_probabilities[i, best])))  # as few digits as tell it
+                    answers[rows[i]] = Answer(labels[best], probability, graph.exit_layer)
+                if leaves.all():
+                    break
+                if leaves.any():
+                    rows = rows[~leaves]
+                    tensors = {name: self._kept(name, tensors[name], ~leaves) for name in graph.read_later}
+        return answers
+
+    def logits(self, texts: Iterable[Text]) -> np.ndarray:
+        """Logits (N, graphs, C) float32 of every graph for N texts, none of which leaves early."""
+        encodings = self._encoded(texts)
+        shape = len(encodings), len(self._graphs), len(self.manifest["labels"])
+        logits = np.empty(shape, dtype=np.float32)
+        for rows in _batches([len(each.ids) for each in encodings]):
+            tensors = self._inputs([encodings[row] for row in rows])
+            for i, graph in enumerate(self._graphs):
+                logits[rows, i] = graph.run(tensors)
+        return logits
+
+    def _encoded(self, texts: Iterable[Text]) -> list[Any]:
+        if isinstance(texts, str):
+            raise TypeError("texts: a single string; expected a list of texts, such as [text]")
+        texts = [tuple(text) if isinstance(text, list) else text for text in texts]
+        size = self.manifest["texts"]
+        for i, text in enumerate(texts):
+            parts = (text,) if isinstance(text, str) else text
+            if not isinstance(parts, tuple) or not all(isinstance(part, str) for part in parts) or len(parts) != size:
+                expected = "a string" if size == 1 else "a pair of strings"
+                raise TypeError(f"texts: number {i} is {text!r:.80}; expected {expected}")
+        return self._tokenizer.encode_batch([text if isinstance(text, str) or size == 2 else text[0] for text in texts])
+
+    def _kept(self, name: str, tensor: np.ndarray, live: np.ndarray) -> np.ndarray:
+        return tensor if name in self._fixed else tensor[live]
+
+    def _inputs(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:
+        """What the first graph reads, padded on the right."""
+        shape = len(encodings), max(len(each.ids) for each in encodings)
+        tensors = {name: np.zeros(shape, dtype=np.int64) for name in self._graphs[0].inputs}
+        tensors["input_ids"][:] = self.manifest["pad_id"]
+        for row, each in enumerate(encodings):
+            values = {"input_ids": each.ids, "attention_mask": each.attention_mask, "token_type_ids": each.type_ids}
+            for name, tensor in tensors.items():
+                tensor[row, : len(each.ids)] = values[name]
+        return tensors
+
+
+class _Graph:
+    """A graph in memory.
+
+    Attributes:
+        others: names of what it gives beside logits.
+        read_later: names of what is there after it has run and a later graph reads.
+    """
+
+    read_later: set[str]
+
+    def __init__(self, folder: Path, told: dict[str, Any], options: onnxruntime.SessionOptions) -> None:
+        self._session = onnxruntime.InferenceSession(folder / told["file"], options, ["CPUExecutionProvider"])
+        self.inputs = [each["name"] for each in told["inputs"]]
+        self.exit_layer = told["layers"][1]
+        self.others = [each["name"] for each in told["outputs"][1:]]
+
+    def run(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        """Logits (B, C); what the graph gives beside them is put among the `tensors`."""
+        logits, *others = self._session.run(None, {name: tensors[name] for name in self.inputs})
+        tensors.update(zip(self.others, others, strict=True))
+        return logits
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[np.ndarray]:
+    """Row numbers of texts of similar length, longest first, as many as `BATCH_TOKENS` allow and one at least."""
+    order = np.argsort(-np.array(lengths, dtype=np.int64), kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, BATCH_TOKENS // lengths[order[start]])
+        yield order[start : start + size]
+        start += size
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _entropy(log_probabilities: np.ndarray) -> np.ndarray:
+    """In nats, (B,)."""
+    return -(np.exp(log_probabilities) * log_probabilities).sum(axis=1)
+
+
+def _texts(lines: Iterable[tuple[int, bytes]], size: int) -> Iterator[Text | None]:
+    """The text or the pair of each numbered line, None where it is empty; ValueError where it is neither."""
+    for number, line in lines:
+        try:
+            text = line.decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise ValueError(f"line {number}: is not UTF-8") from None
+        parts = tuple(text.split("\t")) if size > 1 else (text,)
+        if text.strip() and len(parts) != size:
+            raise ValueError(f"line {number}: texts with tabs between them: {len(parts)}; expected {size}")
+        yield None if not text.strip() else parts if size > 1 else text
+
+
+def _print_answers(runner: Runner, texts: Sequence[Text | None], threshold: float | None) -> None:
+    answers = iter(runner.predict([text for text in texts if text is not None], threshold))
+    for text in texts:
+        told = dict.fromkeys(Answer._fields) if text is None else next(answers)._asdict()
+        print(json.dumps(told, ensure_ascii=False))
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Answer the texts of the command line, else those of standard input."""
+    parser = argparse.ArgumentParser(
+        description="Answer texts with early exit: the arguments, or the lines of standard input."
+    )
+    parser.add_argument("texts", metavar="TEXT", nargs="*")
+    parser.add_argument("--threshold", type=float, metavar="NATS", help="0 = full depth; by default the manifest's")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of each graph; by default all cores")
+    parsed = parser.parse_args(arguments)
+    runner = Runner(Path(__file__).resolve().parent, parsed.threads)
+    size = runner.manifest["texts"]
+    try:
+        if parsed.texts:
+            if len(parsed.texts) % size:
+                raise ValueError(f"TEXT: {len(parsed.texts)} of them; expected {size} for each answer")
+            pairs = zip(parsed.texts[::2], parsed.texts[1::2], strict=False)
+            _print_answers(runner, list(pairs) if size > 1 else parsed.texts, parsed.threshold)
+            return
+        lines = enumerate(sys.stdin.buffer, start=1)
+        while part := list(itertools.islice(lines, LINES_AT_ONCE)):
+            _print_answers(runner, list(_texts(part, size)), parsed.threshold)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

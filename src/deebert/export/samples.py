@@ -1,0 +1,114 @@
+"""Labelled texts to check exported graphs on: a data set of the pipeline, or a table with texts and labels."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deebert.base.errors import UserError
+from deebert.data.dataset import DataSet
+from deebert.data.scores import is_labelled
+from deebert.data.sources.own_columns import LABELS
+from deebert.data.tables.formats import chunks
+from deebert.inference.classifier import Text
+from deebert.inference.text_columns import find_text_columns
+
+ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Samples:
+    """N labelled texts.
+
+    Attributes:
+        name: what they are, in words.
+        labels: (N,) int64, ids of the model's classes.
+        metric: a key of `scores.METRICS`.
+    """
+
+    name: str
+    texts: list[Text]
+    labels: np.ndarray
+    metric: str
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a table that are wanted; None = found by their names."""
+
+    texts: tuple[str, ...] | None
+    label: str | None
+
+
+def read_samples(path: Path, columns: Columns, about: dict[str, Any]) -> Samples:
+    """The first validation split of a data set's folder, or all rows of a file.
+
+    Args:
+        about: of the model, as `EarlyExitClassifier.about` tells.
+
+    Raises:
+        UserError: the data are missing or damaged, or not for this model.
+    """
+    found = _of_data_set(path, about) if path.is_dir() else _of_table(path, columns, about)
+    if len(found.texts) < 2:
+        raise UserError(f"{path}: {len(found.texts)} labelled texts; expected two or more")
+    return found
+
+
+def _of_data_set(folder: Path, about: dict[str, Any]) -> Samples:
+    data = DataSet.load(folder)
+    task = data.task
+    if list(task.label_names) != about["label_names"]:
+        expected = ", ".join(about["label_names"])
+        raise UserError(f"{folder}: has the classes {', '.join(task.label_names)}; expected the model's: {expected}")
+    if len(task.text_columns) != (len(about.get("text_columns", ())) or 1):
+        raise UserError(f"{folder}: texts in {', '.join(task.text_columns)} are not as many as the model reads")
+    table, split = data.validation, task.validation_splits[0]
+    labels = table["label"].to_numpy()
+    if not is_labelled(labels):
+        raise UserError(f"{folder}: the labels of {split} are hidden; expected labelled texts")
+    return Samples(split, _texts([table[name].tolist() for name in task.text_columns]), labels, task.metrics[0])
+
+
+def _of_table(path: Path, columns: Columns, about: dict[str, Any]) -> Samples:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder")
+    ids = _ids(about["label_names"])
+    texts, labels, found = [], [], None
+    for chunk in chunks(path, ROWS_AT_ONCE):
+        if not len(chunk):
+            continue
+        found = found or _columns(path, chunk.names, columns, about)
+        rows = _texts([chunk.texts(name) for name in found.texts])
+        for row, (text, label) in enumerate(zip(rows, chunk.values(found.label), strict=True)):
+            if not all(part.strip() for part in ([text] if isinstance(text, str) else text)):
+                raise UserError(f"{chunk.place(row)}: has no text; expected one in each row")
+            if (name := str(label).strip()) not in ids:
+                expected = ", ".join(about["label_names"])
+                told = f"column {found.label}: {name!r:.60}; expected one of {expected:.200}"
+                raise UserError(f"{chunk.place(row)}: {told}")
+            texts.append(text)
+            labels.append(ids[name])
+    return Samples(path.name, texts, np.array(labels, dtype=np.int64), about.get("metric") or "accuracy")
+
+
+def _ids(names: Sequence[str]) -> dict[str, int]:
+    """The id of each class by its name, and by its number where no class is named by a number."""
+    numbers = {} if any(re.fullmatch(r"[-+]?\d+", name) for name in names) else {str(i): i for i in range(len(names))}
+    return numbers | {name: i for i, name in enumerate(names)}
+
+
+def _columns(path: Path, names: Sequence[str], wanted: Columns, about: dict[str, Any]) -> Columns:
+    texts = find_text_columns(str(path), names, wanted.texts, about)
+    usual = next((name for label in LABELS for name in names if name.strip().lower() == label), None)
+    label = wanted.label or usual
+    if label not in names:
+        raise UserError(f"{path}: has no column {label or 'label'}; found {', '.join(names)}; name yours with --label")
+    return Columns(texts, label)
+
+
+def _texts(columns: list[list[str]]) -> list[Text]:
+    return list(zip(*columns, strict=True)) if len(columns) > 1 else columns[0]

@@ -1,0 +1,104 @@
+"""The table of `make rivals`: early exit beside what a person could run instead, in Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deebert.base.rows import Row
+from deebert.figures.drawing import metric_name
+from deebert.figures.rivals import MODES, cut_line
+
+
+def rivals_section(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A heading, the figure and the tables of each file in docs/rivals/, by its name without ending."""
+    parts = []
+    for name, result in results.items():
+        about = f"{result['task']}, {result['model']}"
+        parts += [f"### {about}", f"![Score against time: {about}](rivals/{name}.svg)", rivals_table(result)]
+    return "\n\n".join(parts) or "Nothing was measured yet."
+
+
+def rivals_table(result: Mapping[str, Any]) -> str:
+    """What was measured and on what, a table for each number of threads, and what took no part."""
+    versions = ", ".join(f"{name} {told}" for name, told in result["versions"].items())
+    lines = [
+        f"{result['task']}, {result['model']}: {result['n']:,} sentences of {result['split']}, {result['num_layers']}"
+        f" layers. Measured on {result['device']} with {result['cores']} cores; median of {result['rounds']} rounds in"
+        f" turns; {versions}."
+    ]
+    for threads in sorted({row["threads"] for row in result["rows"]}):
+        here = [row for row in result["rows"] if row["threads"] == threads]
+        lines += ["", f"Threads: {threads}", "", *_table(here, metric_name(result["metric"])), ""]
+        for mode in MODES:
+            lines += _equal_times([row for row in here if row["mode"] == mode])
+    lines += ["", *(f"- {name} took no part: {why}." for name, why in result["left_out"].items())]
+    return "\n".join(lines).rstrip()
+
+
+def _table(rows: Sequence[Row], metric: str) -> list[str]:
+    times = [f"{mode}: {what}" for mode in MODES.values() for what in ("ms", "/ fastest rival", "/ plain")]
+    heads = [
+        "",
+        *times,
+        "first answer (s): new process / again",
+        f"{metric} (%)",
+        "points lost (95 %)",
+        "other answers",
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for alone in (row for row in rows if row["mode"] == "batch_1"):
+        batched = next(row for row in rows if row["mode"] == "batched" and _who(row) == _who(alone))
+        start = f"{alone['cold_start_ms'] / 1000:.1f} / {alone['start_ms'] / 1000:.2f}"
+        judged = [" / ".join(dict.fromkeys(map(told, (alone, batched)))) for told in (_score, _lost, _other)]
+        lines.append(f"| {' | '.join([name_of(alone), *_times(alone), *_times(batched), start, *judged])} |")
+    return lines
+
+
+def _times(row: Row) -> list[str]:
+    mark = "**" if row["is_fastest_rival"] else ""
+    size = f" ({row['batch_size']})" if (row["batch_size"] or 1) > 1 else ""
+    ratios = ["" if row[key] is None else f"{row[key]:.2f}" for key in ("vs_fastest_rival", "vs_plain")]
+    return [f"{mark}{row['ms']:.2f}{mark}{size}", *ratios]
+
+
+def _equal_times(rows: Sequence[Row]) -> list[str]:
+    """Of rows of one mode and number of threads: what early exit scores in the time of each model cut short."""
+    lines = []
+    for cut in cut_line(rows)[:-1]:
+        fast = [row for row in rows if row["kind"] == "early_exit" and row["ms"] <= cut["ms"]]
+        best = max(fast, key=lambda row: row["score"], default=None)
+        there = "no early exit was as fast" if best is None else f"early exit no slower scores {_score(best)} %"
+        lines.append(
+            f"- {MODES[cut['mode']].capitalize()}, {name_of(cut)} takes {cut['ms']:.2f} ms and scores {_score(cut)} %;"
+            f" {there}."
+        )
+    return lines
+
+
+def name_of(row: Row) -> str:
+    """Of a contender, as the table writes it."""
+    name = f"{row['library']} {row['precision']}"
+    if row["kind"] == "cut":
+        return f"{name}, cut to {row['layers']} layers"
+    if row["kind"] == "plain":
+        return f"{name}, plain"
+    if row["kind"] == "early_exit":
+        points = row["drop_points"]
+        why = "" if points is None else f", recommended for {points:g} point{'' if points == 1 else 's'}"
+        return f"{name}, {100 * row['layers_saved_frac']:.0f} % saved ({row['threshold_nats']:g} nats{why})"
+    return name
+
+
+def _who(row: Row) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("kind", "library", "precision", "layers", "threshold_nats"))
+
+
+def _score(row: Row) -> str:
+    return f"{100 * row['score']:.1f}"
+
+
+def _lost(row: Row) -> str:
+    return f"{row['lost_points']:.1f} ({row['lost_points_low']:.1f} to {row['lost_points_high']:.1f})"
+
+
+def _other(row: Row) -> str:
+    return str(row["other_answers"])

@@ -1,0 +1,278 @@
+"""`deebert export` writes a folder that answers by itself as the model does, and says no in one line."""
+
+import ast
+import io
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deebert.data.dataset import DataSet, Task
+from deebert.export import check, graphs
+from deebert.export.folder import Chosen
+from deebert.inference.classifier import EarlyExitClassifier
+from deebert.model import DeeBert
+from tests import tiny
+from tests.cli.running import error, status
+from tests.data.tables.test_formats import write
+from tests.inference.test_classifier import LAYERS, write_classifier, write_metrics
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_classifier(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def classifier(model: Path) -> EarlyExitClassifier:
+    return EarlyExitClassifier.from_pretrained(model)
+
+
+def sentences(count: int = COUNT, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(tiny.WORDS, rng.integers(1, 20))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def data(classifier: EarlyExitClassifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set that the model knows at full depth, but for a tenth; so thresholds cost something."""
+    folder = tmp_path_factory.mktemp("data")
+    labels = [tiny.LABEL_NAMES.index(label) for label in classifier.predict(sentences(), 0.0).labels]
+    labels = [(label + (i % 10 == 0)) % 3 for i, label in enumerate(labels)]
+    table = tiny.samples(COUNT, labels=3).assign(sentence=sentences(), label=labels)
+    task = Task("tiny", tiny.LABEL_NAMES, ("sentence",), source="tests")
+    DataSet.of(task, {split: table for split in task.splits}).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One graph for each layer, checked."""
+    out = tmp_path_factory.mktemp("exported") / "out"
+    assert status("export", model, out, "--check", data) == 0
+    return out
+
+
+def manifest_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+
+
+def answers_of(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str, lines: str = ""
+) -> list[dict[str, Any]]:
+    """What the exported runner prints, as a program of its own."""
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "argv", ["runner.py", *arguments])
+        patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode("utf-8", "surrogateescape"))))
+        runpy.run_path(str(out / "runner.py"), run_name="__main__")
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_runner_stands_alone(exported: Path) -> None:
+    """It is a file of the package, and imports onnxruntime, tokenizers, numpy and the standard library alone."""
+    source = (exported / "runner.py").read_text(encoding="utf-8")
+    imported = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+    assert imported - sys.stdlib_module_names == {"onnxruntime", "tokenizers", "numpy"}
+
+
+def test_the_runner_answers_as_the_model(
+    exported: Path,
+    classifier: EarlyExitClassifier,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Arguments or lines; at the threshold of the manifest, or another; an empty line has no answer."""
+    texts = sentences(20, seed=1)
+    for options, nats in (((), manifest_of(exported)["threshold_nats"]), (("--threshold", "0.75"), 0.75)):
+        expected = classifier.predict(texts, nats)
+        answers = answers_of(exported, monkeypatch, capsys, *options, *texts)
+        assert [each["label"] for each in answers] == expected.labels
+        assert [each["exit_layer"] for each in answers] == expected.exit_layers.tolist()
+        probabilities = [each["probability"] for each in answers]
+        np.testing.assert_allclose(probabilities, expected.probabilities.max(axis=1), atol=1e-5)
+        read = answers_of(exported, monkeypatch, capsys, *options, lines="\n".join([*texts[:9], "", *texts[9:]]))
+        assert read.pop(9) == {"label": None, "probability": None, "exit_layer": None}
+        assert [(each["label"], each["exit_layer"]) for each in read] == [
+            (each["label"], each["exit_layer"]) for each in answers
+        ]
+    assert len(set(expected.exit_layers)) > 1
+    assert {each["exit_layer"] for each in answers_of(exported, monkeypatch, capsys, "--threshold", "0", *texts)} == {4}
+
+
+def test_a_check_chooses_on_the_graphs(
+    model: Path,
+    classifier: EarlyExitClassifier,
+    data: Path,
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Scores, agreement and thresholds are told; a table gives what the data set gives; rules for fewer graphs differ.
+
+    The threshold is the largest saving within the drop: what it keeps and saves is what the graphs do at it.
+    """
+    manifest = manifest_of(exported)
+    known = {each["drop_points"]: each for each in manifest["thresholds"]["recommended"]}
+    assert list(known) == list(check.DROPS_POINTS) and manifest["thresholds"]["n"] == COUNT
+    assert manifest["threshold_nats"] == known[1.0]["threshold_nats"]
+    assert manifest["fingerprint"] == classifier.fingerprint and manifest["labels"] == list(tiny.LABEL_NAMES)
+    for each in known.values():
+        predicted = classifier.predict(sentences(), each["threshold_nats"])
+        saved = 1 - predicted.exit_layers.mean() / LAYERS
+        assert each["layers_saved_frac"] == pytest.approx(saved, abs=1e-4)
+
+    table = DataSet.load(data).validation
+    names = [tiny.LABEL_NAMES[label] for label in table["label"]]
+    source = write(tmp_path / "in.csv", {"text": table["sentence"].tolist(), "intent": names})
+    again = tmp_path / "again"
+    assert status("export", model, again, "--check", source, "--text", "text", "--drop", "3") == 0
+    told = capsys.readouterr().out
+    assert "60 samples: in.csv, by these graphs" in told and "0       100.00  100.00" in told
+    assert f"threshold: {known[3.0]['threshold_nats']:g} nats" in told
+    assert manifest_of(again)["thresholds"]["recommended"] == manifest["thresholds"]["recommended"]
+
+    assert status("export", model, again, "--check", data, "--blocks", "2", "--threshold", "0.9") == 0  # replaced
+    fewer = manifest_of(again)
+    assert [graph["layers"] for graph in fewer["graphs"]] == [[1, 2], [3, 4]] and fewer["threshold_nats"] == 0.9
+    assert sorted(path.name for path in again.glob("*.onnx")) == ["block-01.onnx", "block-02.onnx"]
+    each = fewer["thresholds"]["recommended"][-1]
+    predicted = classifier.predict(sentences(), [0.0, each["threshold_nats"], 0.0])
+    assert each["layers_saved_frac"] == pytest.approx(1 - predicted.exit_layers.mean() / LAYERS, abs=1e-4)
+
+
+def test_thresholds_without_a_check(
+    model: Path,
+    classifier: EarlyExitClassifier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The model's own hold for the same ramps and precision, and the manifest says whose they are; else there is none.
+
+    Without a threshold, the runner asks for one.
+    """
+    metrics, out = write_metrics(tmp_path / "metrics", classifier), tmp_path / "out"
+    for options, nats, told in (
+        (("--metrics", metrics, "--drop", 2), 0.2468, "validation, by the model in fp32"),
+        (("--blocks", 1), None, "tells of no thresholds"),
+    ):
+        assert status("export", model, out, *options) == 0
+        manifest = manifest_of(out)
+        assert manifest["threshold_nats"] == nats and told in manifest["thresholds"]["chosen_on"]
+    known = classifier.thresholds(metrics)
+    assert Chosen.of_model(known, 1.0, True, "fp32").threshold_nats is None  # nobody has chosen one for this loss
+    for same_ramps, precision in ((False, "fp32"), (True, "int8")):
+        chosen = Chosen.of_model(known, 2.0, same_ramps, precision)
+        assert chosen.threshold_nats is None and chosen.chosen_on.startswith("none: ") and not chosen.recommended
+    with pytest.raises(SystemExit) as end:
+        answers_of(out, monkeypatch, capsys, "w1 w2")
+    assert str(end.value).startswith("error: threshold: none was chosen on these graphs")
+    assert answers_of(out, monkeypatch, capsys, "--threshold", "0", "w1 w2")[0]["exit_layer"] == LAYERS
+
+
+def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two arguments or a tab in a line; what is no pair is told with its line."""
+    source = write_classifier(tmp_path / "pairs", columns=("a", "b"))
+    out = tmp_path / "out"
+    assert status("export", source, out, "--blocks", 2, "--threshold", 0.9) == 0
+    pairs = list(zip(sentences(6), sentences(6, seed=1), strict=True))
+    expected = EarlyExitClassifier.from_pretrained(source).predict(pairs, [0.0, 0.9, 0.0])
+    for answers in (
+        answers_of(out, monkeypatch, capsys, *[text for pair in pairs for text in pair]),
+        answers_of(out, monkeypatch, capsys, lines="\n".join(map("\t".join, pairs))),
+    ):
+        assert [each["label"] for each in answers] == expected.labels
+        assert [each["exit_layer"] for each in answers] == expected.exit_layers.tolist()
+    for arguments, lines, told in (
+        (("a", "b", "c"), "", "TEXT: 3 of them; expected 2 for each answer"),
+        ((), "a\tb\nc\n", "line 2: texts with tabs between them: 1; expected 2"),
+        ((), "a\tb\n\udcff\n", "line 2: is not UTF-8"),
+        (("--threshold", "-1", "a", "b"), "", "threshold: -1.0 is not allowed; expected nats, 0 or more"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            answers_of(out, monkeypatch, capsys, *arguments, lines=lines)
+        assert end.value.code == f"error: {told}"
+
+
+def test_mistakes(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line each, and nothing is written."""
+    out = tmp_path / "out"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("mine")
+    other = tmp_path / "task"
+    shutil.copytree(data, other)
+    (other / "task.json").write_text((other / "task.json").read_text().replace('"maybe"', '"perhaps"'))
+    table = {"sentence": ["w1", "w2", "w3"], "label": ["yes", "no", "never"]}
+    wrong = write(tmp_path / "wrong.csv", table)
+    blank = write(tmp_path / "blank.csv", table | {"sentence": ["w1", " ", "w3"]})
+    unlabelled = write(tmp_path / "unlabelled.csv", {"sentence": ["w1", "w2"]})
+    for arguments, told in (
+        ((tmp_path / "nowhere", out), f"{tmp_path}/nowhere: no model here"),
+        ((model, tmp_path / "other"), f"{tmp_path}/other: holds notes.txt and is no export; expected an empty folder"),
+        ((model, wrong), f"{wrong}: is a file; expected a folder, new or empty"),
+        ((model, out, "--blocks", 5), "--blocks: 5 is not allowed; expected at most the model's 4 layers"),
+        ((model, out, "--check", tmp_path / "no"), f"{tmp_path}/no: no such file or folder"),
+        ((model, out, "--check", other), f"{other}: has the classes no, yes, perhaps; expected the model's: no, yes"),
+        ((model, out, "--check", wrong), f"{wrong}: line 4: column label: 'never'; expected one of no, yes, maybe"),
+        ((model, out, "--check", blank), f"{blank}: line 3: has no text; expected one in each row"),
+        ((model, out, "--check", unlabelled), f"{unlabelled}: has no column label; found sentence; name yours with"),
+    ):
+        assert error(capsys, "export", *arguments).startswith(told)
+    monkeypatch.setattr(graphs, "MAX_BYTES", 1000)
+    told = error(capsys, "export", model, out)
+    assert told.startswith("--blocks: layers 1 to 1 and what they read have 0.0 GB of weights")
+    assert not out.exists() and (tmp_path / "other/notes.txt").exists()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert error(capsys, "export", model, out).startswith("deebert export: onnx is not installed; expected pip install")
+    for arguments in (
+        ("--blocks", 0),
+        ("--precision", "bf16"),
+        ("--drop", 1, "--threshold", 0.1),
+        ("--text", "a"),
+        ("--check", data, "--pair", "a"),
+        ("--check", data, "--metrics", tmp_path),
+    ):
+        assert status("export", model, out, *arguments) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (lambda hidden: torch.zeros(len(hidden) ** 2), "shared_extra has a dimension that is neither the batch's nor"),
+        (lambda hidden: hidden.sum(), "shared_extra depends on the inputs, and its shape does not"),
+        (len, "its layers are given other numbers for other inputs"),
+    ],
+)
+def test_what_a_layer_may_not_read(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: Callable[[torch.Tensor], Any], told: str
+) -> None:
+    """A model whose layers read what changes with the inputs in an unknown way is refused in one line."""
+    load = DeeBert.load
+
+    def odd(folder: Path) -> Any:
+        made, tokenizer = load(folder)
+        run = made.backbone.bert.encoder.forward
+        made.backbone.bert.encoder.forward = lambda hidden, **options: run(hidden, **options, extra=given(hidden))
+        return made, tokenizer
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(DeeBert, "load", odd)
+        assert error(capsys, "export", model, tmp_path / "out").startswith(f"bert: cannot be exported: {told}")
+    assert not (tmp_path / "out").exists()
