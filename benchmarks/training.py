@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -55,6 +55,7 @@ from deebert.settings.train_ramps import TrainRamps
 from deebert.training.checkpoints import Checkpoints
 from deebert.training.loop import epoch_batches, finetune, score
 from deebert.training.objective import find
+from deebert.training.objective_names import names
 from deebert.training.plan import Plan, Samples
 from deebert.training.ramp_plan import RampPlan
 from deebert.training.ramps import train_ramps
@@ -211,6 +212,26 @@ def compare_finetuning(model: PreTrainedModel, plan: Plan, batches: list[np.ndar
         "share_of_peak": round(gflops / peak_gflops(width, dtype), 3),
         "where_it_goes": shares,
     }
+
+
+def compare_objectives(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray], args: Any) -> dict[str, Any]:
+    """CPU time of each objective's steps as a multiple of full depth's on the same batches; all take turns."""
+    seconds: dict[str, list[list[float]]] = {}
+    with ExitStack() as stack:
+        trainings = {
+            name: stack.enter_context(Training(copy.deepcopy(model), dataclasses.replace(plan, objective=find(name))))
+            for name in sorted(names(), key=lambda name: name != "full_depth")
+        }
+        for number in range(args.rounds + 1):
+            for name in trainings:
+                seconds.setdefault(name, []).append([])
+            for step, rows in enumerate(batches):
+                for name, training in trainings.items():
+                    start = time.process_time()
+                    training.step(rows, step)
+                    seconds[name][number].append(time.process_time() - start)
+    rounds = {name: np.array(each)[1:].sum(axis=1) for name, each in seconds.items()}  # the first pays for memory
+    return {name: spread(each / rounds["full_depth"]) for name, each in rounds.items()}
 
 
 def states_of(
@@ -437,7 +458,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="of 8 samples, timed in each round")
     parser.add_argument("--states", type=int, default=2560, help="samples of the ramps' epochs")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", default="finetuning,ramps", help="comma-separated; also memory, scores")
+    parser.add_argument("--parts", default="finetuning,ramps", help="comma-separated; also objectives, memory, scores")
     parser.add_argument("--large", type=int, default=400_000, help="samples of the part memory")
     parser.add_argument("--ways", default="paper,ours", help=f"of the part scores: {', '.join(WAYS)}")
     parser.add_argument("--seeds", type=numbers, default=[1, 2, 3], help="of the part scores")
@@ -456,11 +477,13 @@ def main() -> None:
     result: dict[str, Any] = {"device": processor_name(), "threads": torch.get_num_threads(), "torch": version("torch")}
     result |= {name: value for name, value in vars(args).items() if name not in ("model", "glue")}
     result["precision"] = precision
-    if "finetuning" in parts or "ramps" in parts:
+    if {"finetuning", "objectives", "ramps"} & set(parts):
         model = task.start(0)
         batches = epoch_batches(plan.train.encoded.lengths, BATCH_SIZE, plan.seed, 0)[: args.steps]
         if "finetuning" in parts:
             result["finetuning"] = compare_finetuning(model, plan, batches, args)
+        if "objectives" in parts:
+            result["step_cpu_time_over_full_depth"] = compare_objectives(model, plan, batches, args)
         if "ramps" in parts:
             result["ramps"] = compare_ramps(model, plan, batches, args)
     if "memory" in parts:

@@ -22,9 +22,13 @@ from tests.inference.test_classifier import LABELS, WIDTH, write_classifier, wri
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--size", "tiny", "--samples", "4"]
+PARTS = "finetuning,objectives,ramps"
 RUNS = {
     "early_exit": [*TINY, "--rounds", "1", "--single", "2", "--precision", "fp32"],
-    "training": [*TINY, "--rounds", "1", "--steps", "1", "--states", "64", "--precision", "fp32"],
+    "training": [
+        *TINY,
+        *"--rounds 1 --steps 1 --states 64 --precision fp32 --parts finetuning,objectives,ramps".split(),
+    ],
 }
 
 

@@ -16,7 +16,7 @@ from deebert.settings.finetune_backbone import FinetuneBackbone
 from tests.runs import run
 
 DOWNLOAD = DownloadGlue("hub", 0, Columns(None, None, None), None, None, 0.1, 0)
-FINETUNE = FinetuneBackbone("full_depth", "none", None, None, None, None, 128, "auto")
+FINETUNE = FinetuneBackbone("full_depth", 0.5, "none", None, None, None, None, 128, "auto")
 RECIPE = {
     "source": "hub",
     "toy_seed": 0,
@@ -26,6 +26,7 @@ RECIPE = {
     "validation_frac": 0.1,
     "split_seed": 0,
     "objective": "full_depth",
+    "full_depth_frac": 0.5,
     "class_weights": "none",
     "epochs": "default",
     "learning_rate": "default",
@@ -97,13 +98,13 @@ def test_a_row_of_another_run_is_not_taken(changed: dict[str, Any]) -> None:
 
 def test_a_cut_run_has_nothing_smaller_beside_it() -> None:
     """A run that is itself cut is no whole model, even if it has as many layers."""
-    cut = FinetuneBackbone("full_depth", "none", 6, None, None, None, 128, "auto")
+    cut = FinetuneBackbone("full_depth", 0.5, "none", 6, None, None, None, 128, "auto")
     assert smaller_rows([row()], {**ABOUT, "num_layers": 6}, "bert-base", DOWNLOAD, cut) == []
 
 
 def test_settings_are_compared_by_value() -> None:
     """A rate of 2e-5 is the same however it was written, and a set value is not the default."""
-    finetune = FinetuneBackbone("full_depth", "none", None, 3.0, 0.00002, None, 128, "auto")
+    finetune = FinetuneBackbone("full_depth", 0.5, "none", None, 3.0, 0.00002, None, 128, "auto")
     set_alike = row(recipe={**RECIPE, "epochs": 3, "learning_rate": 2e-5})
     assert len(smaller_rows([set_alike, row()], ABOUT, "bert-base", DOWNLOAD, finetune)) == 1
 

@@ -213,7 +213,7 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
     "unknown objective": (
         "plan",
         put("finetune_backbone.objective", "half_depth"),
-        ["finetune_backbone.objective: 'half_depth'", "one of full_depth"],
+        ["finetune_backbone.objective: 'half_depth'", "one of alternating", "full_depth"],
     ),
     "unknown model": ("plan", put("model", "brt-base"), ["model: 'brt-base'", "bert-base", "a folder"]),
     "unknown key": ("plan", put("sead", 1), ["unknown key sead", TOP]),

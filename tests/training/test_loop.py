@@ -241,7 +241,7 @@ def without_dropout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["model"] = "./start"
     settings = {"epochs": 2, "learning_rate": 1e-3, "max_length": 24, "batch_size": 16, "precision": "fp32"}
-    content["finetune_backbone"] |= settings
+    content["finetune_backbone"] |= {**settings, "objective": "alternating", "full_depth_frac": 0.5}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     write_start(folder)
     return folder

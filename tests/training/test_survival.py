@@ -149,6 +149,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, warm_python: Path) -> 
     tiny.write_model(folder / "start")
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["model"] = "./start"
+    # 38 steps at full depth, and as many in two kinds that take turns
+    content["finetune_backbone"] |= {"objective": "alternating", "full_depth_frac": 0.5}
     content["finetune_backbone"] |= {"epochs": 9.5, "max_length": 24, "batch_size": 16, "precision": "fp32"}
     content["train_ramps"] |= {"ramp": "pooler", "epochs": 60, "batch_size": 8}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))

@@ -26,6 +26,7 @@ ADDED_SETTINGS = {  # settings that older runs did not have -> what these did
     "validation_frac": 0.1,
     "split_seed": 0,
     "objective": "full_depth",
+    "full_depth_frac": 0.5,  # which full depth does not heed
     "class_weights": "none",
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel
@@ -26,7 +26,8 @@ from deebert.data.batches import batches_by_length, shuffled_batches
 from deebert.data.scores import METRICS
 from deebert.training import finite, processes
 from deebert.training.checkpoints import Checkpoints
-from deebert.training.plan import Plan, key
+from deebert.training.objective import FullDepth
+from deebert.training.plan import Phase, Plan, key, phases
 from deebert.training.records import curve_points, environment, whole_steps
 from deebert.training.step import ORDER, STEP, Training, seed
 from deebert.training.stops import Stop, stop_requests, stopped
@@ -67,65 +68,89 @@ def finetune(
         record = {**dataclasses.asdict(recipe), "seed": plan.seed, "precision": plan.precision, **environment(device)}
         if plan.class_weights != "none":
             record["class_weights"] = plan.class_weights
+        if plan.objective is not FullDepth:
+            name = plan.objective.__module__.rpartition(".")[2]
+            record |= {"objective": name, "full_depth_frac": plan.full_depth_frac}
         processes.on_first(lambda: checkpoints.open(key(record, model, plan)))
-        with Training(model.to(device), plan) as training:
-            rows = _Run(training, checkpoints).to_the_end(asked_to_stop)
+        rows = _Run(model.to(device), plan, checkpoints).to_the_end(asked_to_stop)
     return record, rows
 
 
 class _Run:
     """A fine-tuning on its way: the number of steps done, their losses, and the curve so far."""
 
-    def __init__(self, training: Training, checkpoints: Checkpoints) -> None:
-        self.training, self.plan, self.checkpoints = training, training.plan, checkpoints
-        recipe = self.plan.recipe
-        self.counts = self.plan.train.encoded.lengths
-        self.steps_per_epoch = math.ceil(len(self.counts) / recipe.batch_size)
-        self.steps = whole_steps(recipe.epochs, self.steps_per_epoch)
-        self.warmup_steps = whole_steps(recipe.warmup_frac, self.steps)
+    training: Training  # of the phase that is under way
+
+    def __init__(self, model: PreTrainedModel, plan: Plan, checkpoints: Checkpoints) -> None:
+        self.model, self.plan, self.checkpoints = model, plan, checkpoints
+        self.counts = plan.train.encoded.lengths
+        self.steps_per_epoch = math.ceil(len(self.counts) / plan.recipe.batch_size)
+        self.steps = whole_steps(plan.recipe.epochs, self.steps_per_epoch)
         self.points = curve_points(self.steps)
-        self.losses = torch.zeros(self.steps, device=training.device)  # each the mean over all samples of its step
-        self.changing = {"losses": self.losses, **training.changing()}
+        self.losses = torch.zeros(self.steps, device=model.device)  # each the mean over all samples of its step
         self.done = 0
         self.rows: list[Row] = []
 
     def to_the_end(self, asked_to_stop: Callable[[], Stop | None]) -> list[Row]:
         """Make all steps from the last checkpoint on; returns the curve."""
-        is_first = processes.rank() == 0
-        self._resume()
-        batches: list[np.ndarray] = []
-        options = {"desc": "fine-tuning", "unit": "step", "disable": None if is_first else True}
+        saved = self._find()
+        options = {"desc": "fine-tuning", "unit": "step", "disable": None if processes.rank() == 0 else True}
         with tqdm(total=self.steps, initial=self.done, **options) as bar, logging_redirect_tqdm():
-            while self.done < self.steps:
-                epoch, place = divmod(self.done, self.steps_per_epoch)
-                if not batches or place == 0:
-                    batches = epoch_batches(self.counts, self.plan.recipe.batch_size, self.plan.seed, epoch)
-                self._step(batches[place])
-                bar.update()
-                if self.done in self.points:
-                    bar.set_postfix(loss=f"{self._note_loss():.4f}", refresh=False)
-                if is_first and (self.done % self.steps_per_epoch == 0 or self.done == self.steps):
-                    self._note_score(epoch)
-                self._save_or_stop(asked_to_stop())
+            for phase in phases(self.plan, self.steps):
+                if phase.end < self.done:  # of a phase that has just ended, the state is its own: the weights are there
+                    continue
+                plan = dataclasses.replace(self.plan, objective=phase.objective)
+                with Training(self.model, plan) as self.training:
+                    if phase.start < self.done:
+                        self._take_up(saved)
+                        saved = {}
+                    self._to_the_end_of(phase, bar, asked_to_stop)
+                del self.training  # the next phase has moments of its own, which may need the room
         return self.rows
 
-    def _resume(self) -> None:
-        """Take up the newest checkpoint, if there is one; all processes get the first one's state."""
+    def _to_the_end_of(self, phase: Phase, bar: tqdm, asked_to_stop: Callable[[], Stop | None]) -> None:
+        batches: list[np.ndarray] = []
+        while self.done < phase.end:
+            epoch, place = divmod(self.done, self.steps_per_epoch)
+            if not batches or place == 0:
+                batches = epoch_batches(self.counts, self.plan.recipe.batch_size, self.plan.seed, epoch)
+            self._step(batches[place], phase)
+            bar.update()
+            if self.done in self.points:
+                bar.set_postfix(loss=f"{self._note_loss():.4f}", refresh=False)
+            if processes.rank() == 0 and (self.done % self.steps_per_epoch == 0 or self.done == self.steps):
+                self._note_score(epoch)
+            self._save_or_stop(asked_to_stop())
+
+    def _find(self) -> dict[str, Tensor]:
+        """The tensors of the newest checkpoint, none where there is none; all processes get the first one's number."""
+        saved: dict[str, Tensor] = {}
         if processes.rank() == 0 and (found := self.checkpoints.load()):
-            self.done, tensors, notes = found
+            self.done, saved, notes = found
             self.rows = notes["rows"]
-            for name, tensor in self.changing.items():
-                tensor.data.copy_(tensors[name])
             log.info("going on after step %d of %d, from %s", self.done, self.steps, self.checkpoints.folder)
+        (self.done,) = processes.agree(self.done)
+        return saved
+
+    def _take_up(self, saved: dict[str, Tensor]) -> None:
+        """Go on from the state that the first process has `saved`; all others get it."""
+        changing = self._changing()
+        if processes.rank() == 0:
+            for name, tensor in changing.items():
+                tensor.data.copy_(saved[name])
         if processes.count() > 1:
-            (self.done,) = processes.agree(self.done)
-            for tensor in self.changing.values():
+            for tensor in changing.values():
                 distributed.broadcast(tensor.data, src=0)
 
-    def _step(self, batch: np.ndarray) -> None:
-        self.training.set_rate(rate(self.done, self.steps, self.warmup_steps))
-        seed(self.training.device, self.plan.seed, STEP, self.done, processes.rank())
-        self.losses[self.done] = self.training.step(batch)
+    def _changing(self) -> dict[str, Tensor]:
+        return {"losses": self.losses, **self.training.changing()}
+
+    def _step(self, batch: np.ndarray, phase: Phase) -> None:
+        steps = phase.end - phase.start
+        warmup_steps = whole_steps(self.plan.recipe.warmup_frac, steps)
+        self.training.set_rate(rate(self.done - phase.start, steps, warmup_steps))
+        seed(self.model.device, self.plan.seed, STEP, self.done, processes.rank())
+        self.losses[self.done] = self.training.step(batch, self.done)
         self.done += 1
 
     def _note_loss(self) -> float:
@@ -140,7 +165,7 @@ class _Run:
 
     def _note_score(self, epoch: int) -> None:
         """Score the validation split at the end of `epoch` (from 0), add that to the curve and tell it."""
-        value = score(self.training.model, self.plan)
+        value = score(self.model, self.plan)
         self._note("validation", self.plan.metric, value)
         loss = self.losses[epoch * self.steps_per_epoch : self.done].mean().item()
         told = "epoch %.3g of %.3g: training loss %.4f, validation %s %.4f"
@@ -162,7 +187,7 @@ class _Run:
 
     def _save(self) -> None:
         finite.check_weights(self.training.weights, STAGE, ADVICE)
-        self.checkpoints.save(self.done, self.changing, {"rows": self.rows})
+        self.checkpoints.save(self.done, self._changing(), {"rows": self.rows})
 
 
 def epoch_batches(counts: np.ndarray, batch_size: int, plan_seed: int, epoch: int) -> list[np.ndarray]:

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deebert.base.recipe import Recipe
 from deebert.data.encoded import Encoded
-from deebert.training.objective import Objective
+from deebert.training.objective import FullDepth, Objective
+from deebert.training.records import whole_steps
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Plan:
         validation: scored by `metric` (a key of METRICS) after each epoch; nothing depends on the score.
         precision: auto, fp32 or bf16.
         class_weights: none or balanced, see `step.class_weights`.
+        full_depth_frac: share of the epochs, from 0, that are trained at full depth before `objective` begins.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -42,6 +44,23 @@ class Plan:
     precision: str
     objective: type[Objective]
     class_weights: str = "none"
+    full_depth_frac: float = 0.0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps from `start` to before `end`, of the whole fine-tuning, with an optimizer and a schedule of their own."""
+
+    objective: type[Objective]
+    start: int
+    end: int
+
+
+def phases(plan: Plan, steps: int) -> list[Phase]:
+    """What is minimised when, over `steps` steps: one phase, or two where full depth comes first."""
+    middle = 0 if plan.objective is FullDepth else whole_steps(plan.full_depth_frac, steps)
+    both = (Phase(FullDepth, 0, middle), Phase(plan.objective, middle, steps))
+    return [phase for phase in both if phase.start < phase.end]
 
 
 def key(record: dict[str, Any], model: PreTrainedModel, plan: Plan) -> str:

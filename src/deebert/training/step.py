@@ -86,12 +86,15 @@ class Training:
         self._undo.close()
 
     def set_rate(self, share: float) -> None:
-        """Have the next steps take `share` of the peak learning rate."""
+        """Have the next steps take `share` of the peak learning rates."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.recipe.learning_rate * group["factor"] * share
+            group["lr"] = group["peak"] * share
 
-    def step(self, rows: np.ndarray) -> Tensor:
-        """One step on a batch, of which each process takes its share; returns the mean loss over the whole batch."""
+    def step(self, rows: np.ndarray, number: int = 0) -> Tensor:
+        """One step on a batch, of which each process takes its share; returns the mean loss over the whole batch.
+
+        `number` is the step's in the whole fine-tuning, from 0.
+        """
         size, rank = processes.count(), processes.rank()
         mine, weight = rows[rank::size], size / len(rows)  # DDP takes the mean over processes
         if not len(mine):  # more processes than samples in the last batch: DDP still waits for everyone
@@ -103,6 +106,7 @@ class Training:
             with autocast(self.plan.precision, self.device), lean_dropout(self.device):
                 return self._module(inputs, labels, **how) * weight
 
+        self.joint.objective.step = number
         loss = self.joint.objective.backward(forward)
         if self._words:
             self._words.fill()
@@ -166,10 +170,11 @@ def _adamw(groups: list[Trained], recipe: Recipe) -> torch.optim.AdamW:
             {
                 "params": [weight for weight in group.parameters if (weight.ndim > 1) == decays],
                 "weight_decay": recipe.weight_decay if decays else 0.0,
-                "lr": recipe.learning_rate * group.learning_rate_factor,
-                "factor": group.learning_rate_factor,
+                "lr": peak,
+                "peak": peak,
             }
             for group in groups
+            for peak in (recipe.learning_rate if group.learning_rate is None else group.learning_rate,)
             for decays in (True, False)
         ],
         betas=(0.9, recipe.adam_beta2),
