@@ -54,21 +54,7 @@ def alternating(heads: list[Tensor], labels: Tensor, step: int) -> Tensor:
     return sum(weighted(cross_entropy(logits, labels, reduction="none"), labels) for logits in counted)
 
 
-def distilled(heads: list[Tensor], labels: Tensor, step: int) -> Tensor:
-    """Geng et al., section 3.2, with 0.1, 0.9 and a temperature of 3."""
-    total = alternating(heads[-1:], labels, step)
-    teacher = (heads[-1].detach() / 3).softmax(dim=1)
-    for logits in heads[:-1]:
-        student = (logits / 3).softmax(dim=1)
-        divergence = (teacher * (teacher.log() - student.log())).sum(dim=1)
-        total = total + 0.1 * alternating([logits], labels, step) + 0.9 * 9 * weighted(divergence, labels)
-    return total
-
-
-EXPECTED: dict[str, Callable[[list[Tensor], Tensor, int], Tensor]] = {
-    "alternating": alternating,
-    "distilled": distilled,
-}
+EXPECTED: dict[str, Callable[[list[Tensor], Tensor, int], Tensor]] = {"alternating": alternating}
 
 
 @each_objective
