@@ -24,6 +24,7 @@ from contenders.rows import rows_of
 from contenders.sentences import Written
 from contenders.table import LIBRARIES, Contender, contenders
 
+from deebert.base import cores
 from deebert.base.errors import UserError
 from deebert.base.files import read_json, write_bytes
 from deebert.base.stage import log_to_stderr, told_in_one_line
@@ -38,8 +39,6 @@ from deebert.reports.rivals import rivals_table
 VERSIONED = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
 PROBES = 2  # rounds in which rivals alone take turns, so that cut models run in the fastest
 SEED = 0  # of the bootstrap
-# Those that this process may use, where the system tells.
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepared(folder: Path, data: DataSet, samples: int, work: Path) -> Model:
@@ -88,7 +87,7 @@ def compare(
         left_out |= {each.name: why for each in everybody if (why := each.obstacle())}
         if any(each.is_built and each.name not in left_out for each in everybody):
             with_graph(model)
-        for count in threads or sorted({1, CORES}):
+        for count in threads or sorted({1, cores.count()}):
             with Race(count, left_out) as race:
                 for each in everybody:
                     own = each.exits_early and each.precision == precision
@@ -110,7 +109,7 @@ def compare(
         "precision": precision,
         "rounds": rounds,
         "device": processor_name(),
-        "cores": CORES,
+        "cores": cores.count(),
         "versions": {name: told for name in VERSIONED if (told := _version(name))},
         "left_out": left_out,
         "rows": rows,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from deebert.base.errors import UserError
 from deebert.cli import model
 from deebert.cli.arguments import count, number
-from deebert.cli.tables import percent, table
+from deebert.cli.tables import percent, recommended_table, table
 
 if TYPE_CHECKING:
     from deebert.export.check import Checked
@@ -115,16 +115,6 @@ def _told(checked: "Checked") -> list[str]:
             for each in checked.agreements
         ),
         "",
-        f"recommended, by points of {chosen.metric} lost at most: threshold (nats), layers saved (%), {chosen.metric}"
-        " (%) on samples not used to choose",
-        *table(
-            [
-                f"{each.drop_points:g}",
-                f"{each.threshold_nats:g}",
-                percent(each.layers_saved_frac),
-                percent(each.cross_fitted_score),
-            ]
-            for each in chosen.recommended
-        ),
+        *recommended_table(chosen.metric, chosen.recommended),
         "",
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deebert.cli import model
-from deebert.cli.tables import aligned, percent, table
+from deebert.cli.tables import aligned, percent, recommended_table, table
 
 if TYPE_CHECKING:
     from deebert.inference.thresholds import Thresholds
@@ -67,17 +67,7 @@ def _thresholds(known: "Thresholds | None") -> list[str]:
         f"if everybody leaves after layer: {metric} (%)",
         *_side_by_side([(str(each.layer), percent(each.score)) for each in known.scores]),
         "",
-        f"recommended, by points of {metric} lost at most: threshold (nats), layers saved (%), {metric} (%) on samples"
-        " not used to choose",
-        *table(
-            [
-                f"{each.drop_points:g}",
-                f"{each.threshold_nats:g}",
-                percent(each.layers_saved_frac),
-                percent(each.cross_fitted_score),
-            ]
-            for each in known.recommended
-        ),
+        *recommended_table(metric, known.recommended),
         "",
         f"certified with {100 * known.certified_confidence:g} % confidence, by points of accuracy lost at most:"
         " threshold (nats), layers saved (%)",

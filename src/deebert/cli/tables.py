@@ -1,6 +1,10 @@
 """Tables as text on a terminal."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deebert.inference.thresholds import Recommended
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
@@ -17,3 +21,20 @@ def table(rows: Iterable[Sequence[str]]) -> list[str]:
 
 def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
+
+
+def recommended_table(metric: str, recommended: Iterable["Recommended"]) -> list[str]:
+    """A heading and a row for each loss of `metric` that is allowed."""
+    return [
+        f"recommended, by points of {metric} lost at most: threshold (nats), layers saved (%), {metric} (%) on samples"
+        " not used to choose",
+        *table(
+            [
+                f"{each.drop_points:g}",
+                f"{each.threshold_nats:g}",
+                percent(each.layers_saved_frac),
+                percent(each.cross_fitted_score),
+            ]
+            for each in recommended
+        ),
+    ]

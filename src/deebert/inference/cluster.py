@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from deebert.base import cores
 from deebert.base.errors import UserError, one_line
 from deebert.inference.answering import Answering
 from deebert.inference.classifier import Text
@@ -67,8 +68,8 @@ class Cluster:
         try:
             if self._address == AUTO:
                 try:
-                    self._ray.init(num_cpus=_cores(), **options)
-                    return f"started on this machine, with {_cores()} cores"
+                    self._ray.init(num_cpus=cores.count(), **options)
+                    return f"started on this machine, with {cores.count()} cores"
                 except ValueError:  # there is a cluster, of which nobody may say how many cores it has
                     self._ray.init(**options)
             else:
@@ -114,7 +115,3 @@ def _check_reachable(address: str) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"--ray: cannot connect to {address}: {reason}") from None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
