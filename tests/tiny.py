@@ -112,6 +112,12 @@ def inputs(family: str, lengths: Sequence[int], seed: int = 0) -> dict[str, Tens
     return made
 
 
+def texts(count: int, seed: int = 0, fewest_words: int = 0) -> list[str]:
+    """Texts of up to 19 words each."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(fewest_words, 20))) for _ in range(count)]
+
+
 def samples(size: int, seed: int = 0, labels: int = 2) -> pd.DataFrame:
     """Sentences of 2 to 8 words, of which one, `w0`, `w1` or `w2`, tells the label and the others nothing."""
     rng = np.random.default_rng(seed)

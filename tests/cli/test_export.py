@@ -27,19 +27,8 @@ from tests.inference.test_classifier import LAYERS, write_classifier, write_metr
 COUNT = 60
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_classifier(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def classifier(model: Path) -> EarlyExitClassifier:
-    return EarlyExitClassifier.from_pretrained(model)
-
-
 def sentences(count: int = COUNT, seed: int = 0) -> list[str]:
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(tiny.WORDS, rng.integers(1, 20))) for _ in range(count)]
+    return tiny.texts(count, seed, fewest_words=1)
 
 
 @pytest.fixture(scope="module")

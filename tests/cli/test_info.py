@@ -13,11 +13,6 @@ from tests.cli.running import error, status
 from tests.inference.test_classifier import write_classifier, write_metrics
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_classifier(tmp_path_factory.mktemp("model"))
-
-
 def test_what_is_known(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Task, input, labels, layers, fingerprint, scores, thresholds and precision; from the model or from metrics."""
     classifier = EarlyExitClassifier.from_pretrained(model)

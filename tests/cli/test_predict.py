@@ -31,16 +31,6 @@ COUNT = 60
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_classifier(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def classifier(model: Path) -> EarlyExitClassifier:
-    return EarlyExitClassifier.from_pretrained(model)
-
-
-@pytest.fixture(scope="module")
 def of_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classifier(tmp_path_factory.mktemp("pairs"), columns=("sentence1", "sentence2"))
 

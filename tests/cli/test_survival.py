@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from deebert.inference.kept import ANSWERS, RECORD, parts_folder
@@ -41,8 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and its input in two formats; some rows have no text."""
     folder = tmp_path_factory.mktemp("survival")
     write_classifier(folder)
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(tiny.WORDS, rng.integers(0, 20))) for _ in range(COUNT)]
+    texts = tiny.texts(COUNT)
     for ending in (".csv", ".parquet"):
         write(folder / f"in{ending}", {"sentence": texts, "id": list(map(str, range(COUNT)))})
     return folder

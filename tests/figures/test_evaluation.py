@@ -248,6 +248,16 @@ def drawn_texts(figure: Figure) -> list[tuple[str, Bbox]]:
     return recorder.texts
 
 
+def check_texts(figure: Figure, name: str = "") -> None:
+    """No text leaves the figure and no two texts touch."""
+    texts = drawn_texts(figure)
+    assert len(texts) > 10
+    for i, (text, box) in enumerate(texts):
+        assert figure.bbox.count_contains(box.corners()) == 4, (name, text)
+        for other, other_box in texts[i + 1 :]:
+            assert not box.padded(-1).overlaps(other_box.padded(-1)), (name, text, other)
+
+
 def curve(figure: Figure, label: str) -> np.ndarray:
     (line,) = [line for ax in figure.axes for line in ax.get_lines() if line.get_label().startswith(label)]
     return line.get_xydata()
@@ -277,12 +287,7 @@ def test_files_are_small_whole_and_need_no_font(drawing, tmp_path):
 def test_texts_stay_inside_and_apart(drawing):
     """No text leaves the figure and no two texts touch."""
     for name, figure in drawing.items():
-        texts = drawn_texts(figure)
-        assert len(texts) > 10
-        for i, (text, box) in enumerate(texts):
-            assert figure.bbox.count_contains(box.corners()) == 4, (name, text)
-            for other, other_box in texts[i + 1 :]:
-                assert not box.padded(-1).overlaps(other_box.padded(-1)), (name, text, other)
+        check_texts(figure, name)
 
 
 def test_legends_cover_nothing(drawing):

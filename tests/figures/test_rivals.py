@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from deebert.figures.rivals import MODES, draw_rivals
-from tests.figures.test_evaluation import drawn_texts
+from tests.figures.test_evaluation import check_texts
 
 EXITS = {0.1: 0.3, 0.2: 0.5, 0.4: 0.7}  # threshold -> layers saved
 
@@ -85,9 +85,4 @@ def _is(row: dict[str, Any], kind: str, precision: str) -> bool:
 
 def test_texts_stay_inside_and_apart(figure: Figure) -> None:
     """No text leaves the figure and no two texts touch."""
-    texts = drawn_texts(figure)
-    assert len(texts) > 10
-    for i, (text, box) in enumerate(texts):
-        assert figure.bbox.count_contains(box.corners()) == 4, text
-        for other, other_box in texts[i + 1 :]:
-            assert not box.padded(-1).overlaps(other_box.padded(-1)), (text, other)
+    check_texts(figure)

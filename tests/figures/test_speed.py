@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from deebert.figures.drawing import save
 from deebert.figures.speed import MODES, draw_time
-from tests.figures.test_evaluation import curve, drawn_texts
+from tests.figures.test_evaluation import check_texts, curve
 
 HEADER = {"task": "RTE", "model": "bert-base"}
 METRICS = {"device": "AMD EPYC", "threads": 2, "precision": "bf16", "n": 1277}
@@ -130,12 +130,7 @@ def test_all_that_is_drawn_is_in_sight(rows: list[dict[str, Any]], figure: Figur
 
 def test_texts_stay_inside_and_apart(figure: Figure) -> None:
     """No text leaves the figure and no two texts touch."""
-    texts = drawn_texts(figure)
-    assert len(texts) > 10
-    for i, (text, box) in enumerate(texts):
-        assert figure.bbox.count_contains(box.corners()) == 4, text
-        for other, other_box in texts[i + 1 :]:
-            assert not box.padded(-1).overlaps(other_box.padded(-1)), (text, other)
+    check_texts(figure)
 
 
 @pytest.mark.parametrize("case", ["usual", "one threshold", "nothing saved", "time lost", "all saved"])

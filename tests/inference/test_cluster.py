@@ -34,8 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and a file in which some rows have no text."""
     folder = tmp_path_factory.mktemp("cluster")
     write_classifier(folder)
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(tiny.WORDS, rng.integers(0, 20))) for _ in range(COUNT)]
+    texts = tiny.texts(COUNT)
     write(folder / "in.csv", {"sentence": texts, "id": list(map(str, range(COUNT)))})
     return folder
 
