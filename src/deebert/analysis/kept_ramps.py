@@ -14,12 +14,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from deebert.analysis.choice import DIVISIONS, FOLDS
 from deebert.analysis.folds import stratified_folds
 from deebert.base.rows import Row
 from deebert.data.scores import score_of, score_terms
 from deebert.exits.rule import compute_saved_frac, entropy, layers_saved_frac
 
-FOLDS, DIVISIONS = 10, 20  # as in `choice`
 MAX_JUDGED = 20_000  # times T / 2: of many samples a few divisions tell as much
 
 Ramps = tuple[int, ...]  # layers, rising
