@@ -31,9 +31,10 @@ scm: .venv/for-report
 repro: setup scm ## run the stages whose inputs changed
 	$(DVC) repro
 
-# As many processes as there are cores, each with one thread; a file stays in one process, for what its tests share.
+# As many processes as there are cores, each with one thread; a file stays in one process, for what its tests share. They
+# start hundreds of others, which need not compile the code each anew, whatever the caller's environment says.
 test: .venv/for-tests ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/for-tests ## check style and formatting
 	$(BIN)/ruff check

@@ -1,6 +1,5 @@
 """What several test modules set up alike."""
 
-import contextlib
 import gc
 import os
 import subprocess
@@ -15,6 +14,8 @@ import pytest
 import transformers
 
 WARM = Path(__file__).parent / "warm"
+WARM_TIMEOUT_S = 300  # a busy machine takes its time
+SERVERS: list[subprocess.Popen] = []  # they run on; a Popen that is let go would complain
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,14 +31,23 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A program `python` that runs a script at once, with the large libraries imported; see `warm/server.py`."""
-    with started_warm_python(tmp_path_factory.mktemp("warm"), hash_seed=0) as program:
-        yield program
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program `python` that runs a script at once, with the large libraries imported; see `warm/server.py`.
+
+    All processes of pytest share one, which the first to need it starts. It ends as pytest does.
+    """
+    folder, pytest_process = tmp_path_factory.getbasetemp(), os.getpid()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder, pytest_process = folder.parent, os.getppid()
+    folder /= "warm"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return wait_for_warm_python(folder)
+    return start_warm_python(folder, 0, pytest_process)
 
 
-@contextlib.contextmanager
-def started_warm_python(folder: Path, hash_seed: int) -> Iterator[Path]:
+def start_warm_python(folder: Path, hash_seed: int, ends_with_process: int) -> Path:
     """A `python` and a `dvc` in `folder` that start at once; sets of strings have their order by `hash_seed`."""
     client, dvc = folder / "python", folder / "dvc"
     client.write_text(f"#!{sys.executable} -IS\n{(WARM / 'client.py').read_text()}")
@@ -47,12 +57,19 @@ def started_warm_python(folder: Path, hash_seed: int) -> Iterator[Path]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"PYTHONHASHSEED": str(hash_seed)}
     environment.pop("PYTHONPATH", None)
-    command = [sys.executable, WARM / "server.py", folder / "socket"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as server:  # it ends as its input ends
-        while not (folder / "socket").exists():
-            assert server.poll() is None
-            time.sleep(0.01)
-        yield client
+    # Nobody waits for it: it may serve others for longer than its parent lives.
+    command = [sys.executable, WARM / "server.py", folder / "socket", str(ends_with_process)]
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
+    SERVERS.append(server)
+    return wait_for_warm_python(folder, server)
+
+
+def wait_for_warm_python(folder: Path, server: subprocess.Popen | None = None) -> Path:
+    end = time.monotonic() + WARM_TIMEOUT_S
+    while not (folder / "socket").exists():
+        assert time.monotonic() < end and (server is None or server.poll() is None), "it does not start"
+        time.sleep(0.01)
+    return folder / "python"
 
 
 @pytest.fixture

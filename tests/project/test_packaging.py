@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIRED = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = [Requirement(text) for texts in PROJECT["optional-dependencies"].values() for text in texts]
-OWNERS = {name: canonicalize_name(owners[0]) for name, owners in packages_distributions().items()}
+# A name that several share, as `ruamel` is, belongs to the one that the others are called after.
+OWNERS = {name: canonicalize_name(min(owners, key=len)) for name, owners in packages_distributions().items()}
 MODULES = sorted((ROOT / "src").rglob("*.py"))
 
 

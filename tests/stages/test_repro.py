@@ -16,7 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests import tiny
-from tests.conftest import started_warm_python
+from tests.conftest import start_warm_python
 
 ROOT = Path(__file__).parents[2]
 # All that git holds and a run needs; tests, documents and the lock file of the long default run stay behind.
@@ -44,6 +44,8 @@ STAGES = [
     "plot",
     "benchmark",
 ]
+TOY_SIZES = 'SIZES = {"train": 16_000, "validation": 1_600, "test": 1_600}'
+FEW = 'SIZES = {"train": 1_600, "validation": 400, "test": 400}'
 TIMED = {"metrics/benchmark.json", "plots/benchmark.json", "plots/benchmark.svg"}  # a clock's, so never the same again
 UP_TO_DATE = "Data and pipelines are up to date."
 LONG = bool(os.environ.get("DEEBERT_LONG"))
@@ -141,9 +143,13 @@ def first_run(_quick_stages: None, tmp_path_factory: pytest.TempPathFactory) -> 
     """A project whose default run, made short, is committed, and what `dvc repro` printed."""
     folder = tmp_path_factory.mktemp("repro") / "project"
     make_project(folder)
+    toy = folder / "src/deebert/data/sources/toy.py"
+    text = toy.read_text(encoding="utf-8")
+    assert text.count(TOY_SIZES) == 1
+    toy.write_text(text.replace(TOY_SIZES, FEW), encoding="utf-8")
     yaml = YAML()
     params = yaml.load(folder / "params.yaml")
-    params["finetune_backbone"] |= {"epochs": 0.02, "truncate_to": 2}
+    params["finetune_backbone"] |= {"epochs": 0.2, "truncate_to": 2}
     params["train_ramps"]["epochs"] = 1
     params["entropy_sweep"]["grid_points"] = 10
     params["benchmark"] |= {"samples": 8, "rounds": 1}
@@ -189,9 +195,8 @@ def test_two_clones_make_the_same_bytes(
     """
     folder, _ = first_run
     (tmp_path / "warm").mkdir()
-    with started_warm_python(tmp_path / "warm", hash_seed=1) as program:
-        put_first_on_path(monkeypatch, program.parent)
-        assert run_in_clone(folder, "main~", tmp_path / "another") == untimed(files(folder))
+    put_first_on_path(monkeypatch, start_warm_python(tmp_path / "warm", 1, os.getpid()).parent)
+    assert run_in_clone(folder, "main~", tmp_path / "another") == untimed(files(folder))
 
 
 @pytest.mark.skipif(not LONG, reason="takes minutes; DEEBERT_LONG=1 runs it")
@@ -240,8 +245,12 @@ def test_thresholds_rerun_the_sweep_only(project: Path) -> None:
 def test_settings_of_the_clock_rerun_the_benchmark_only(project: Path) -> None:
     """Nothing but the benchmark reads the section, and it changes nothing but its own files."""
     before = files(project)
-    changed = dvc(project, "exp", "run", "--set-param", "benchmark.samples=5", "--set-param", "benchmark.rounds=2")
-    assert stages_run(changed) == ["plan", "benchmark"]
+    params = (project / "params.yaml").read_text(encoding="utf-8")
+    for short, other in (("samples: 8", "samples: 5"), ("rounds: 1", "rounds: 2")):
+        assert params.count(short) == 1
+        params = params.replace(short, other)
+    (project / "params.yaml").write_text(params, encoding="utf-8")
+    assert stages_run(dvc(project, "repro")) == ["plan", "benchmark"]
     after = files(project)
     assert {path for path in before | after if before.get(path) != after.get(path)} == TIMED
     assert {row["n"] for row in json.loads(after["plots/benchmark.json"])} == {5}
@@ -298,7 +307,7 @@ def test_experiment_on_a_folder_of_glue(project: Path, tmp_path: Path) -> None:
     metrics = table(dvc(project, "metrics", "diff", "--md"))
     assert ["metrics/layers.json", "task", "toy", "RTE", "-"] in metrics
     assert ["metrics/sweep.json", "task", "toy", "RTE", "-"] in metrics
-    assert ["metrics/sweep.json", "n", "1600", "16", "-1584"] in metrics
+    assert ["metrics/sweep.json", "n", "400", "16", "-384"] in metrics
     for _, name, *values in metrics:
         assert re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)?", name)
         if name.endswith("_per_layers_saved"):

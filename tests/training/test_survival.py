@@ -38,6 +38,7 @@ ARGUMENTS = {
     "finetune_backbone": ["data/glue", "data/start.json", "models/backbone", "data/finetune.json"],
     "train_ramps": ["data/glue", "models/backbone", "models/deebert", "data/ramps.json"],
 }
+STEPS = 44  # of fine-tuning, 8 an epoch
 KILLS = 20 if os.environ.get("DEEBERT_LONG") else 3
 TIMEOUT_S = 300  # for what hangs; a busy machine takes its time over the rest
 # A server that has imported everything forks a process in no time, where a new Python would import torch for seconds.
@@ -149,9 +150,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, warm_python: Path) -> 
     tiny.write_model(folder / "start")
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["model"] = "./start"
-    # 38 steps at full depth, and as many in two kinds that take turns
+    # half of the steps at full depth, and as many in two kinds that take turns
     content["finetune_backbone"] |= {"objective": "alternating", "full_depth_frac": 0.5}
-    content["finetune_backbone"] |= {"epochs": 9.5, "max_length": 24, "batch_size": 16, "precision": "fp32"}
+    content["finetune_backbone"] |= {"epochs": STEPS / 8, "max_length": 24, "batch_size": 16, "precision": "fp32"}
     content["train_ramps"] |= {"ramp": "pooler", "epochs": 60, "batch_size": 8}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     write_start(folder)
@@ -229,7 +230,7 @@ def test_told_to_stop(project: Project, undisturbed: Project, number: int, count
         os.kill(process.pid, number)
         time.sleep(0.001)
     assert ended(process) == code
-    told = "finetune_backbone: stopped by (SIGTERM|Ctrl-C|SIGHUP); step [0-9]+ of 76 is saved, and the next run goes on"
+    told = f"finetune_backbone: stopped by (SIGTERM|Ctrl-C|SIGHUP); step [0-9]+ of {STEPS} is saved, and the next run "
     assert [line for line in project.told() if re.search(told, line)], project.told()
     assert not any("Traceback" in line for line in project.told())
     assert project.outputs() == outputs_of(undisturbed, *INPUTS)
@@ -273,8 +274,8 @@ def test_two_processes_stop_together(project: Project) -> None:
             os.killpg(process.pid, signal.SIGTERM)
         assert ended(process) == 1, project.told()
         assert [line for line in project.told() if not line.startswith(PROGRESS)] == [project.error()]
-        said = re.search("stopped by SIGTERM; step ([0-9]+) of 76 is saved, and the next run goes on", project.error())
-        assert int(said[1]) == newest_step(project) > went_on_from
+        (step,) = re.findall(f"stopped by SIGTERM; step ([0-9]+) of {STEPS} is saved, and the next", project.error())
+        assert int(step) == newest_step(project) > went_on_from
         assert project.outputs() == before
     assert project.run(processes=2) == 0 and project.went_on(), project.told()
     assert project.outputs() == expected

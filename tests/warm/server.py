@@ -23,33 +23,51 @@ from typing import NoReturn
 
 LIBRARIES = (
     "dvc.cli.parser",
-    "dvc.repo.experiments",
+    "dvc.data_cloud",
+    "dvc.repo.experiments.executor.local",
+    "dvc.repo.experiments.queue.celery",
+    "dvc.repo.graph",
+    "dvc.repo.index",
+    "dvc.repo.open_repo",
+    "dvc.repo.plots",
+    "dvc.repo.stage",
+    "hydra.compose",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
+    "matplotlib.style",
+    "networkx",
     "pandas",
+    "pyarrow.dataset",
     "pyarrow.parquet",
+    "pygit2",
+    "ruamel.yaml",
+    "safetensors.numpy",
     "scipy.special",
     "scipy.stats",
     "torch.distributed.run",
     "torch.nn.parallel",
     "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
     "transformers.models.bert.modeling_bert",
+    "transformers.trainer_utils",
 )
 
 
-def serve(place: str) -> dict:
-    """Take requests until standard input ends. Return, in a new process for each, what that one has to run."""
+def serve(place: str, until_ends: int) -> dict:
+    """Take requests until that process ends. Return, in a new process for each, what that one has to run."""
+    its_end = os.pidfd_open(until_ends)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place)
     listener.listen()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     while True:
-        ready, _, _ = select.select([listener, sys.stdin], [], [])
-        if sys.stdin in ready:
+        ready, _, _ = select.select([listener, its_end], [], [])
+        if its_end in ready:
             sys.exit()
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
+            os.close(its_end)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return attend(connection)
         connection.close()
@@ -121,7 +139,7 @@ if __name__ == "__main__":
         for library in LIBRARIES:
             importlib.import_module(library)
     gc.freeze()  # no process has to look through all their objects
-    request = serve(sys.argv[1])
+    request = serve(sys.argv[1], int(sys.argv[2]))
     try:
         become(**request)
     except SystemExit as error:

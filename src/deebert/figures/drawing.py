@@ -72,9 +72,18 @@ def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
 def save(figure: Figure, path: Path) -> Path:
     """Write `figure` as SVG, letters as outlines, without date and version; return `path`."""
     drawing = io.BytesIO()
+    settle(figure)
     figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
     write_bytes(path, drawing.getvalue())
     return path
+
+
+def settle(figure: Figure) -> None:
+    """Give all parts of `figure` their places, once: else each drawing of it does, and that takes most of its time."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def name_points(ax: Axes, points: dict[float, tuple[float, float]]) -> None:
@@ -83,7 +92,7 @@ def name_points(ax: Axes, points: dict[float, tuple[float, float]]) -> None:
     The first free of PLACES is taken, tied to the point by a thin line. A number that finds none is left out; its mark
     stays.
     """
-    ax.get_figure().draw_without_rendering()  # the layout must be settled before places can be compared
+    settle(ax.get_figure())  # before places can be compared
     pixels = ax.get_figure().dpi / 72  # per typographic point
     named: list[tuple[np.ndarray, list[float]]] = []
     for number, point in points.items():
