@@ -17,7 +17,7 @@ INSTALL = @echo "Installing what $< pins, into .venv; the first time this may ta
 # DVC is told where there is no git, and told otherwise once there is.
 NO_SCM := grep -qs no_scm .dvc/config.local
 
-.PHONY: help setup scm repro test lint plots seeds report docs smaller paper submission checkpoints rivals lock-check
+.PHONY: help setup scm repro test lint plots seeds report docs smaller paper submission checkpoints rivals watched lock-check
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ checkpoints: .venv/for-repro ## show what broken-off trainings go on from; CLEAR
 rivals: .venv/for-rivals ## race MODEL on DATA against what people deploy; draws rivals.svg; CUT=folder,folder: cut models
 	@PYTHONPATH=src $(BIN)/python benchmarks/rivals.py '$(MODEL)' '$(DATA)' --metrics '$(METRICS)' --out '$(OUT)' \
 	$(if $(CUT),--cut '$(CUT)') $(if $(SAMPLES),--samples $(SAMPLES)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+watched: .venv/for-repro ## draw where samples left between a monitor's saved STATES='a.json b.json'; draws watched.svg
+	@$(if $(STATES),,echo "error: name the states, the oldest first: make watched STATES='a.json b.json'" >&2; exit 1;) \
+	PYTHONPATH=src $(BIN)/python tools/watched.py watched.svg $(STATES)
 
 # A stage that would run, but whose input is not here, is one that DVC fails to reproduce.
 lock-check: .venv/for-report scm ## fail unless dvc.lock fits the code and the parameters; needs no data
