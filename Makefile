@@ -17,7 +17,7 @@ INSTALL = @echo "Installing what $< pins, into .venv; the first time this may ta
 # DVC is told where there is no git, and told otherwise once there is.
 NO_SCM := grep -qs no_scm .dvc/config.local
 
-.PHONY: help setup scm repro test lint plots seeds report docs smaller paper submission checkpoints rivals watched lock-check
+.PHONY: help setup scm repro test lint plots seeds report docs smaller paper submission checkpoints rivals watched result results lock-check
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,14 @@ rivals: .venv/for-rivals ## race MODEL on DATA against what people deploy; draws
 watched: .venv/for-repro ## draw where samples left between a monitor's saved STATES='a.json b.json'; draws watched.svg
 	@$(if $(STATES),,echo "error: name the states, the oldest first: make watched STATES='a.json b.json'" >&2; exit 1;) \
 	PYTHONPATH=src $(BIN)/python tools/watched.py watched.svg $(STATES)
+
+result: .venv/for-repro ## keep the working tree's run as results/NAME.json
+	@$(if $(NAME),,echo "error: name the result: make result NAME=sst2-mpnet-42" >&2; exit 1;) \
+	PYTHONPATH=src $(BIN)/python tools/results.py --keep '$(NAME)'
+
+results: .venv/for-repro ## draw all that results/ keeps, and write docs/results.md anew
+	@PYTHONPATH=src $(BIN)/python tools/results.py
+	@PYTHONPATH=src $(BIN)/python tools/docs_numbers.py docs/results.md
 
 # A stage that would run, but whose input is not here, is one that DVC fails to reproduce.
 lock-check: .venv/for-report scm ## fail unless dvc.lock fits the code and the parameters; needs no data

@@ -88,7 +88,10 @@ def test_snippets_compile_and_their_imports_resolve(document: Path) -> None:
 
 
 def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a small model where the pipeline writes its own, every Python block comes to its end."""
+    """With a small model where the pipeline writes its own, and a GLUE task beside it, every Python block ends."""
+    (tmp_path / "SST-2").mkdir()
+    for name in ("train", "dev"):
+        (tmp_path / "SST-2" / f"{name}.tsv").write_text("sentence\tlabel\nw1 w2\t1\nw3\t0\n")
     model = write_classifier(tmp_path / "models").rename(tmp_path / "models/deebert")
     write_metrics(tmp_path / "metrics", EarlyExitClassifier.from_pretrained(model))
     monkeypatch.chdir(tmp_path)

@@ -29,7 +29,7 @@ CHANGED_BY = {  # block -> a file in plots/ and a column of it that the block te
 
 @pytest.fixture(scope="module")
 def committed() -> Run:
-    return read_run(TOP / "metrics", TOP / "plots", TOP / "docs/rivals")
+    return read_run(TOP / "metrics", TOP / "plots", TOP / "docs/rivals", TOP / "results")
 
 
 def with_rows(run: Run, name: str, rows: list[Row]) -> Run:
@@ -159,4 +159,4 @@ def test_where_early_exit_begins_to_pay(saved: float | None, told: str, committe
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     """The line names the file and what makes it."""
     with pytest.raises(UserError, match=r"benchmark.json: no such file; `dvc repro` makes it"):
-        read_run(tmp_path, TOP / "plots", TOP / "docs/rivals")
+        read_run(tmp_path, TOP / "plots", TOP / "docs/rivals", TOP / "results")

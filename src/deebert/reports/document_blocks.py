@@ -15,6 +15,7 @@ from deebert.base.files import read_json
 from deebert.base.rows import Row
 from deebert.exits.table import CRITERIA
 from deebert.figures.drawing import metric_name
+from deebert.reports.results import Result, deepest_table, read_results, results_section
 from deebert.reports.rivals import rivals_section
 
 METRICS = ("benchmark",)
@@ -33,11 +34,13 @@ class Run:
 
     Attributes:
         rivals: what `make rivals` wrote, by the names of its files; of other models than the run's.
+        results: what `make result` kept, by the names of its files; of other runs.
     """
 
     metrics: Mapping[str, Mapping[str, Any]]
     plots: Mapping[str, Sequence[Row]]
     rivals: Mapping[str, Mapping[str, Any]]
+    results: Mapping[str, Result]
 
     @property
     def split(self) -> str:
@@ -67,12 +70,13 @@ class Run:
         return rows[0]["score"]
 
 
-def read_run(metrics: Path, plots: Path, rivals: Path) -> Run:
-    """Read the folders `metrics`, `plots` and `rivals`; a missing or damaged file is a UserError."""
+def read_run(metrics: Path, plots: Path, rivals: Path, results: Path) -> Run:
+    """Read these folders; a missing or damaged file is a UserError."""
     return Run(
         {name: read_json(metrics / f"{name}.json") for name in METRICS},
         {name: read_json(plots / f"{name}.json") for name in PLOTS},
         {file.stem: read_json(file) for file in sorted(rivals.glob("*.json"))},
+        read_results(results),
     )
 
 
@@ -246,6 +250,17 @@ def rivals(run: Run) -> str:
     return rivals_section(run.rivals)
 
 
+def results(run: Run) -> str:
+    """What git keeps of other runs: figures, tables, commands."""
+    return results_section(run.results)
+
+
+def deepest(run: Run) -> str:
+    """Of these the table of the deepest model."""
+    return deepest_table(run.results)
+
+
 BLOCKS: dict[str, Callable[[Run], str]] = {
-    block.__name__: block for block in (headline, recommended, certified, criteria, leavers, smaller, clock, rivals)
+    block.__name__: block
+    for block in (headline, recommended, certified, criteria, leavers, smaller, clock, rivals, results, deepest)
 }

@@ -1,0 +1,253 @@
+"""Results that git keeps in `results/`: one JSON for each run that was worth keeping, and what they show together.
+
+A file has what a comparison needs and what makes the run again: the parameters that were changed, the seed, versions,
+the machine. It has no samples and no weights. Runs that differ in nothing but the seed are averaged.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from deebert.base.errors import UserError
+from deebert.base.files import read_json
+from deebert.figures.drawing import metric_name
+
+SAVED = {"half": 1 / 2, "two thirds": 2 / 3, "three quarters": 3 / 4}  # of the layers
+OTHER_NAMES = ("dataset", "model", "seed", "download_glue.source", "finetune_backbone.truncate_to")
+MADE_BY = "`make result NAME=...` writes it"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run.
+
+    Attributes:
+        task, model, metric, num_layers, seed: as in its figures.
+        truncate_to: layers left of a backbone that was cut and fine-tuned alone, else None.
+        settings: parameters that were changed, by their dotted names.
+        training: what `models/*/training.json` has: recipe, versions, hardware.
+        n: samples of each split.
+        layers: split -> score of the head after each layer 1..L, fractions.
+        curve: split -> (entropy threshold in nats, share of the layers saved, score), from threshold 0 up.
+    """
+
+    task: str
+    model: str
+    metric: str
+    num_layers: int
+    seed: int
+    truncate_to: int | None
+    settings: Mapping[str, Any]
+    training: Mapping[str, Any]
+    n: Mapping[str, int]
+    layers: Mapping[str, Sequence[float]]
+    curve: Mapping[str, Sequence[Sequence[float]]]
+
+    @property
+    def split(self) -> str:
+        """The test split where its labels are known, or else the first validation split."""
+        return "test" if "test" in self.n else next(iter(self.n))
+
+    @property
+    def full_score(self) -> float:
+        return self.curve[self.split][0][2]
+
+    def score_at(self, saved_frac: float) -> float:
+        """Score (fraction) at that share of the layers saved, between two points of the curve on a straight line."""
+        points = sorted((saved, score) for _, saved, score in self.curve[self.split])
+        return float(np.interp(saved_frac, *np.array(points).T))
+
+    @property
+    def command(self) -> str:
+        """What runs it again, in a project with such data and such a model."""
+        values = {**self.settings, "seed": self.seed}
+        return " ".join(["dvc exp run", *(f"-S {name}={value}" for name, value in values.items())])
+
+
+def take(folder: Path, committed_params: str) -> Result:
+    """The run that a project's folder holds, as `dvc repro` has left it.
+
+    Args:
+        committed_params: text of the `params.yaml` that the run's settings are told against.
+
+    Raises:
+        UserError: something is missing or of another run.
+    """
+    sweep, layers = (read_json(folder / "plots" / f"{name}.json") for name in ("sweep", "layers"))
+    training = read_json(folder / "models/deebert/training.json")
+    about = read_json(folder / "metrics/layers.json")
+    params, committed = (
+        dict(_flat(YAML(typ="safe", pure=True).load(text)))
+        for text in ((folder / "params.yaml").read_text(encoding="utf-8"), committed_params)
+    )
+    if training["task"] != about["task"] or training["seed"] != params["seed"]:
+        raise UserError(f"{folder}: the model is of another run than metrics or params.yaml; expected a finished run")
+    entropy = [row for row in sweep if row["criterion"] == "entropy"]
+    splits = list(dict.fromkeys(row["split"] for row in entropy))
+    metric = layers[0]["metric"]
+    settings = {name: value for name, value in params.items() if name != "seed" and committed.get(name) != value}
+    settings = {name: _nameable(value) for name, value in settings.items()}
+    cut = params["finetune_backbone.truncate_to"]
+    return Result(
+        about["task"],
+        training["model"],
+        metric,
+        about["num_layers"],
+        params["seed"],
+        None if cut == "default" else cut,
+        settings,
+        training,
+        {split: next(row["n"] for row in entropy if row["split"] == split) for split in splits},
+        {
+            split: [row["score"] for row in layers if (row["split"], row["metric"]) == (split, metric)]
+            for split in splits
+        },
+        {split: _curve([row for row in entropy if row["split"] == split]) for split in splits},
+    )
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
+def _nameable(value: Any) -> Any:
+    """A path outside the project by its last name: where it lay on somebody's disk helps nobody."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _curve(rows: Iterable[Mapping[str, Any]]) -> list[list[float]]:
+    keys = ("threshold", "layers_saved_frac", "score")
+    return sorted([round(row[key], 5) for key in keys] for row in rows)
+
+
+def committed_params() -> str:
+    """Text of `params.yaml` as the last commit has it."""
+    done = subprocess.run(["git", "show", "HEAD:./params.yaml"], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"params.yaml: not in git: {done.stderr.strip()}; what was changed can only be told against it")
+    return done.stdout
+
+
+def written(result: Result) -> str:
+    """JSON with a line for each key, so that a difference can be read."""
+    lines = [f'"{name}": {json.dumps(value)}' for name, value in asdict(result).items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def read_results(folder: Path) -> dict[str, Result]:
+    """All of a folder by the names of their files.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    names = {field.name for field in fields(Result)}
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        content = read_json(path)
+        if not isinstance(content, dict) or set(content) != names:
+            raise UserError(f"{path}: expected the keys {', '.join(sorted(names))}; {MADE_BY}")
+        found[path.stem] = Result(**content)
+    return found
+
+
+Groups = dict[str, list[Result]]  # how they were run -> a result for each seed
+
+
+def by_comparison(results: Iterable[Result]) -> dict[tuple[str, str], Groups]:
+    """(task, model) -> how -> its seeds. Whole models come before those that were cut, of which the deepest first."""
+    found: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        found.setdefault((result.task, result.model), []).append(result)
+    compared = {}
+    for key, members in found.items():
+        shared = set.intersection(*({(name, str(value)) for name, value in m.settings.items()} for m in members))
+        groups: Groups = {}
+        for member in sorted(members, key=lambda m: (m.truncate_to is not None, -(m.truncate_to or 0), m.seed)):
+            groups.setdefault(_how(member, shared), []).append(member)
+        compared[key] = groups
+    return compared
+
+
+def _how(result: Result, shared: set[tuple[str, str]]) -> str:
+    """What sets a run apart from the others of its task and model; the default's name is that of its objective."""
+    own = {
+        name: value
+        for name, value in result.settings.items()
+        if name not in OTHER_NAMES and (name, str(value)) not in shared
+    }
+    own.pop("finetune_backbone.objective", None)
+    objective = result.settings.get("finetune_backbone.objective", "full_depth")
+    first = f"cut to {result.truncate_to} layers" if result.truncate_to else objective
+    return ", ".join([first, *(f"{name.split('.')[-1]} {value}" for name, value in own.items())])
+
+
+def deepest_table(results: Mapping[str, Result]) -> str:
+    """The table of the task and model with the most layers, and of those the one with the most runs."""
+    compared = by_comparison(results.values()).values()
+    groups = max(compared, key=lambda groups: (_depth(groups), sum(map(len, groups.values()))), default=None)
+    return _table(groups, _depth(groups)) if groups else "Nothing was kept yet."
+
+
+def _depth(groups: Groups) -> int:
+    return max(member.num_layers for members in groups.values() for member in members)
+
+
+def results_section(results: Mapping[str, Result]) -> str:
+    """For each task and model a heading, the figure, a table and the commands."""
+    parts = []
+    for (task, model), groups in by_comparison(results.values()).items():
+        whole = [members[0] for members in groups.values() if not members[0].truncate_to]
+        some = (whole or [members[0] for members in groups.values()])[0]
+        about = f"{task}, {model}"
+        parts += [f"## {about}", f"![Score against layers saved: {about}](results/{figure_name(task, model)}.svg)"]
+        parts.append(
+            f"{metric_name(some.metric)} (%) on {some.split} (n = {some.n[some.split]:,}), at a share of the layers"
+            " saved. ± is one standard deviation over seeds."
+        )
+        parts.append(_table(groups, _depth(groups)))
+        commands = dict.fromkeys(member.command for members in groups.values() for member in members)
+        parts.append("\n".join(["```bash", *commands, "```"]))
+        parts.append(_made_on(results, task, model))
+    return "\n\n".join(parts) or "Nothing was kept yet."
+
+
+def figure_name(task: str, model: str) -> str:
+    """Of a file."""
+    return "-".join("".join(c if c.isalnum() else "-" for c in name) for name in (task, model)).lower()
+
+
+def _table(groups: Groups, num_layers: int) -> str:
+    heads = ["", "seeds", "full depth", *SAVED]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for how, members in groups.items():
+        if cut := members[0].truncate_to:
+            mine = {name: abs(1 - cut / num_layers - saved) < 0.01 for name, saved in SAVED.items()}
+            score = _mean([member.full_score for member in members])
+            cells = ["" if any(mine.values()) else score, *(score if here else "" for here in mine.values())]
+        else:
+            cells = [_mean([member.full_score for member in members])]
+            cells += [_mean([member.score_at(saved) for member in members]) for saved in SAVED.values()]
+        lines.append(f"| {how} | {len(members)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(scores: Sequence[float]) -> str:
+    percent = 100 * np.array(scores)
+    return f"{percent.mean():.1f}" + (f" ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else "")
+
+
+def _made_on(results: Mapping[str, Result], task: str, model: str) -> str:
+    mine = [each for each in results.values() if (each.task, each.model) == (task, model)]
+    keys = ("torch", "transformers", "device", "hardware", "revision")
+    told = {key: sorted({str(each.training.get(key)) for each in mine}) for key in keys}
+    return "Made with " + "; ".join(f"{key} {' and '.join(values)}" for key, values in told.items()) + "."

@@ -1,0 +1,139 @@
+"""Results that git keeps: a run is taken as it is, seeds are averaged, and what they show is told."""
+
+import dataclasses
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deebert.base.errors import UserError
+from deebert.figures.results import draw_results
+from deebert.reports.results import Result, by_comparison, deepest_table, read_results, results_section, take, written
+from tests.figures.test_evaluation import check_texts
+
+TOP = Path(__file__).parents[2]
+COMMITTED = "dataset: toy\nmodel: default\nseed: 42\nfinetune_backbone:\n  epochs: default\n  truncate_to: default\n"
+
+
+def make_result(seed: int = 1, truncate_to: int | None = None, lift: float = 0.0, **settings: Any) -> Result:
+    """A run of four layers whose score falls in a straight line from 90 % to 80 % at three quarters saved."""
+    depth = truncate_to or 4
+    curve = [[threshold / 10, 0.075 * threshold, 0.9 + lift - 0.01 * threshold] for threshold in range(11)]
+    changed = {"dataset": "RTE", "finetune_backbone.epochs": 3, **settings}
+    if truncate_to:
+        changed["finetune_backbone.truncate_to"] = truncate_to
+    layers = {"validation": [0.8] * depth}
+    training = {"torch": "2", "transformers": "5", "device": "cpu", "hardware": "AVX2", "revision": None}
+    about = ("RTE", "bert-base", "accuracy", depth, seed, truncate_to, changed, training, {"validation": 277})
+    return Result(*about, layers, {"validation": curve})
+
+
+def test_scores_at_a_saving_lie_on_the_curve() -> None:
+    """Between two points the line is straight, and the split with labels that nobody chose on comes first."""
+    result = make_result()
+    assert result.full_score == 0.9
+    assert result.score_at(0.5) == pytest.approx(0.9 - 0.1 * 0.5 / 0.75)
+    tested = dataclasses.replace(result, n={"validation": 277, "test": 5}, curve={"test": [[0.0, 0.0, 0.5]]})
+    assert tested.split == "test" and tested.full_score == 0.5
+
+
+def test_seeds_are_averaged_and_ways_kept_apart() -> None:
+    """What differs in the seed alone is one row; other settings, and depths, are rows of their own."""
+    other = {"finetune_backbone.objective": "alternating"}
+    runs = [make_result(1), make_result(2, lift=0.02), make_result(1, **other), make_result(1, 2), make_result(1, 1)]
+    (groups,) = by_comparison(runs).values()
+    assert {how: len(members) for how, members in groups.items()} == {
+        "full_depth": 2,
+        "alternating": 1,
+        "cut to 2 layers": 1,
+        "cut to 1 layers": 1,
+    }
+    text = results_section({str(number): run for number, run in enumerate(runs)})
+    assert "| full_depth | 2 | 91.0 ± 1.4 | 84.3 ± 1.4 |" in text
+    assert "| cut to 2 layers | 1 |  | 90.0 |  |  |" in text and "| cut to 1 layers | 1 |  |  |  | 90.0 |" in text
+    assert "dvc exp run -S dataset=RTE -S finetune_backbone.epochs=3 -S seed=2" in text
+    assert "(results/rte-bert-base.svg)" in text
+
+
+def test_the_deepest_model_is_shown_first() -> None:
+    """One table, of the model with the most layers."""
+    deeper = dataclasses.replace(make_result(), model="bert-large", num_layers=24, n={"validation": 9})
+    assert deepest_table({"a": make_result(), "b": deeper}) == deepest_table({"b": deeper})
+    assert deepest_table({}) == "Nothing was kept yet."
+
+
+def test_what_only_some_runs_changed_is_named() -> None:
+    """A setting that all share is not told again in each row."""
+    (groups,) = by_comparison([make_result(), make_result(precision="int8")]).values()
+    assert [*groups] == ["full_depth", "full_depth, precision int8"]
+
+
+def write_run(folder: Path) -> None:
+    """The committed run's figures, with a model and parameters that fit them."""
+    for name in ("plots/sweep.json", "plots/layers.json", "metrics/layers.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes((TOP / name).read_bytes())
+    training = {"model": "toy-bert", "task": "toy", "seed": 7}
+    (folder / "models/deebert").mkdir(parents=True)
+    (folder / "models/deebert/training.json").write_text(json.dumps(training))
+    params = COMMITTED.replace("42", "7").replace("epochs: default", "epochs: 2")
+    (folder / "params.yaml").write_text(params.replace("model: default", "model: /home/me/toy"))
+
+
+def test_a_run_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Scores are the figures', settings are what differs from the commit, and a path loses all but its last name."""
+    write_run(tmp_path)
+    result = take(tmp_path, COMMITTED)
+    assert (result.task, result.model, result.seed, result.truncate_to) == ("toy", "toy-bert", 7, None)
+    assert result.settings == {"model": "toy", "finetune_backbone.epochs": 2}
+    assert result.command == "dvc exp run -S model=toy -S finetune_backbone.epochs=2 -S seed=7"
+    layers = json.loads((TOP / "plots/layers.json").read_text())
+    expected = [row["score"] for row in layers if (row["split"], row["metric"]) == ("test", "accuracy")]
+    np.testing.assert_allclose(result.layers["test"], expected, atol=1e-5)
+    assert len(expected) == result.num_layers
+    assert result.curve["test"][0][:2] == [0.0, 0.0]
+    assert result.full_score == pytest.approx(expected[-1], abs=1e-5)
+
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/one.json").write_text(written(result))
+    assert read_results(tmp_path / "kept")["one"].command == result.command
+
+
+def test_what_is_no_finished_run(tmp_path: Path) -> None:
+    """A model of another run, a missing file and a damaged result are one line each."""
+    with pytest.raises(UserError, match=r"sweep.json: no such file"):
+        take(tmp_path, COMMITTED)
+    write_run(tmp_path)
+    (tmp_path / "params.yaml").write_text(COMMITTED)
+    with pytest.raises(UserError, match=r"the model is of another run than metrics or params\.yaml"):
+        take(tmp_path, COMMITTED)
+    (tmp_path / "odd.json").write_text("{}")
+    with pytest.raises(UserError, match=r"odd.json: expected the keys command|odd.json: expected the keys curve"):
+        read_results(tmp_path)
+
+
+def test_the_figure_has_a_curve_for_each_way_and_a_band_for_seeds() -> None:
+    """Curves are means over seeds, bands their spread, and cut models are marks."""
+    seeds = [make_result(lift=lift).curve["validation"] for lift in (0.0, 0.02)]
+    header = {"task": "RTE", "model": "bert-base", "metric": "accuracy"}
+    figure = draw_results(header, {"full_depth": seeds, "alternating": seeds[:1]}, [(0.5, 0.85), (0.75, 0.7)])
+    (ax,) = figure.axes
+    mean, single, marks = ax.get_lines()
+    assert mean.get_ydata()[0] == pytest.approx(91) and single.get_ydata()[0] == pytest.approx(90)
+    (band,) = ax.collections
+    assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(91 + 100 * np.std([0, 0.02], ddof=1))
+    np.testing.assert_allclose(marks.get_xydata(), [(50, 85), (75, 70)])
+    check_texts(figure)
+
+
+def test_the_committed_results_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make results` would change no figure: each is there, byte for byte."""
+    monkeypatch.chdir(TOP)
+    monkeypatch.setattr(sys, "argv", ["results.py", "--figures", str(tmp_path)])
+    runpy.run_path(str(TOP / "tools/results.py"), run_name="__main__")
+    figures = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert figures == {path.name: path.read_bytes() for path in (TOP / "docs/results").iterdir()}
