@@ -311,14 +311,18 @@ def test_a_setting_out_of_range_is_an_error(make: Callable[[], Criterion]) -> No
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("points", [0, 1, 2, 50, 200, 999])
 def test_the_grid_of_thresholds(classes: int, points: int) -> None:
-    """About as many thresholds as asked for, of 4 digits, from just above 0 to just above ln C, always alike."""
+    """About as many thresholds as asked for, and an eighth more below, from 1e-9 or so to above ln C, always alike."""
     grid = threshold_grid(classes, points)
-    assert 0.8 * min(points, 200) <= len(grid) <= points and grid == sorted(set(grid)) == threshold_grid(
-        classes, points
-    )
-    assert all(0 < threshold <= math.log(classes) + 1e-4 and threshold == round(threshold, 4) for threshold in grid)
+    assert 0.8 * min(points, 200) <= len(grid) <= points + points // 8
+    assert grid == sorted(set(grid)) == threshold_grid(classes, points)
+    assert all(0 < threshold <= math.log(classes) + 1e-4 for threshold in grid)
+    assert all(threshold == float(f"{threshold:.1e}") or threshold == round(threshold, 4) for threshold in grid)
     if points > 1:
         assert grid[-1] > math.log(classes) and grid[0] < 1e-3
+    if points > 100:
+        assert grid[0] < 2e-9
+        small = np.array([threshold for threshold in grid if threshold < 1e-4])
+        assert (small[1:] / small[:-1] < 3).all()
 
 
 def test_thresholds_of_another_depth_are_refused() -> None:

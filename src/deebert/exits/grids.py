@@ -17,16 +17,28 @@ def thresholds_at(shares: Iterable[float], num_labels: int) -> tuple[float, ...]
 
 
 def threshold_grid(num_labels: int, num_settings: int) -> list[float]:
-    """At most `num_settings` thresholds in nats from near 0 to just above ln C, rising; they do not depend on the data.
+    """Thresholds in nats from near 0 to just above ln C, rising; they do not depend on the data.
 
     Entropies crowd together at 0, so the grid is not even in nats. It is even in how far the top class leads: each
     threshold is the entropy of a softmax whose top logit is ahead of all the others by some lead, and the leads are
-    evenly spaced. Thresholds are rounded up to 4 digits, few enough to copy from a table without changing who leaves.
+    evenly spaced. Up to a lead of 12, for C = 2 an entropy of 8e-5, there are `num_settings` at most. An eighth as many
+    go on to a lead of 24, an entropy of 1e-9, since ramps may be as sure as that of many samples. Thresholds are
+    rounded up to 4 digits, the smallest to 2 that count: few enough to copy from a table without changing who leaves.
     Those that then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
     """
-    leads = torch.linspace(12.0, 0.0, num_settings, dtype=torch.float64)  # a lead of 12 is an entropy of 8e-5 for C = 2
+    surest = (_up_to_two_that_count(value) for value in _entropies(24, 12, num_settings // 8 + 1, num_labels)[:-1])
+    return sorted({*surest, *(math.ceil(value * 1e4) / 1e4 for value in _entropies(12, 0, num_settings, num_labels))})
+
+
+def _entropies(first_lead: float, last_lead: float, count: int, num_labels: int) -> list[float]:
+    leads = torch.linspace(first_lead, last_lead, count, dtype=torch.float64)
     top = torch.stack([leads, *[torch.zeros_like(leads)] * (num_labels - 1)], dim=1).log_softmax(dim=1)
-    return sorted({math.ceil(value * 1e4) / 1e4 for value in (-(top.exp() * top).sum(dim=1)).tolist()})
+    return (-(top.exp() * top).sum(dim=1)).tolist()
+
+
+def _up_to_two_that_count(nats: float) -> float:
+    exponent = math.floor(math.log10(nats)) - 1
+    return float(f"{math.ceil(nats / 10.0**exponent)}e{exponent}")
 
 
 def probability_grid(num_labels: int, num_settings: int) -> list[float]:
