@@ -31,20 +31,13 @@ def keep(name: str) -> None:
 
 def draw(figures: Path) -> None:
     for (task, model), groups in by_comparison(read_results(RESULTS).values()).items():
-        whole = {how: members for how, members in groups.items() if not members[0].truncate_to}
-        if not whole:
-            print(f"{task}, {model}: cut models alone; expected a run of the whole one beside them", file=sys.stderr)
-            continue
-        first = next(iter(whole.values()))[0]
-        header = {"task": task, "model": model, "metric": first.metric}
-        curves = {how: [member.curve[member.split] for member in members] for how, members in whole.items()}
-        cut = [
-            (1 - member.truncate_to / first.num_layers, member.full_score)
-            for members in groups.values()
-            for member in members
-            if member.truncate_to
-        ]
-        print(save(draw_results(header, curves, cut), figures / f"{figure_name(task, model)}.svg"), file=sys.stderr)
+        members = [member for group in groups.values() for member in group]
+        deepest = max(member.num_layers for member in members)
+        curves = {how: [member.curve_of(deepest) for member in group] for how, group in groups.items()}
+        whole = {how: curves[how] for how, group in groups.items() if not group[0].truncate_to}
+        cut = {how: seeds for how, seeds in curves.items() if how not in whole}
+        header = {"task": task, "model": model, "metric": members[0].metric}
+        print(save(draw_results(header, whole, cut), figures / f"{figure_name(task, model)}.svg"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,9 @@ def test_a_new_criterion_is_one_class_and_one_entry() -> None:
     template = plot_template(json.loads((ROOT / ".dvc/plots/criteria.json").read_text()))
     scale = template["spec"]["encoding"]["color"]["scale"]
     assert dict(zip(scale["domain"], scale["range"], strict=True))["logit_lead"] == "#117733"
-    assert "\n| `logit_lead` | at the first ramp whose top logit leads | " in BLOCKS["criteria"](Run({}, tables, {}, {}))
+    assert "\n| `logit_lead` | at the first ramp whose top logit leads | " in BLOCKS["criteria"](
+        Run({}, tables, {}, {})
+    )
 
 
 @pytest.mark.usefixtures("logit_lead")

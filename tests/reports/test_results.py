@@ -36,7 +36,11 @@ def test_scores_at_a_saving_lie_on_the_curve() -> None:
     """Between two points the line is straight, and the split with labels that nobody chose on comes first."""
     result = make_result()
     assert result.full_score == 0.9
-    assert result.score_at(0.5) == pytest.approx(0.9 - 0.1 * 0.5 / 0.75)
+    assert result.score_at(0.5, 4) == pytest.approx(0.9 - 0.1 * 0.5 / 0.75)
+    half = make_result(truncate_to=2)
+    assert half.score_at(0.25, 4) is None and half.score_at(0.5, 4) == 0.9
+    assert half.score_at(0.75, 4) == half.score_at(0.5, 2) == pytest.approx(result.score_at(0.5, 4))
+    assert half.curve_of(4)[0] == (0.5, 0.9)
     tested = dataclasses.replace(result, n={"validation": 277, "test": 5}, curve={"test": [[0.0, 0.0, 0.5]]})
     assert tested.split == "test" and tested.full_score == 0.5
 
@@ -54,7 +58,8 @@ def test_seeds_are_averaged_and_ways_kept_apart() -> None:
     }
     text = results_section({str(number): run for number, run in enumerate(runs)})
     assert "| full_depth | 2 | 91.0 ± 1.4 | 84.3 ± 1.4 |" in text
-    assert "| cut to 2 layers | 1 |  | 90.0 |  |  |" in text and "| cut to 1 layers | 1 |  |  |  | 90.0 |" in text
+    assert "| cut to 2 layers | 1 |  | 90.0 | 85.6 | 83.3 |" in text
+    assert "| cut to 1 layers | 1 |  |  |  | 90.0 |" in text
     assert "dvc exp run -S dataset=RTE -S finetune_backbone.epochs=3 -S seed=2" in text
     assert "(results/rte-bert-base.svg)" in text
 
@@ -117,16 +122,17 @@ def test_what_is_no_finished_run(tmp_path: Path) -> None:
 
 
 def test_the_figure_has_a_curve_for_each_way_and_a_band_for_seeds() -> None:
-    """Curves are means over seeds, bands their spread, and cut models are marks."""
-    seeds = [make_result(lift=lift).curve["validation"] for lift in (0.0, 0.02)]
+    """Curves are means over seeds, bands their spread; those of cut models start at a mark, where nobody leaves."""
+    seeds = [make_result(lift=lift).curve_of(4) for lift in (0.0, 0.02)]
+    cut = {"cut to 2 layers": [make_result(truncate_to=2).curve_of(4)]}
     header = {"task": "RTE", "model": "bert-base", "metric": "accuracy"}
-    figure = draw_results(header, {"full_depth": seeds, "alternating": seeds[:1]}, [(0.5, 0.85), (0.75, 0.7)])
+    figure = draw_results(header, {"full_depth": seeds, "alternating": seeds[:1]}, cut)
     (ax,) = figure.axes
-    mean, single, marks = ax.get_lines()
+    mean, single, shorter = ax.get_lines()
     assert mean.get_ydata()[0] == pytest.approx(91) and single.get_ydata()[0] == pytest.approx(90)
     (band,) = ax.collections
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(91 + 100 * np.std([0, 0.02], ddof=1))
-    np.testing.assert_allclose(marks.get_xydata(), [(50, 85), (75, 70)])
+    assert shorter.get_markevery() == [0] and tuple(shorter.get_xydata()[0]) == pytest.approx((50, 90))
     check_texts(figure)
 
 

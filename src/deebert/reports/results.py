@@ -58,10 +58,19 @@ class Result:
     def full_score(self) -> float:
         return self.curve[self.split][0][2]
 
-    def score_at(self, saved_frac: float) -> float:
-        """Score (fraction) at that share of the layers saved, between two points of the curve on a straight line."""
+    def score_at(self, saved_frac: float, num_layers: int) -> float | None:
+        """Score (fraction) with that share of `num_layers` saved, between two points of the curve on a straight line.
+
+        A model that was cut has saved a share before any sample leaves; None = even its full depth saves more.
+        """
+        own_saved_frac = 1 - (1 - saved_frac) * num_layers / self.num_layers
         points = sorted((saved, score) for _, saved, score in self.curve[self.split])
-        return float(np.interp(saved_frac, *np.array(points).T))
+        return float(np.interp(own_saved_frac, *np.array(points).T)) if own_saved_frac > -1e-9 else None
+
+    def curve_of(self, num_layers: int) -> list[tuple[float, float]]:
+        """(share saved of `num_layers`, score) from threshold 0 up."""
+        kept = self.num_layers / num_layers
+        return [(1 - (1 - saved) * kept, score) for _, saved, score in self.curve[self.split]]
 
     @property
     def command(self) -> str:
@@ -211,8 +220,8 @@ def results_section(results: Mapping[str, Result]) -> str:
         about = f"{task}, {model}"
         parts += [f"## {about}", f"![Score against layers saved: {about}](results/{figure_name(task, model)}.svg)"]
         parts.append(
-            f"{metric_name(some.metric)} (%) on {some.split} (n = {some.n[some.split]:,}), at a share of the layers"
-            " saved. ± is one standard deviation over seeds."
+            f"{metric_name(some.metric)} (%) on {some.split} (n = {some.n[some.split]:,}), at a share of the whole"
+            " model's layers saved. ± is one standard deviation over seeds."
         )
         parts.append(_table(groups, _depth(groups)))
         commands = dict.fromkeys(member.command for members in groups.values() for member in members)
@@ -230,18 +239,15 @@ def _table(groups: Groups, num_layers: int) -> str:
     heads = ["", "seeds", "full depth", *SAVED]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for how, members in groups.items():
-        if cut := members[0].truncate_to:
-            mine = {name: abs(1 - cut / num_layers - saved) < 0.01 for name, saved in SAVED.items()}
-            score = _mean([member.full_score for member in members])
-            cells = ["" if any(mine.values()) else score, *(score if here else "" for here in mine.values())]
-        else:
-            cells = [_mean([member.full_score for member in members])]
-            cells += [_mean([member.score_at(saved) for member in members]) for saved in SAVED.values()]
+        wanted = (0.0, *SAVED.values())
+        cells = [_mean([member.score_at(saved, num_layers) for member in members]) for saved in wanted]
         lines.append(f"| {how} | {len(members)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _mean(scores: Sequence[float]) -> str:
+def _mean(scores: Sequence[float | None]) -> str:
+    if None in scores:
+        return ""
     percent = 100 * np.array(scores)
     return f"{percent.mean():.1f}" + (f" ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else "")
 
