@@ -16,7 +16,7 @@ from deebert.base.files import write_bytes
 from deebert.base.stage import told_in_one_line
 from deebert.figures.drawing import save
 from deebert.figures.results import draw_results
-from deebert.reports.results import by_comparison, committed_params, figure_name, read_results, take, written
+from deebert.reports.results import by_comparison, committed_params, depth_of, figure_name, read_results, take, written
 
 RESULTS = Path("results")
 
@@ -31,13 +31,11 @@ def keep(name: str) -> None:
 
 def draw(figures: Path) -> None:
     for (task, model), groups in by_comparison(read_results(RESULTS).values()).items():
-        members = [member for group in groups.values() for member in group]
-        deepest = max(member.num_layers for member in members)
-        curves = {how: [member.curve_of(deepest) for member in group] for how, group in groups.items()}
-        whole = {how: curves[how] for how, group in groups.items() if not group[0].truncate_to}
-        cut = {how: seeds for how, seeds in curves.items() if how not in whole}
-        header = {"task": task, "model": model, "metric": members[0].metric}
-        print(save(draw_results(header, whole, cut), figures / f"{figure_name(task, model)}.svg"), file=sys.stderr)
+        depth = depth_of(groups)
+        curves = {how: [member.curve_of(depth) for member in group] for how, group in groups.items()}
+        cut = {how for how, group in groups.items() if group[0].truncate_to}
+        header = {"task": task, "model": model, "metric": next(iter(groups.values()))[0].metric}
+        print(save(draw_results(header, curves, cut), figures / f"{figure_name(task, model)}.svg"), file=sys.stderr)
 
 
 if __name__ == "__main__":

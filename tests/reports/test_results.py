@@ -124,9 +124,11 @@ def test_what_is_no_finished_run(tmp_path: Path) -> None:
 def test_the_figure_has_a_curve_for_each_way_and_a_band_for_seeds() -> None:
     """Curves are means over seeds, bands their spread; those of cut models start at a mark, where nobody leaves."""
     seeds = [make_result(lift=lift).curve_of(4) for lift in (0.0, 0.02)]
-    cut = {"cut to 2 layers": [make_result(truncate_to=2).curve_of(4)]}
+    cut = [make_result(truncate_to=2).curve_of(4)]
     header = {"task": "RTE", "model": "bert-base", "metric": "accuracy"}
-    figure = draw_results(header, {"full_depth": seeds, "alternating": seeds[:1]}, cut)
+    figure = draw_results(
+        header, {"full_depth": seeds, "alternating": seeds[:1], "cut to 2 layers": cut}, {"cut to 2 layers"}
+    )
     (ax,) = figure.axes
     mean, single, shorter = ax.get_lines()
     assert mean.get_ydata()[0] == pytest.approx(91) and single.get_ydata()[0] == pytest.approx(90)

@@ -137,22 +137,31 @@ def draw_exits(header: Header, rows: Sequence[Row]) -> Figure:
                 edges, heights = np.ravel([left, left + width], "F"), np.insert(100 * shares, layers[:-1], 0)
                 ax.stairs(heights, edges, fill=True, color=look["color"], label=split_name(header, split))
             else:
-                edges = np.append(layers - 0.5, layers[-1] + 0.5)
-                ax.stairs(100 * shares, edges, color=INK, linestyle=":", label=split_name(header, split))
+                outline_exits(ax, shares, split_name(header, split))
             if split == bars[0]:
                 saved = 100 * layers_saved_frac(shares @ layers, header["num_layers"])
                 ax.set_title(f"threshold {threshold:g} nats\n{saved:.0f} % of layers saved")
         ax.set(xlim=(0.3, header["num_layers"] + 0.7), xticks=layer_ticks(header, 8))
         ax.grid(axis="x", visible=False)
-    for ax in panels.flat[len(thresholds) :]:
+    label_exit_panels(panels, len(thresholds))
+    figure.legend(handles=panels[0, 0].get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
+    return figure
+
+
+def outline_exits(ax: Axes, shares: np.ndarray, label: str) -> None:
+    """Draw shares (L,) of the samples that leave after each layer as a dotted outline, for bars to be held against."""
+    ax.stairs(100 * shares, np.arange(len(shares) + 1) + 0.5, color=INK, linestyle=":", label=label)
+
+
+def label_exit_panels(panels: np.ndarray, count: int) -> None:
+    """Keep the first `count` of a grid of panels (lines, columns), and name the axes at its edges."""
+    for ax in panels.flat[count:]:
         ax.remove()
-    for ax in panels.flat[len(thresholds) - columns : len(thresholds)]:
+    for ax in panels.flat[count - panels.shape[1] : count]:
         ax.set_xlabel("exit layer")
         ax.tick_params(labelbottom=True)
     for ax in panels[:, 0]:
         ax.set(ylabel="samples (%)", ylim=(0, None))
-    figure.legend(handles=panels[0, 0].get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
-    return figure
 
 
 @styled

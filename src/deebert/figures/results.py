@@ -1,14 +1,14 @@
 """Score against layers saved over several runs: a curve for each way, and for models that were cut."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from deebert.figures.drawing import metric_name, new_figure, set_score_axis, styled
+from deebert.figures.drawing import BLUE, ORANGE, metric_name, new_figure, set_score_axis, styled
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STEPS = 101  # points of a curve
 
 Points = Sequence[Sequence[float]]
@@ -16,26 +16,25 @@ Seeds = Sequence[Points]
 
 
 @styled
-def draw_results(header: Mapping[str, Any], whole: Mapping[str, Seeds], cut: Mapping[str, Seeds]) -> Figure:
+def draw_results(header: Mapping[str, Any], curves: Mapping[str, Seeds], cut: Collection[str]) -> Figure:
     """One panel. Of several seeds the mean is drawn, within one standard deviation.
 
     Args:
         header: `task, model, metric`.
-        whole: name -> for each seed its points (share of the layers saved, score) from full depth on.
-        cut: the same of models that were cut and fine-tuned alone; the share is the whole model's. The first point,
-            which needs no ramps, is marked.
+        curves: name -> for each seed its points (share of the whole model's layers saved, score) from full depth on.
+        cut: which of them are of models that were cut and fine-tuned alone. Their first point, which needs no ramps, is
+            marked.
     """
     figure = new_figure("Score against layers saved", dict(header), (7.5, 5.6))
     ax = figure.add_subplot()
     shown: list[float] = []
-    for number, (name, seeds) in enumerate({**whole, **cut}.items()):
+    for number, (name, seeds) in enumerate(curves.items()):
         low, high = max(seed[0][0] for seed in seeds), min(max(saved for saved, _ in seed) for seed in seeds)
         steps = np.linspace(low, high, STEPS)
         scores = np.array([_along(seed, steps) for seed in seeds])  # (seeds, steps)
-        is_cut = name not in whole
-        look = {"color": COLORS[number % len(COLORS)], "linestyle": "--" if is_cut else "-"}
-        if is_cut:
-            look |= {"marker": "D", "markevery": [0], "markersize": 6, "linewidth": 1.2}
+        look = {"color": COLORS[number % len(COLORS)]}
+        if name in cut:
+            look |= {"linestyle": "--", "marker": "D", "markevery": [0], "markersize": 6, "linewidth": 1.2}
         told = f"{name}, {len(seeds)} seeds" if len(seeds) > 1 else name
         ax.plot(100 * steps, scores.mean(axis=0), **look, label=told)
         if len(seeds) > 1:

@@ -6,7 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from deebert.figures.drawing import BLUE, INK, styled
+from deebert.exits.rule import layers_saved_frac
+from deebert.figures.drawing import BLUE, styled
+from deebert.figures.evaluation import label_exit_panels, outline_exits
 
 PANELS_PER_ROW = 3
 
@@ -23,27 +25,18 @@ def draw_watched(spans: Mapping[str, Sequence[int]]) -> Figure:
     figure = Figure(figsize=(max(3.2 * columns, 6), 1.4 + 2.2 * lines), layout="constrained")
     figure.suptitle("Where samples leave, as watched")
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    first = None
+    first = np.array(next(iter(spans.values())))
     for ax, (name, exits) in zip(panels.flat, spans.items(), strict=False):
-        counts = np.array(exits)
-        layers, shares = np.arange(1, len(counts) + 1), 100 * counts / counts.sum()
-        ax.bar(layers, shares, color=BLUE)
-        if first is None:
-            first = (shares, name)
-        else:
-            edges = np.append(layers - 0.5, layers[-1] + 0.5)
-            ax.stairs(first[0], edges, color=INK, linestyle=":", label=f"as in: {first[1]}")
-        saved = 100 * (1 - layers @ counts / counts.sum() / len(counts))
+        counts, layers = np.array(exits), np.arange(1, len(exits) + 1)
+        shares = counts / counts.sum()
+        ax.bar(layers, 100 * shares, color=BLUE)
+        if ax is not panels.flat[0]:
+            outline_exits(ax, first / first.sum(), f"as in: {next(iter(spans))}")
+        saved = 100 * layers_saved_frac(shares @ layers, len(layers))
         ax.set_title(f"{name}\n{counts.sum():,} samples, {saved:.0f} % of layers saved")
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         ax.grid(axis="x", visible=False)
-    for ax in panels.flat[len(spans) :]:
-        ax.remove()
-    for ax in panels.flat[len(spans) - columns : len(spans)]:
-        ax.set_xlabel("exit layer")
-        ax.tick_params(labelbottom=True)
-    for ax in panels[:, 0]:
-        ax.set_ylabel("samples (%)")
+    label_exit_panels(panels, len(spans))
     if len(spans) > 1:
         handles, labels = panels.flat[1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center")

@@ -15,6 +15,7 @@ from deebert.base.files import read_json
 from deebert.base.rows import Row
 from deebert.exits.table import CRITERIA
 from deebert.figures.drawing import metric_name
+from deebert.reports.markdown import table
 from deebert.reports.results import Result, deepest_table, read_results, results_section
 from deebert.reports.rivals import rivals_section
 
@@ -93,11 +94,6 @@ def _points(number: float) -> str:
     return f"{number:g} point" if number == 1 else f"{number:g} points"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    first, *others = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
-    return "\n".join([first, "|---" * len(heads) + "|", *others])
-
-
 def _paragraph(*sentences: str) -> str:
     return textwrap.fill(" ".join(sentences), WIDTH, break_long_words=False, break_on_hyphens=False)
 
@@ -129,7 +125,7 @@ def recommended(run: Run) -> str:
         if run.has_test:
             cells.append(f"{100 * (run.score('test') - run.score('test', row['threshold'])):.2f}")
         rows.append(cells)
-    return _table([*heads, *(["loses on the test split (points)"] if run.has_test else [])], rows)
+    return table([*heads, *(["loses on the test split (points)"] if run.has_test else [])], rows)
 
 
 def certified(run: Run) -> str:
@@ -141,7 +137,7 @@ def certified(run: Run) -> str:
         for epsilon in epsilons
     ]
     confidence = f"Each cell holds with {100 * (1 - rows[0]['delta']):g} % confidence:"
-    return f"{confidence}\n\n" + _table(["at most", *LOSSES.values()], promises)
+    return f"{confidence}\n\n" + table(["at most", *LOSSES.values()], promises)
 
 
 def _promise(row: Row) -> str:
@@ -161,7 +157,7 @@ def criteria(run: Run) -> str:
     for name in sorted({row["criterion"] for row in rows}, key=list(entries).index):
         saved = [row["layers_saved_frac"] for row in _of(rows, criterion=name) if row["score"] >= floor]
         lines.append([f"`{name}`", entries[name].leaves, _percent(max(saved)) if saved else "none"])
-    return _table(["criterion", "a sample leaves", f"saves at a loss of {_points(LOSS_POINTS)} (%)"], lines)
+    return table(["criterion", "a sample leaves", f"saves at a loss of {_points(LOSS_POINTS)} (%)"], lines)
 
 
 def leavers(run: Run) -> str:
@@ -187,7 +183,7 @@ def leavers(run: Run) -> str:
         "wrong among them (%)",
         "wrong at full depth (%)",
     ]
-    return f"At {threshold:g} nats, of {samples:,} validation samples:\n\n" + _table(heads, lines)
+    return f"At {threshold:g} nats, of {samples:,} validation samples:\n\n" + table(heads, lines)
 
 
 def smaller(run: Run) -> str:
@@ -204,7 +200,7 @@ def smaller(run: Run) -> str:
         as_bold = [each["score"] for each in curve if each["layers_saved_frac"] >= row["layers_saved_frac"] - EXACT]
         cells = [f"{SMALLER[row['criterion']]}, {row['threshold']} layers", _percent(row["layers_saved_frac"])]
         lines.append([*cells, _percent(row["score"]), _percent(max(as_bold)) if as_bold else "saves less"])
-    return _table(["smaller model", "layers saved (%)", "its score (%)", "early exit that saves as much (%)"], lines)
+    return table(["smaller model", "layers saved (%)", "its score (%)", "early exit that saves as much (%)"], lines)
 
 
 def clock(run: Run) -> str:
@@ -220,7 +216,7 @@ def clock(run: Run) -> str:
         f" {about['torch']}, on {about['n']:,} validation samples. Brackets are the range over all rounds."
     )
     heads = ["threshold (nats)", "layers saved (%)", *(f"time saved (%), {how}" for how in MODES.values())]
-    return "\n\n".join([_paragraph(where), _table(heads, lines), _paragraph(_break_even(modes["batch_1"]))])
+    return "\n\n".join([_paragraph(where), table(heads, lines), _paragraph(_break_even(modes["batch_1"]))])
 
 
 def _time(row: Row) -> str:

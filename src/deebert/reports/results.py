@@ -8,6 +8,7 @@ import json
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from ruamel.yaml import YAML
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.figures.drawing import metric_name
+from deebert.reports.markdown import table
 
 SAVED = {"half": 1 / 2, "two thirds": 2 / 3, "three quarters": 3 / 4}  # of the layers
 OTHER_NAMES = ("dataset", "model", "seed", "download_glue.source", "finetune_backbone.truncate_to")
+NOTHING = "Nothing was kept yet."
 MADE_BY = "`make result NAME=...` writes it"
 
 
@@ -58,19 +61,18 @@ class Result:
     def full_score(self) -> float:
         return self.curve[self.split][0][2]
 
+    def curve_of(self, num_layers: int) -> list[tuple[float, float]]:
+        """(share saved of `num_layers`, score) from threshold 0 up; a model that was cut has saved a share there."""
+        kept = self.num_layers / num_layers
+        return [(1 - (1 - saved) * kept, score) for _, saved, score in self.curve[self.split]]
+
     def score_at(self, saved_frac: float, num_layers: int) -> float | None:
         """Score (fraction) with that share of `num_layers` saved, between two points of the curve on a straight line.
 
-        A model that was cut has saved a share before any sample leaves; None = even its full depth saves more.
+        None = even full depth saves more.
         """
-        own_saved_frac = 1 - (1 - saved_frac) * num_layers / self.num_layers
-        points = sorted((saved, score) for _, saved, score in self.curve[self.split])
-        return float(np.interp(own_saved_frac, *np.array(points).T)) if own_saved_frac > -1e-9 else None
-
-    def curve_of(self, num_layers: int) -> list[tuple[float, float]]:
-        """(share saved of `num_layers`, score) from threshold 0 up."""
-        kept = self.num_layers / num_layers
-        return [(1 - (1 - saved) * kept, score) for _, saved, score in self.curve[self.split]]
+        points = sorted(self.curve_of(num_layers))
+        return float(np.interp(saved_frac, *np.array(points).T)) if saved_frac > points[0][0] - 1e-9 else None
 
     @property
     def command(self) -> str:
@@ -200,34 +202,34 @@ def _how(result: Result, shared: set[tuple[str, str]]) -> str:
     return ", ".join([first, *(f"{name.split('.')[-1]} {value}" for name, value in own.items())])
 
 
+def depth_of(groups: Groups) -> int:
+    """Layers of the whole model, or of the deepest that there is."""
+    return max(member.num_layers for members in groups.values() for member in members)
+
+
 def deepest_table(results: Mapping[str, Result]) -> str:
     """The table of the task and model with the most layers, and of those the one with the most runs."""
     compared = by_comparison(results.values()).values()
-    groups = max(compared, key=lambda groups: (_depth(groups), sum(map(len, groups.values()))), default=None)
-    return _table(groups, _depth(groups)) if groups else "Nothing was kept yet."
-
-
-def _depth(groups: Groups) -> int:
-    return max(member.num_layers for members in groups.values() for member in members)
+    groups = max(compared, key=lambda groups: (depth_of(groups), sum(map(len, groups.values()))), default=None)
+    return _table(groups) if groups else NOTHING
 
 
 def results_section(results: Mapping[str, Result]) -> str:
     """For each task and model a heading, the figure, a table and the commands."""
     parts = []
     for (task, model), groups in by_comparison(results.values()).items():
-        whole = [members[0] for members in groups.values() if not members[0].truncate_to]
-        some = (whole or [members[0] for members in groups.values()])[0]
-        about = f"{task}, {model}"
-        parts += [f"## {about}", f"![Score against layers saved: {about}](results/{figure_name(task, model)}.svg)"]
-        parts.append(
-            f"{metric_name(some.metric)} (%) on {some.split} (n = {some.n[some.split]:,}), at a share of the whole"
-            " model's layers saved. ± is one standard deviation over seeds."
-        )
-        parts.append(_table(groups, _depth(groups)))
-        commands = dict.fromkeys(member.command for members in groups.values() for member in members)
-        parts.append("\n".join(["```bash", *commands, "```"]))
-        parts.append(_made_on(results, task, model))
-    return "\n\n".join(parts) or "Nothing was kept yet."
+        members = list(chain.from_iterable(groups.values()))
+        first, about = members[0], f"{task}, {model}"
+        parts += [
+            f"## {about}",
+            f"![Score against layers saved: {about}](results/{figure_name(task, model)}.svg)",
+            f"{metric_name(first.metric)} (%) on {first.split} (n = {first.n[first.split]:,}), at a share of the whole"
+            " model's layers saved. ± is one standard deviation over seeds.",
+            _table(groups),
+            "\n".join(["```bash", *dict.fromkeys(member.command for member in members), "```"]),
+            _made_on(members),
+        ]
+    return "\n\n".join(parts) or NOTHING
 
 
 def figure_name(task: str, model: str) -> str:
@@ -235,14 +237,14 @@ def figure_name(task: str, model: str) -> str:
     return "-".join("".join(c if c.isalnum() else "-" for c in name) for name in (task, model)).lower()
 
 
-def _table(groups: Groups, num_layers: int) -> str:
-    heads = ["", "seeds", "full depth", *SAVED]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for how, members in groups.items():
-        wanted = (0.0, *SAVED.values())
-        cells = [_mean([member.score_at(saved, num_layers) for member in members]) for saved in wanted]
-        lines.append(f"| {how} | {len(members)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _table(groups: Groups) -> str:
+    depth = depth_of(groups)
+    wanted = (0.0, *SAVED.values())
+    rows = (
+        [how, str(len(members)), *(_mean([member.score_at(saved, depth) for member in members]) for saved in wanted)]
+        for how, members in groups.items()
+    )
+    return table(["", "seeds", "full depth", *SAVED], rows)
 
 
 def _mean(scores: Sequence[float | None]) -> str:
@@ -252,8 +254,7 @@ def _mean(scores: Sequence[float | None]) -> str:
     return f"{percent.mean():.1f}" + (f" ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else "")
 
 
-def _made_on(results: Mapping[str, Result], task: str, model: str) -> str:
-    mine = [each for each in results.values() if (each.task, each.model) == (task, model)]
+def _made_on(results: Iterable[Result]) -> str:
     keys = ("torch", "transformers", "device", "hardware", "revision")
-    told = {key: sorted({str(each.training.get(key)) for each in mine}) for key in keys}
+    told = {key: sorted({str(each.training.get(key)) for each in results}) for key in keys}
     return "Made with " + "; ".join(f"{key} {' and '.join(values)}" for key, values in told.items()) + "."

@@ -6,6 +6,7 @@ from typing import Any
 from deebert.base.rows import Row
 from deebert.figures.drawing import metric_name
 from deebert.figures.rivals import MODES, cut_line
+from deebert.reports.markdown import table
 
 
 def rivals_section(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -27,14 +28,14 @@ def rivals_table(result: Mapping[str, Any]) -> str:
     ]
     for threads in sorted({row["threads"] for row in result["rows"]}):
         here = [row for row in result["rows"] if row["threads"] == threads]
-        lines += ["", f"Threads: {threads}", "", *_table(here, metric_name(result["metric"])), ""]
+        lines += ["", f"Threads: {threads}", "", _table(here, metric_name(result["metric"])), ""]
         for mode in MODES:
             lines += _equal_times([row for row in here if row["mode"] == mode])
     lines += ["", *(f"- {name} took no part: {why}." for name, why in result["left_out"].items())]
     return "\n".join(lines).rstrip()
 
 
-def _table(rows: Sequence[Row], metric: str) -> list[str]:
+def _table(rows: Sequence[Row], metric: str) -> str:
     times = [f"{mode}: {what}" for mode in MODES.values() for what in ("ms", "/ fastest rival", "/ plain")]
     heads = [
         "",
@@ -44,13 +45,13 @@ def _table(rows: Sequence[Row], metric: str) -> list[str]:
         "points lost (95 %)",
         "other answers",
     ]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     for alone in (row for row in rows if row["mode"] == "batch_1"):
         batched = next(row for row in rows if row["mode"] == "batched" and _who(row) == _who(alone))
         start = f"{alone['cold_start_ms'] / 1000:.1f} / {alone['start_ms'] / 1000:.2f}"
         judged = [" / ".join(dict.fromkeys(map(told, (alone, batched)))) for told in (_score, _lost, _other)]
-        lines.append(f"| {' | '.join([name_of(alone), *_times(alone), *_times(batched), start, *judged])} |")
-    return lines
+        lines.append([name_of(alone), *_times(alone), *_times(batched), start, *judged])
+    return table(heads, lines)
 
 
 def _times(row: Row) -> list[str]:

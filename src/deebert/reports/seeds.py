@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from deebert.analysis.choice import over_seeds
 from deebert.base.rows import Row
 from deebert.figures.drawing import BLUE, GREY, new_figure, percents, set_score_axis, styled
-from deebert.reports import experiments
+from deebert.reports import experiments, markdown
 from deebert.settings.params import Params
 from deebert.settings.run import dataset_name
 
@@ -58,15 +58,12 @@ def table(runs: Runs) -> str:
     """Markdown: a line per figure, with mean, spread and the seeds' own values."""
     rows = [{"figure": name, "value": value} for _, figures in runs.values() for name, value in figures.items()]
     summary = over_seeds(rows, ["figure"], ["value"])
-    lines = [
-        f"| figure | mean | spread | {' | '.join(f'seed {seed}' for seed in runs)} |",
-        "|---" * (len(runs) + 3) + "|",
-    ]
+    lines = []
     for row in summary:
         values = [figures[row["figure"]] for _, figures in runs.values()]
-        cells = [f"{value:.4f}".rstrip("0").rstrip(".") for value in (row["value_mean"], row["value_std"], *values)]
-        lines.append(f"| {row['figure']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        numbers = (f"{value:.4f}".rstrip("0").rstrip(".") for value in (row["value_mean"], row["value_std"], *values))
+        lines.append([row["figure"], *numbers])
+    return markdown.table(["figure", "mean", "spread", *(f"seed {seed}" for seed in runs)], lines)
 
 
 @styled
