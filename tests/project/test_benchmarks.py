@@ -25,6 +25,7 @@ TINY = ["--size", "tiny", "--samples", "4"]
 PARTS = "finetuning,objectives,ramps"
 RUNS = {
     "early_exit": [*TINY, "--rounds", "1", "--single", "2", "--precision", "fp32"],
+    "gpu": ["--size", "tiny", "--to-a-call", "2", "--precision", "fp32", "--rounds", "1"],
     "training": [
         *TINY,
         *"--rounds 1 --steps 1 --states 64 --precision fp32 --parts finetuning,objectives,ramps".split(),

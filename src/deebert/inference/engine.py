@@ -21,6 +21,7 @@ from tqdm import tqdm
 from deebert.base.devices import pick_device
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy
+from deebert.inference import on_device
 from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, joined, merged, take
 from deebert.model import DeeBert
 
@@ -82,7 +83,13 @@ class Engine:
             np.empty(len(encoded), dtype=np.int64),
         )
         lengths = encoded.lengths
-        for window in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, WINDOW_TOKENS):
+        at_once = self._packed.attends_at_once
+        most = on_device.WINDOW_TOKENS if at_once else WINDOW_TOKENS
+        for window in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, most):
+            if at_once:
+                logits, layers = self._run_on_device(self._packed.embed(encoded, window), criterion)
+                answers.logits[window], answers.exit_layers[window] = logits.cpu().numpy(), layers.cpu().numpy()
+                continue
             packs = [self._packed.embed(encoded, rows) for rows in cut_by_tokens(window, lengths, PACK_TOKENS)]
             for left, layer, logits in self._run(packs, criterion):
                 answers.logits[left] = logits.cpu().numpy()
@@ -96,12 +103,17 @@ class Engine:
         lengths = encoded.lengths
         with tqdm(total=len(encoded), desc="all layers", unit="sample", disable=None) as bar:
             # Longest first, so that a pack too large for the memory fails at once and not at the end.
-            for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, PACK_TOKENS):
+            most = on_device.WINDOW_TOKENS if self._packed.attends_at_once else PACK_TOKENS
+            for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, most):
                 states = self._packed.first_token_states(self._packed.embed(encoded, rows), self.num_layers)
                 heads = [self._model.head(layer, first) for layer, first in enumerate(states, start=1)]
                 logits[rows] = torch.stack(heads, dim=1).float().cpu().numpy()
                 bar.update(len(rows))
         return logits
+
+    def _run_on_device(self, pack: Pack, criterion: Criterion) -> tuple[Tensor, Tensor]:
+        layers = [each.layer for each in self._packed.layers]
+        return on_device.answer(layers, self._model.head, criterion, pack.hidden, pack.layout.lengths)
 
     def _run(self, packs: list[Pack], criterion: Criterion) -> list[tuple[np.ndarray, int, Tensor]]:
         """Take one window's packs through the layers until all its samples have been answered.

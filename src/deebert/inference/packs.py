@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from deebert.data.encoded import Encoded
 from deebert.encoders.interface import Layer, positions_in
 from deebert.encoders.registry import family_of
+from deebert.inference import on_device
 from deebert.inference.precisions import PRECISIONS
 from deebert.inference.weights import LayerWeights
 
@@ -146,11 +147,13 @@ class PackedLayer:
             queries are not, for ramps scored the same. They also attend in a call of their own, as they do where they
             are computed first. Else a sentence's last bits depend on which way was taken, and so on its company.
             Products that round states would make much of these bits.
+        at_once: have one call of attention for sentences of all lengths (see `on_device`).
     """
 
-    def __init__(self, layer: Layer, finer_first: bool = False) -> None:
+    def __init__(self, layer: Layer, finer_first: bool = False, at_once: bool = False) -> None:
         self.layer = layer
         self.finer_first = finer_first
+        self.at_once = at_once
 
     def __call__(self, pack: Pack) -> Pack:
         """All tokens through the layer."""
@@ -210,6 +213,11 @@ class PackedLayer:
             queries: (Q, heads * D), sentence after sentence, of the tokens `which` of each.
             keys, values: (T, heads * D), of all tokens.
         """
+        if self.at_once:
+            lengths = torch.from_numpy(layout.lengths).to(queries.device)
+            asking = lengths if which is _ALL else torch.ones_like(lengths) if which is _FIRST else lengths - 1
+            bounds = on_device.bounds_of(asking), on_device.bounds_of(lengths), int(layout.lengths.max())
+            return on_device.attend(self.layer, queries, keys, values, bounds)
         heads, width = self.layer.num_heads, values.shape[1]
         contexts = []
         start = 0
@@ -241,7 +249,9 @@ class PackedBackbone:
         self._family = family_of(backbone)
         layers = self._family.layers(backbone)
         self._weights = LayerWeights(backbone, layers, precision)
-        self.layers = [PackedLayer(layer, PRECISIONS[precision].finer_first) for layer in layers]
+        self.attends_at_once = on_device.runs_on(backbone.device, precision, layers)
+        finer_first = PRECISIONS[precision].finer_first
+        self.layers = [PackedLayer(layer, finer_first, self.attends_at_once) for layer in layers]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's weights by name, bit for bit as they were loaded. Of fp32 alone: others have rounded them."""
