@@ -2,23 +2,42 @@
 
     make result NAME=sst2-mpnet-42
     make results
+    make results QUEUE=/models,/data
 
-A result is a small JSON that git keeps. `make results` draws a figure for each task and model and writes
-docs/results.md anew.
+A result is a small JSON that git keeps. `make results` draws a figure for each task and model, writes docs/results.md
+anew, and lists what is missing: the seeds that one way of a comparison has and another has not. With QUEUE=... it puts
+these into DVC's queue, for `dvc queue start`; the folders are where models and data lie that results know by name.
 """
 
 import argparse
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from deebert.base.errors import UserError
 from deebert.base.files import write_bytes
 from deebert.base.stage import told_in_one_line
+from deebert.data.sources.glue_tasks import GLUE_TASKS
+from deebert.encoders.known import KNOWN_MODELS
 from deebert.figures.drawing import save
 from deebert.figures.results import draw_results
-from deebert.reports.results import by_comparison, committed_params, depth_of, figure_name, read_results, take, written
+from deebert.reports.results import (
+    Result,
+    by_comparison,
+    committed_params,
+    depth_of,
+    figure_name,
+    fullest,
+    missing,
+    read_results,
+    take,
+    written,
+)
 
 RESULTS = Path("results")
+NAMES = {*KNOWN_MODELS, *GLUE_TASKS, "toy", "hub"}
 
 
 def keep(name: str) -> None:
@@ -29,22 +48,60 @@ def keep(name: str) -> None:
     print(f"{path}: written; now `make results`", file=sys.stderr)
 
 
-def draw(figures: Path) -> None:
-    for (task, model), groups in by_comparison(read_results(RESULTS).values()).items():
-        depth = depth_of(groups)
-        curves = {how: [member.curve_of(depth) for member in group] for how, group in groups.items()}
-        cut = {how for how, group in groups.items() if group[0].truncate_to}
+def draw(results: Mapping[str, Result], figures: Path) -> None:
+    for (task, model), groups in by_comparison(results.values()).items():
+        depth, shown = depth_of(groups), fullest(groups)
+        curves = {how: [member.curve_of(depth) for member in group] for how, group in shown.items()}
+        cut = {how for how, group in shown.items() if group[0].truncate_to}
         header = {"task": task, "model": model, "metric": next(iter(groups.values()))[0].metric}
         print(save(draw_results(header, curves, cut), figures / f"{figure_name(task, model)}.svg"), file=sys.stderr)
+
+
+def tell_missing(results: Mapping[str, Result], places: Sequence[Path] | None) -> None:
+    """Print a command for what is missing; where there are `places`, have DVC queue it instead."""
+    lacking = missing(results.values())
+    count = sum(len(seeds) for _, seeds in lacking)
+    print(f"{count} runs are missing for equal seeds in each comparison", file=sys.stderr)
+    if places is None:
+        for result, seeds in lacking:
+            print(" ".join(result.command(seeds)))
+        return
+    for result, seeds in [
+        (found_in(places, result), seeds) for result, seeds in lacking
+    ]:  # all are found, or none runs
+        subprocess.run(result.command(seeds), check=True)
+
+
+def found_in(places: Sequence[Path], result: Result) -> Result:
+    """The same with whole paths for folders of which a result knows the last name alone.
+
+    Raises:
+        UserError: no place has it.
+    """
+    settings = dict(result.settings)
+    for key in ("model", "dataset", "download_glue.source"):
+        name = settings.get(key)
+        if name is None or name in NAMES or "/" in name or ":" in name:
+            continue
+        found = [place / name for place in places if (place / name).exists()]
+        if not found:
+            told = ", ".join(map(str, places))
+            raise UserError(f"{key}: no folder {name} in {told}, so nothing is queued; name where it lies in QUEUE=...")
+        settings[key] = str(found[0].resolve())
+    return replace(result, settings=settings)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", metavar="NAME", help="keep the working tree's run under that name, and draw nothing")
+    parser.add_argument("--queue", metavar="FOLDERS", help="have DVC queue what is missing; models and data lie there")
     parser.add_argument("--figures", type=Path, default=Path("docs/results"), help="where the figures go")
     arguments = parser.parse_args()
     with told_in_one_line():
         if arguments.keep is not None:
             keep(arguments.keep)
         else:
-            draw(arguments.figures)
+            kept = read_results(RESULTS)
+            draw(kept, arguments.figures)
+            places = None if arguments.queue is None else [Path(each) for each in arguments.queue.split(",")]
+            tell_missing(kept, places)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ import pytest
 
 from deebert.base.errors import UserError
 from deebert.figures.results import draw_results
-from deebert.reports.results import Result, by_comparison, deepest_table, read_results, results_section, take, written
+from deebert.reports.results import (
+    Result,
+    by_comparison,
+    deepest_table,
+    missing,
+    read_results,
+    results_section,
+    take,
+    written,
+)
 from tests.figures.test_evaluation import check_texts
 
 TOP = Path(__file__).parents[2]
@@ -58,9 +68,9 @@ def test_seeds_are_averaged_and_ways_kept_apart() -> None:
     }
     text = results_section({str(number): run for number, run in enumerate(runs)})
     assert "| full_depth | 2 | 91.0 ± 1.4 | 84.3 ± 1.4 |" in text
-    assert "| cut to 2 layers | 1 |  | 90.0 | 85.6 | 83.3 |" in text
-    assert "| cut to 1 layers | 1 |  |  |  | 90.0 |" in text
-    assert "dvc exp run -S dataset=RTE -S finetune_backbone.epochs=3 -S seed=2" in text
+    assert "| cut to 2 layers | 1 |  | 90.0 | 85.6 | 83.3 |  | 50.0 |" in text, "never within half a point"
+    assert "| cut to 1 layers | 1 |  |  |  | 90.0 |  | 75.0 |" in text, "exactly a point below"
+    assert "\ndvc exp run --queue -S dataset=RTE -S finetune_backbone.epochs=3 -S seed=1,2\n" in text
     assert "(results/rte-bert-base.svg)" in text
 
 
@@ -71,10 +81,41 @@ def test_the_deepest_model_is_shown_first() -> None:
     assert deepest_table({}) == "Nothing was kept yet."
 
 
-def test_what_only_some_runs_changed_is_named() -> None:
-    """A setting that all share is not told again in each row."""
-    (groups,) = by_comparison([make_result(), make_result(precision="int8")]).values()
+def test_what_sets_a_run_apart_is_named() -> None:
+    """A setting that most share is not told again in each row; one that most have changed is told where it was not."""
+    runs = [make_result(1), make_result(1, precision="int8"), make_result(2)]
+    (groups,) = by_comparison(runs).values()
     assert [*groups] == ["full_depth", "full_depth, precision int8"]
+    longer = [make_result(seed, **{"finetune_backbone.epochs": 6}) for seed in (1, 2)]
+    shorter = dataclasses.replace(runs[0], settings={"dataset": "RTE"})
+    (groups,) = by_comparison([shorter, *longer]).values()
+    assert [*groups] == ["full_depth", "full_depth, epochs default"]
+
+
+def test_missing_seeds_are_found() -> None:
+    """Each way of a comparison should have the seeds of the others; of other comparisons none."""
+    runs = [make_result(1), make_result(2), make_result(2, precision="int8"), make_result(1, 2)]
+    runs.append(dataclasses.replace(make_result(7), task="MRPC"))
+    lacking = [(result.truncate_to, result.settings.get("precision"), seeds) for result, seeds in missing(runs)]
+    assert lacking == [(None, "int8", [1]), (2, None, [2])]
+    assert not missing(runs[:2])
+
+
+def test_missing_runs_are_queued_with_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that a result knows by its last name alone is looked up; where it is not, nothing is queued."""
+    tool = runpy.run_path(str(TOP / "tools/results.py"))
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: started.append(command))
+    runs = [make_result(1), make_result(2), make_result(1, precision="int8", model="mpnet")]
+    kept = {str(number): run for number, run in enumerate(runs)}
+    with pytest.raises(UserError, match=r"model: no folder mpnet in .*, so nothing is queued"):
+        tool["tell_missing"](kept, [tmp_path])
+    assert not started
+    (tmp_path / "mpnet").mkdir()
+    tool["tell_missing"](kept, [tmp_path / "elsewhere", tmp_path])
+    ((*start, last),) = started
+    assert start[:4] == ["dvc", "exp", "run", "--queue"] and last == "seed=2"
+    assert f"model={tmp_path / 'mpnet'}" in start and "dataset=RTE" in start, "a known name is no folder"
 
 
 def write_run(folder: Path) -> None:
@@ -95,7 +136,8 @@ def test_a_run_is_taken_as_it_is(tmp_path: Path) -> None:
     result = take(tmp_path, COMMITTED)
     assert (result.task, result.model, result.seed, result.truncate_to) == ("toy", "toy-bert", 7, None)
     assert result.settings == {"model": "toy", "finetune_backbone.epochs": 2}
-    assert result.command == "dvc exp run -S model=toy -S finetune_backbone.epochs=2 -S seed=7"
+    command = "dvc exp run --queue -S model=toy -S finetune_backbone.epochs=2 -S seed=7"
+    assert " ".join(result.command([7])) == command
     layers = json.loads((TOP / "plots/layers.json").read_text())
     expected = [row["score"] for row in layers if (row["split"], row["metric"]) == ("test", "accuracy")]
     np.testing.assert_allclose(result.layers["test"], expected, atol=1e-5)
@@ -105,7 +147,7 @@ def test_a_run_is_taken_as_it_is(tmp_path: Path) -> None:
 
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/one.json").write_text(written(result))
-    assert read_results(tmp_path / "kept")["one"].command == result.command
+    assert read_results(tmp_path / "kept")["one"].command([7]) == result.command([7])
 
 
 def test_what_is_no_finished_run(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from deebert.figures.drawing import BLUE, ORANGE, metric_name, new_figure, set_score_axis, styled
 
-COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 STEPS = 101  # points of a curve
 
 Points = Sequence[Sequence[float]]

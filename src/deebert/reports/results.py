@@ -6,6 +6,7 @@ the machine. It has no samples and no weights. Runs that differ in nothing but t
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
@@ -20,7 +21,9 @@ from deebert.base.files import read_json
 from deebert.figures.drawing import metric_name
 from deebert.reports.markdown import table
 
+LOSSES = 0.5, 1.0  # points of the score at full depth
 SAVED = {"half": 1 / 2, "two thirds": 2 / 3, "three quarters": 3 / 4}  # of the layers
+UNCHANGED, OBJECTIVE = "default", "finetune_backbone.objective"
 OTHER_NAMES = ("dataset", "model", "seed", "download_glue.source", "finetune_backbone.truncate_to")
 NOTHING = "Nothing was kept yet."
 MADE_BY = "`make result NAME=...` writes it"
@@ -74,11 +77,14 @@ class Result:
         points = sorted(self.curve_of(num_layers))
         return float(np.interp(saved_frac, *np.array(points).T)) if saved_frac > points[0][0] - 1e-9 else None
 
-    @property
-    def command(self) -> str:
-        """What runs it again, in a project with such data and such a model."""
-        values = {**self.settings, "seed": self.seed}
-        return " ".join(["dvc exp run", *(f"-S {name}={value}" for name, value in values.items())])
+    def saved_at(self, score: float, num_layers: int) -> float | None:
+        """The largest share of `num_layers` that a threshold saves with at least this score (fraction); None = none."""
+        return max((saved for saved, kept in self.curve_of(num_layers) if kept >= score - 1e-9), default=None)
+
+    def command(self, seeds: Iterable[int]) -> list[str]:
+        """What queues it for these seeds, in a project with such data and such a model."""
+        values = {**self.settings, "seed": ",".join(map(str, seeds))}
+        return ["dvc", "exp", "run", "--queue", *chain.from_iterable(("-S", f"{key}={values[key]}") for key in values)]
 
 
 def take(folder: Path, committed_params: str) -> Result:
@@ -181,25 +187,50 @@ def by_comparison(results: Iterable[Result]) -> dict[tuple[str, str], Groups]:
         found.setdefault((result.task, result.model), []).append(result)
     compared = {}
     for key, members in found.items():
-        shared = set.intersection(*({(name, str(value)) for name, value in m.settings.items()} for m in members))
+        usual = _usual(members)
         groups: Groups = {}
         for member in sorted(members, key=lambda m: (m.truncate_to is not None, -(m.truncate_to or 0), m.seed)):
-            groups.setdefault(_how(member, shared), []).append(member)
-        compared[key] = groups
+            groups.setdefault(_how(member, usual), []).append(member)
+        compared[key] = dict(sorted(groups.items(), key=lambda each: _rank(*each)))
     return compared
 
 
-def _how(result: Result, shared: set[tuple[str, str]]) -> str:
-    """What sets a run apart from the others of its task and model; the default's name is that of its objective."""
+def _rank(how: str, members: Sequence[Result]) -> tuple[Any, ...]:
+    """Whole models first, those that were cut by their depth; what is told in fewest words first."""
+    cut = members[0].truncate_to
+    return cut is not None, -(cut or 0), how.count(","), "full_depth" not in how
+
+
+def _usual(members: Sequence[Result]) -> dict[str, str]:
+    """The value of each setting in most of the runs; UNCHANGED where most left it alone."""
+    names = dict.fromkeys(name for member in members for name in member.settings)
+    values = {name: Counter(str(member.settings.get(name, UNCHANGED)) for member in members) for name in names}
+    return {name: counted.most_common(1)[0][0] for name, counted in values.items()}
+
+
+def _how(result: Result, usual: Mapping[str, str]) -> str:
+    """What sets a run apart from most others of its task and model; the default's name is that of its objective."""
     own = {
         name: value
-        for name, value in result.settings.items()
-        if name not in OTHER_NAMES and (name, str(value)) not in shared
+        for name, common in usual.items()
+        if name not in OTHER_NAMES and (value := str(result.settings.get(name, UNCHANGED))) != common
     }
-    own.pop("finetune_backbone.objective", None)
-    objective = result.settings.get("finetune_backbone.objective", "full_depth")
-    first = f"cut to {result.truncate_to} layers" if result.truncate_to else objective
-    return ", ".join([first, *(f"{name.split('.')[-1]} {value}" for name, value in own.items())])
+    own.pop(OBJECTIVE, None)
+    objective = result.settings.get(OBJECTIVE, "full_depth")
+    first = [f"cut to {result.truncate_to} layers"] if result.truncate_to else []
+    told = [objective] if objective != "full_depth" or not first else []
+    return ", ".join([*first, *told, *(f"{name.split('.')[-1]} {value}" for name, value in own.items())])
+
+
+def missing(results: Iterable[Result]) -> list[tuple[Result, list[int]]]:
+    """For equal seeds in each comparison: one run of a way, and the seeds that it has not and another way has."""
+    wanted = []
+    for groups in by_comparison(results).values():
+        seeds = {member.seed for members in groups.values() for member in members}
+        for members in groups.values():
+            if lacking := sorted(seeds - {member.seed for member in members}):
+                wanted.append((members[0], lacking))
+    return wanted
 
 
 def depth_of(groups: Groups) -> int:
@@ -208,10 +239,19 @@ def depth_of(groups: Groups) -> int:
 
 
 def deepest_table(results: Mapping[str, Result]) -> str:
-    """The table of the task and model with the most layers, and of those the one with the most runs."""
+    """The table of the task and model with the most layers, and of those the one with the most runs.
+
+    It has the `fullest` ways.
+    """
     compared = by_comparison(results.values()).values()
     groups = max(compared, key=lambda groups: (depth_of(groups), sum(map(len, groups.values()))), default=None)
-    return _table(groups) if groups else NOTHING
+    return _table(fullest(groups)) if groups else NOTHING
+
+
+def fullest(groups: Groups) -> Groups:
+    """The ways that were run with the most seeds, which are enough for a figure."""
+    most = max(map(len, groups.values()))
+    return {how: members for how, members in groups.items() if len(members) == most}
 
 
 def results_section(results: Mapping[str, Result]) -> str:
@@ -219,14 +259,16 @@ def results_section(results: Mapping[str, Result]) -> str:
     parts = []
     for (task, model), groups in by_comparison(results.values()).items():
         members = list(chain.from_iterable(groups.values()))
+        commands = [" ".join(group[0].command(member.seed for member in group)) for group in groups.values()]
         first, about = members[0], f"{task}, {model}"
         parts += [
             f"## {about}",
             f"![Score against layers saved: {about}](results/{figure_name(task, model)}.svg)",
             f"{metric_name(first.metric)} (%) on {first.split} (n = {first.n[first.split]:,}), at a share of the whole"
-            " model's layers saved. ± is one standard deviation over seeds.",
+            " model's layers saved; then the share (%) saved at a loss of so many points against the first row's full"
+            " depth. ± is one standard deviation over seeds.",
             _table(groups),
-            "\n".join(["```bash", *dict.fromkeys(member.command for member in members), "```"]),
+            "\n".join(["```bash", *commands, "```"]),
             _made_on(members),
         ]
     return "\n\n".join(parts) or NOTHING
@@ -238,19 +280,26 @@ def figure_name(task: str, model: str) -> str:
 
 
 def _table(groups: Groups) -> str:
+    """Scores at full depth and at SAVED; then the layers saved at losses against the first way's full depth."""
     depth = depth_of(groups)
     wanted = (0.0, *SAVED.values())
+    reference = float(np.mean([member.full_score for member in next(iter(groups.values()))]))
     rows = (
-        [how, str(len(members)), *(_mean([member.score_at(saved, depth) for member in members]) for saved in wanted)]
+        [
+            how,
+            str(len(members)),
+            *(_mean([member.score_at(saved, depth) for member in members]) for saved in wanted),
+            *(_mean([member.saved_at(reference - points / 100, depth) for member in members]) for points in LOSSES),
+        ]
         for how, members in groups.items()
     )
-    return table(["", "seeds", "full depth", *SAVED], rows)
+    return table(["", "seeds", "full depth", *SAVED, *(f"saved at −{points:g}" for points in LOSSES)], rows)
 
 
-def _mean(scores: Sequence[float | None]) -> str:
-    if None in scores:
+def _mean(fractions: Sequence[float | None]) -> str:
+    if None in fractions:
         return ""
-    percent = 100 * np.array(scores)
+    percent = 100 * np.array(fractions)
     return f"{percent.mean():.1f}" + (f" ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else "")
 
 
