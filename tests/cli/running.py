@@ -1,6 +1,5 @@
 """Running the command `deebert`: in this process, or in one of its own that a test may end as it likes."""
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -12,11 +11,7 @@ from pathlib import Path
 import pytest
 
 from deebert.cli.main import main
-
-TIMEOUT_S = 300  # for what hangs; a busy machine takes its time over the rest
-# A server that has imported everything forks a process in no time, where a new Python would import torch for seconds.
-PROCESSES = multiprocessing.get_context("forkserver")
-PRELOADED = [__name__, "deebert.inference.bulk", "transformers.models.bert.modeling_bert"]
+from tests.forked import PROCESSES
 
 
 def status(*arguments: object) -> int:
@@ -50,10 +45,3 @@ def start(*arguments: object, stderr: Path, max_file_bytes: int = 0) -> BaseProc
     process = PROCESSES.Process(target=execute, args=([str(each) for each in arguments], stderr, max_file_bytes))
     process.start()
     return process
-
-
-def ended(process: BaseProcess) -> int:
-    """Wait for a process; its exit code, minus the signal's number if it was killed."""
-    process.join(TIMEOUT_S)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode

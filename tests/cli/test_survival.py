@@ -8,7 +8,7 @@ import random
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -16,8 +16,9 @@ import pytest
 
 from deebert.inference.kept import ANSWERS, RECORD, parts_folder
 from tests import tiny
-from tests.cli.running import PRELOADED, PROCESSES, TIMEOUT_S, ended, start
+from tests.cli.running import start
 from tests.data.tables.test_formats import write
+from tests.forked import ended, start_server, wait_for
 from tests.inference.test_classifier import write_classifier
 
 ROOT = Path(__file__).parents[2]
@@ -28,10 +29,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _server() -> Iterator[None]:
+def _server(warm_python: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT}")
-        PROCESSES.set_forkserver_preload(PRELOADED)
+        start_server(warm_python)
         yield
 
 
@@ -69,13 +70,6 @@ class Command:
         """What the last run has printed last."""
         assert "Traceback" not in self.stderr.read_text()
         return self.stderr.read_text().splitlines()[-1]
-
-
-def wait_for(condition: Callable[[], object], process: BaseProcess) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert process.is_alive() and time.monotonic() < end, "it never happened"
-        time.sleep(0.001)
 
 
 @pytest.fixture(params=[".csv", ".parquet"])

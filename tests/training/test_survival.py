@@ -6,7 +6,6 @@ seeded random moments, a few of them here; DEEBERT_LONG=1 tries more.
 
 import dataclasses
 import gc
-import multiprocessing
 import os
 import random
 import re
@@ -31,6 +30,7 @@ from deebert.training.kept import clear, kept
 from deebert.training.launch import VARIABLE
 from tests import tiny
 from tests.disks import refuse_locks
+from tests.forked import PROCESSES, ended, start_server, wait_for
 from tests.starting import write_start
 
 ROOT = Path(__file__).parents[2]
@@ -40,9 +40,6 @@ ARGUMENTS = {
 }
 STEPS = 44  # of fine-tuning, 8 an epoch
 KILLS = 20 if os.environ.get("DEEBERT_LONG") else 3
-TIMEOUT_S = 300  # for what hangs; a busy machine takes its time over the rest
-# A server that has imported everything forks a process in no time, where a new Python would import torch for seconds.
-PROCESSES = multiprocessing.get_context("forkserver")
 
 
 def execute(name: str, folder: Path, stderr: Path, environment: dict[str, str], max_file_bytes: int) -> None:
@@ -117,27 +114,13 @@ class Project:
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changed))
 
 
-def ended(process: BaseProcess) -> int:
-    """Wait for a process; its exit code, minus the signal's number if it was killed."""
-    process.join(TIMEOUT_S)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
-
-
-def wait_for(condition: Callable[[], object], process: BaseProcess) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert process.is_alive() and time.monotonic() < end, "it never happened"
-        time.sleep(0.001)
-
-
 @pytest.fixture(scope="module", autouse=True)
-def _server() -> Iterator[None]:
+def _server(warm_python: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT}")
         for variable in (FOLDER_VARIABLE, PAUSE_VARIABLE, VARIABLE, "DVC_ROOT", "DVC_STAGE", "RANK"):
             monkeypatch.delenv(variable, raising=False)
-        PROCESSES.set_forkserver_preload([__name__, "transformers.models.bert.modeling_bert"])
+        start_server(warm_python)
         yield
 
 

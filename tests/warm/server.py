@@ -6,6 +6,7 @@ project's own code is imported anew in each of them, from where its PYTHONPATH s
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -51,6 +52,7 @@ LIBRARIES = (
     "transformers.models.bert.modeling_bert",
     "transformers.trainer_utils",
 )
+MOST_FILES = 100  # that a client may have been handed open
 
 
 def serve(place: str, until_ends: int) -> dict:
@@ -75,15 +77,13 @@ def serve(place: str, until_ends: int) -> dict:
 
 def attend(connection: socket.socket) -> dict:
     """Fork the process that the client stands for. In that process return its request; here, tell how it ends."""
-    length, (*files,), _, _ = socket.recv_fds(connection, 4, 3)
-    content = connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
+    length, (*files,), _, _ = socket.recv_fds(connection, 4, MOST_FILES)
+    request = json.loads(connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
     process = os.fork()
     if process == 0:
         connection.close()
-        for number, file in enumerate(files):
-            os.dup2(file, number)
-            os.close(file)
-        return json.loads(content)
+        take(files, request.pop("files"))
+        return request
     for file in files:
         os.close(file)
     its_end = os.pidfd_open(process)
@@ -97,10 +97,20 @@ def attend(connection: socket.socket) -> dict:
     os._exit(0)
 
 
+def take(files: list[int], numbers: list[int]) -> None:
+    """Have each file open under its number, which may at first be another file's, and under no other one."""
+    away = [fcntl.fcntl(file, fcntl.F_DUPFD, 1 + max(numbers)) for file in files]
+    for file in files:
+        os.close(file)
+    for file, number in zip(away, numbers, strict=True):
+        os.dup2(file, number)
+        os.close(file)
+
+
 def become(
     program: str, arguments: list[str], folder: str, environment: dict[str, str], max_file_bytes: tuple[int, int]
 ) -> None:
-    """Run the script, or the module after -m, as a new Python in that folder and environment would."""
+    """Run a script, the module after -m or the words after -c as a new Python in that folder and environment would."""
     sys.executable = program  # so what this one starts is warm, too
     resource.setrlimit(resource.RLIMIT_FSIZE, tuple(max_file_bytes))
     os.chdir(folder)
@@ -111,7 +121,11 @@ def become(
         sys.stdout.reconfigure(write_through=True)
         arguments = arguments[1:]
     own = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if arguments[0] == "-m":
+    if arguments[-2:-1] == ["-c"]:
+        sys.path[:] = [folder, *own, *sys.path[1:]]
+        sys.argv = ["-c"]
+        exec(arguments[-1], {"__name__": "__main__"})
+    elif arguments[0] == "-m":
         sys.path[:] = [folder, *own, *sys.path[1:]]
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
