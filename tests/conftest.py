@@ -9,9 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-import transformers
 
 WARM = Path(__file__).parent / "warm"
 WARM_TIMEOUT_S = 300  # a busy machine takes its time
@@ -75,6 +73,9 @@ def wait_for_warm_python(folder: Path, server: subprocess.Popen | None = None) -
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """An empty cache of the Hub's, and a function that points the client to an address."""
+    # Imported where they are needed: the process that hands out the tests reads this file, too, before it starts others.
+    import huggingface_hub
+    import transformers
 
     def point_to(endpoint: str) -> None:
         monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # it would keep the address of its first use
