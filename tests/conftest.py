@@ -45,8 +45,11 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return start_warm_python(folder, 0, pytest_process)
 
 
-def start_warm_python(folder: Path, hash_seed: int, ends_with_process: int) -> Path:
-    """A `python` and a `dvc` in `folder` that start at once; sets of strings have their order by `hash_seed`."""
+def start_warm_python(folder: Path, hash_seed: int, ends_with_process: int, for_dvc: bool = True) -> Path:
+    """A `python` and a `dvc` in `folder` that start at once; sets of strings have their order by `hash_seed`.
+
+    Unless it is meant `for_dvc`, its DVC starts no sooner than elsewhere.
+    """
     client, dvc = folder / "python", folder / "dvc"
     client.write_text(f"#!{sys.executable} -IS\n{(WARM / 'client.py').read_text()}")
     dvc.write_text(f'#!/bin/sh\nexec {client} -m dvc "$@"\n')
@@ -57,6 +60,7 @@ def start_warm_python(folder: Path, hash_seed: int, ends_with_process: int) -> P
     environment.pop("PYTHONPATH", None)
     # Nobody waits for it: it may serve others for longer than its parent lives.
     command = [sys.executable, WARM / "server.py", folder / "socket", str(ends_with_process)]
+    command += ["for_dvc"] * for_dvc
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
     SERVERS.append(server)
     return wait_for_warm_python(folder, server)
@@ -73,7 +77,7 @@ def wait_for_warm_python(folder: Path, server: subprocess.Popen | None = None) -
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """An empty cache of the Hub's, and a function that points the client to an address."""
-    # Imported where they are needed: the process that hands out the tests reads this file, too, before it starts others.
+    # Imported here, for the process that hands out the tests reads this file, too, before it starts the others.
     import huggingface_hub
     import transformers
 

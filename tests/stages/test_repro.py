@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,8 +78,8 @@ def call(folder: Path, *command: str, expect_failure: bool = False, **variables:
     return printed
 
 
-def dvc(folder: Path, *arguments: str, **how: bool) -> str:
-    return call(folder, "python", "-m", "dvc", *arguments, **how)
+def dvc(folder: Path, *arguments: str, python: Path | str = "python", **how: bool) -> str:
+    return call(folder, str(python), "-m", "dvc", *arguments, **how)
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -178,16 +177,19 @@ def test_repro_runs_each_stage_once(first_run: tuple[Path, str]) -> None:
     assert git(folder, "status", "--porcelain") == ""
 
 
-def run_in_clone(origin: Path, revision: str, clone: Path) -> dict[str, bytes]:
-    """What the stages without a clock make in a new clone of `origin`, with nothing to take an earlier run from."""
+def run_in_clone(origin: Path, revision: str, clone: Path, python: Path) -> dict[str, bytes]:
+    """What the stages without a clock make in a new clone of `origin`, with nothing to take an earlier run from.
+
+    DVC runs in `python`, and the stages in the one that comes first on the path.
+    """
     git(origin, "clone", "--quiet", str(origin), str(clone))
     git(clone, "checkout", "--quiet", revision)
-    assert stages_run(dvc(clone, "repro", "plot")) == STAGES[:-1]
+    assert stages_run(dvc(clone, "repro", "plot", python=python)) == STAGES[:-1]
     return files(clone)
 
 
 def test_two_clones_make_the_same_bytes(
-    first_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first_run: tuple[Path, str], tmp_path: Path, warm_python: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run once more from nothing and in another folder, all that is not a clock's is the same to the byte.
 
@@ -195,20 +197,23 @@ def test_two_clones_make_the_same_bytes(
     """
     folder, _ = first_run
     (tmp_path / "warm").mkdir()
-    put_first_on_path(monkeypatch, start_warm_python(tmp_path / "warm", 1, os.getpid()).parent)
-    assert run_in_clone(folder, "main~", tmp_path / "another") == untimed(files(folder))
+    stages_python = start_warm_python(tmp_path / "warm", 1, os.getpid(), for_dvc=False)
+    put_first_on_path(monkeypatch, stages_python.parent)
+    assert run_in_clone(folder, "main~", tmp_path / "another", warm_python) == untimed(files(folder))
 
 
 @pytest.mark.skipif(not LONG, reason="takes minutes; DEEBERT_LONG=1 runs it")
-def test_two_clones_make_the_same_bytes_of_the_committed_parameters(tmp_path: Path) -> None:
+def test_two_clones_make_the_same_bytes_of_the_committed_parameters(tmp_path: Path, warm_python: Path) -> None:
     """So it is with the parameters as they are committed, which make the figures of the README."""
     make_project(tmp_path / "project")
-    first, second = (run_in_clone(tmp_path / "project", "main", tmp_path / name / "clone") for name in ("one", "two"))
+    clones = (tmp_path / name / "clone" for name in ("one", "two"))
+    first, second = (run_in_clone(tmp_path / "project", "main", clone, warm_python) for clone in clones)
     assert first == second
 
 
-def test_clone_runs_nothing(project: Path, tmp_path: Path) -> None:
+def test_clone_runs_nothing(first_run: tuple[Path, str], tmp_path: Path) -> None:
     """A clone is known to be up to date without any data, and with `dvc pull` has the same files without a run."""
+    project, _ = first_run
     dvc(project, "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
     dvc(project, "push", "--quiet")
     clone = tmp_path / "clone"
@@ -323,9 +328,10 @@ def test_experiment_on_a_folder_of_glue(project: Path, tmp_path: Path) -> None:
     assert files(project) == before
 
 
-def test_experiments_are_held_against_the_paper(project: Path, tmp_path: Path) -> None:
+def test_experiments_are_held_against_the_paper(first_run: tuple[Path, str], tmp_path: Path) -> None:
     """The page is made from what DVC knows, and a project that has run nothing of the paper says so in every row."""
-    command = [sys.executable, ROOT / "tools/compare_with_paper.py", "--table", ROOT / "paper/table1.yaml"]
+    project, _ = first_run
+    command = ["python", ROOT / "tools/compare_with_paper.py", "--table", ROOT / "paper/table1.yaml"]
     printed = call(project, *map(str, command), "--out", str(tmp_path), PYTHONPATH=str(ROOT / "src"))
     assert printed.count("| not run |") == len(table(printed.split("\n\n")[0]))
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == printed

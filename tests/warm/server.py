@@ -22,7 +22,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-LIBRARIES = (
+FOR_DVC = (
     "dvc.cli.parser",
     "dvc.data_cloud",
     "dvc.repo.experiments.executor.local",
@@ -33,14 +33,16 @@ LIBRARIES = (
     "dvc.repo.plots",
     "dvc.repo.stage",
     "hydra.compose",
+    "networkx",
+    "pygit2",
+)
+LIBRARIES = (
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
     "matplotlib.style",
-    "networkx",
     "pandas",
     "pyarrow.dataset",
     "pyarrow.parquet",
-    "pygit2",
     "ruamel.yaml",
     "safetensors.numpy",
     "scipy.special",
@@ -150,7 +152,7 @@ def end(status: object) -> NoReturn:
 if __name__ == "__main__":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for library in LIBRARIES:
+        for library in (*LIBRARIES, *(FOR_DVC if sys.argv[3:] else ())):
             importlib.import_module(library)
     gc.freeze()  # no process has to look through all their objects
     request = serve(sys.argv[1], int(sys.argv[2]))
