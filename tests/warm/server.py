@@ -154,6 +154,8 @@ if __name__ == "__main__":
         warnings.simplefilter("ignore")
         for library in (*LIBRARIES, *(FOR_DVC if sys.argv[3:] else ())):
             importlib.import_module(library)
+    # A thousand patterns, which each process that loads a model would compile anew.
+    sys.modules["transformers.conversion_mapping"].get_checkpoint_conversion_mapping("bert")
     gc.freeze()  # no process has to look through all their objects
     request = serve(sys.argv[1], int(sys.argv[2]))
     try:
