@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,16 +65,18 @@ def call(folder: Path, *command: str, expect_failure: bool = False, **variables:
         **{f"GIT_{who}_{what}": f"tests@{who}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
         **variables,
     }
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
-    printed = done.stdout + done.stderr
+    # Not into pipes: a worker of DVC's, which idles in the background for a while, would hold them open for as long.
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            timeout=TIMEOUT_S,
+        )
+        printed = "".join(file.read() for file in (stdout, stderr) if file.seek(0) == 0)
     assert (done.returncode != 0) == expect_failure, f"{' '.join(command)}: exit {done.returncode}\n{printed}"
     return printed
 
@@ -361,6 +364,7 @@ def test_queued_experiments_run_their_own_code(project: Path) -> None:
     dvc(project, "exp", "run", "--queue", "--set-param", "entropy_sweep.thresholds=[0.1],[0.2]", "plot")
     git(project, "checkout", "src")
     dvc(project, "exp", "run", "--run-all", "--jobs", "2")
+    dvc(project, "queue", "stop")  # its workers, which would wait for more
 
     refs = git(project, "for-each-ref", "--format=%(refname)", "refs/exps").split()
     queued = [ref for ref in refs if git(project, "show", f"{ref}:plots/exits.svg") == "queued"]
