@@ -43,7 +43,7 @@ def main(data_folder: Path, start_file: Path, out: Path, curve: Path) -> None:
     columns, tokenizer = task.text_columns, beginning.tokenizer
     samples = [Samples(encode(tokenizer, table, columns), table["label"].to_numpy()) for table in tables]
     recipe = Recipe.of(start.recipe, vars(settings))
-    how = (recipe, seed, settings.precision, find(settings.objective), settings.class_weights, settings.full_depth_frac)
+    how = (recipe, seed, settings.precision, find(settings.objective), settings.class_weights)
     plan = Plan(tokenizer, *samples, task.metrics[0], *how)
     with Checkpoints(home("finetune_backbone")) as checkpoints:
         if processes.rank() > 0:  # helps the first process, which writes

@@ -29,7 +29,7 @@ from deebert.reports.results import (
     committed_params,
     depth_of,
     figure_name,
-    fullest,
+    main_ways,
     missing,
     read_results,
     take,
@@ -50,7 +50,7 @@ def keep(name: str) -> None:
 
 def draw(results: Mapping[str, Result], figures: Path) -> None:
     for (task, model), groups in by_comparison(results.values()).items():
-        depth, shown = depth_of(groups), fullest(groups)
+        depth, shown = depth_of(groups), main_ways(groups)
         curves = {how: [member.curve_of(depth) for member in group] for how, group in shown.items()}
         cut = {how for how, group in shown.items() if group[0].truncate_to}
         header = {"task": task, "model": model, "metric": next(iter(groups.values()))[0].metric}

@@ -16,7 +16,8 @@ from deebert.encoders.registry import family_of
 from deebert.exits.criteria import Entropy
 from deebert.exits.rule import entropy
 from deebert.exits.table import CRITERIA
-from deebert.inference import on_device
+from deebert.inference import at_once
+from deebert.inference import engine as engine_module
 from deebert.inference.engine import FULL_DEPTH, Engine
 from tests import tiny
 from tests.inference.test_engine import (
@@ -50,7 +51,7 @@ def slow_attention(
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_device, "varlen_attn", slow_attention)
+    monkeypatch.setattr(at_once, "varlen_attn", slow_attention)
 
 
 @functools.cache
@@ -58,7 +59,7 @@ def engine_of(family: str) -> Engine:
     """An engine that believes to be on a GPU."""
     model = copy.deepcopy(made(family)[0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(on_device, "runs_on", lambda device, precision, layers: True)
+        patch.setattr(at_once, "runs_on", lambda device, precision, layers: True)
         return Engine(model)
 
 
@@ -68,9 +69,9 @@ def test_it_is_for_a_gpu_and_bf16_and_plain_attention() -> None:
     for family in tiny.EVERY_FAMILY:
         backbone = tiny.model(family)
         layers = family_of(backbone).layers(backbone)
-        assert on_device.runs_on(gpu, "bf16", layers) == (family in AT_ONCE), family
-        assert not on_device.runs_on(gpu, "fp32", layers)
-        assert not on_device.runs_on(cpu, "bf16", layers)
+        assert at_once.runs_on(gpu, "bf16", layers) == (family in AT_ONCE), family
+        assert not at_once.runs_on(gpu, "fp32", layers)
+        assert not at_once.runs_on(cpu, "bf16", layers)
 
 
 @pytest.mark.parametrize("name", [*CRITERIA])
@@ -96,5 +97,5 @@ def test_any_lengths(lengths: list[int], threshold: float, window_tokens: int) -
     logits = offline(made("bert")[0], encoded)
     clear = ~((entropy(logits)[:, :-1] - threshold).abs() < TIE).any(dim=1).numpy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(on_device, "WINDOW_TOKENS", window_tokens)
+        patch.setattr(engine_module, "TOKENS_AT_ONCE", window_tokens)
         assert_same(engine_of("bert").answer(encoded, criterion), logits, criterion.exit_layers(logits), clear)

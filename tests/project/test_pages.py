@@ -197,10 +197,11 @@ def test_readme_names_every_stage() -> None:
     assert set(stages()) <= set(table)
 
 
-def test_readme_has_every_room() -> None:
-    """The tree lists the folders of the package, no more and no fewer."""
-    (tree,) = [code for _, code in FENCED.findall(text_of(README)) if "src/deebert/" in code]
-    assert sorted(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == rooms_of_the_package()
+def test_every_room_is_told() -> None:
+    """The table of rooms lists the folders of the package, no more and no fewer."""
+    text = text_of(TOP / "docs/design.md")
+    table = text[text.index("| room |") : text.index("Programs import")]
+    assert sorted(re.findall(r"^\| `(\w+)/` \|", table, re.MULTILINE)) == rooms_of_the_package()
 
 
 def test_every_figure_of_the_run_is_explained() -> None:

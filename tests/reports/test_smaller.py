@@ -9,14 +9,14 @@ import pytest
 
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
-from deebert.reports.smaller import read_smaller, smaller_rows
+from deebert.reports.smaller import FOR_RAMPS, read_smaller, smaller_rows
 from deebert.reports.smaller_runs import collect, merge
 from deebert.settings.download_glue import Columns, DownloadGlue
 from deebert.settings.finetune_backbone import FinetuneBackbone
 from tests.runs import run
 
 DOWNLOAD = DownloadGlue("hub", 0, Columns(None, None, None), None, None, 0.1, 0)
-FINETUNE = FinetuneBackbone("full_depth", 0.5, "none", None, None, None, None, 128, "auto")
+FINETUNE = FinetuneBackbone("alternating", None, "none", None, None, None, None, 128, "auto")
 RECIPE = {
     "source": "hub",
     "toy_seed": 0,
@@ -26,7 +26,7 @@ RECIPE = {
     "validation_frac": 0.1,
     "split_seed": 0,
     "objective": "full_depth",
-    "full_depth_frac": 0.5,
+    "full_depth_frac": "default",
     "class_weights": "none",
     "epochs": "default",
     "learning_rate": "default",
@@ -86,7 +86,7 @@ def test_rows_become_points_of_the_sweep() -> None:
         {"n": 276},
         {"split": "test"},
         {"layers": 12},
-        *({"recipe": {**RECIPE, key: 7}} for key in RECIPE),
+        *({"recipe": {**RECIPE, key: 7}} for key in RECIPE if key not in FOR_RAMPS),
         {"recipe": {}},
     ],
     ids=str,
@@ -96,15 +96,22 @@ def test_a_row_of_another_run_is_not_taken(changed: dict[str, Any]) -> None:
     assert smaller_rows([row(**changed)], ABOUT, "bert-base", DOWNLOAD, FINETUNE) == []
 
 
+@pytest.mark.parametrize("key", FOR_RAMPS)
+def test_a_smaller_model_need_not_be_trained_for_exits(key: str) -> None:
+    """It has none, so it stands beside a whole model however that one was trained for its ramps."""
+    for value in ("full_depth", "alternating", 0.25):
+        assert len(smaller_rows([row(recipe={**RECIPE, key: value})], ABOUT, "bert-base", DOWNLOAD, FINETUNE)) == 1
+
+
 def test_a_cut_run_has_nothing_smaller_beside_it() -> None:
     """A run that is itself cut is no whole model, even if it has as many layers."""
-    cut = FinetuneBackbone("full_depth", 0.5, "none", 6, None, None, None, 128, "auto")
+    cut = FinetuneBackbone("alternating", None, "none", 6, None, None, None, 128, "auto")
     assert smaller_rows([row()], {**ABOUT, "num_layers": 6}, "bert-base", DOWNLOAD, cut) == []
 
 
 def test_settings_are_compared_by_value() -> None:
     """A rate of 2e-5 is the same however it was written, and a set value is not the default."""
-    finetune = FinetuneBackbone("full_depth", 0.5, "none", None, 3.0, 0.00002, None, 128, "auto")
+    finetune = FinetuneBackbone("alternating", None, "none", None, 3.0, 0.00002, None, 128, "auto")
     set_alike = row(recipe={**RECIPE, "epochs": 3, "learning_rate": 2e-5})
     assert len(smaller_rows([set_alike, row()], ABOUT, "bert-base", DOWNLOAD, finetune)) == 1
 

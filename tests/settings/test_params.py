@@ -191,8 +191,8 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("finetune_backbone.class_weights", value, "one of none, balanced") for value in ("default", None, [1, 2])),
     *(("finetune_backbone.objective", value, "a word or a path") for value in ("", None, 1)),
     *(
-        ("finetune_backbone.full_depth_frac", value, "a number, 0 or more, below 1")
-        for value in (1, 1.5, -0.1, "0.5", None, True, float("nan"), "default")
+        ("finetune_backbone.full_depth_frac", value, "a number, 0 or more, 1 at most" + MODEL_OWN)
+        for value in (1.5, -0.1, "0.5", None, True, float("nan"), "half")
     ),
     *(("finetune_backbone.max_length", value, "a whole number, 8 or more") for value in (7, "default", 128.0)),
     *(("finetune_backbone.precision", value, PRECISION) for value in ("fp16", 32, None)),

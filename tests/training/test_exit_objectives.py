@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from deebert.base.recipe import Recipe
 from deebert.data.encoded import encode
+from deebert.encoders.known import KNOWN_MODELS
 from deebert.training.checkpoints import Checkpoints
 from deebert.training.loop import finetune
 from deebert.training.objective import RAMP_RATE, AllHeads, FullDepth, find
@@ -26,7 +27,7 @@ CPU = torch.device("cpu")
 FRAME = tiny.samples(70)
 SAMPLES = Samples(encode(tiny.tokenizer(), FRAME, ["sentence"]), FRAME["label"].to_numpy())
 RECIPE = Recipe(epochs=2.2, learning_rate=1e-3, batch_size=16, warmup_frac=0.2)  # 11 steps, 6 of them at full depth
-PLAN = Plan(tiny.tokenizer(), SAMPLES, SAMPLES, "accuracy", RECIPE, 1, "fp32", find("alternating"), full_depth_frac=0.5)
+PLAN = Plan(tiny.tokenizer(), SAMPLES, SAMPLES, "accuracy", RECIPE, 1, "fp32", find("alternating"))
 OTHERS = [name for name in names() if name != "full_depth"]
 WEIGHTS = torch.tensor([0.5, 2.0])
 each_objective = pytest.mark.parametrize("name", OTHERS)
@@ -161,13 +162,25 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Noted:
     return Noted(monkeypatch)
 
 
+def with_share(plan: Plan, share: float) -> Plan:
+    return dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, full_depth_frac=share))
+
+
 def test_phases() -> None:
     """Full depth takes its share of the steps, rounded up, and full depth alone is one phase whatever the share."""
     objective = PLAN.objective
     assert phases(PLAN, 11) == [Phase(FullDepth, 0, 6), Phase(objective, 6, 11)]
-    assert phases(dataclasses.replace(PLAN, full_depth_frac=0.0), 11) == [Phase(objective, 0, 11)]
-    assert phases(dataclasses.replace(PLAN, full_depth_frac=0.99), 11) == [Phase(FullDepth, 0, 11)]
+    assert phases(with_share(PLAN, 0.0), 11) == [Phase(objective, 0, 11)]
+    assert phases(with_share(PLAN, 0.99), 11) == [Phase(FullDepth, 0, 11)]
     assert phases(dataclasses.replace(PLAN, objective=FullDepth), 11) == [Phase(FullDepth, 0, 11)]
+
+
+def test_the_share_comes_with_the_model() -> None:
+    """What is trained from scratch has full depth alone; what was pretrained has half of the epochs for its exits."""
+    shares = {name: phases(dataclasses.replace(PLAN, recipe=known.recipe), 100) for name, known in KNOWN_MODELS.items()}
+    both = [Phase(FullDepth, 0, 50), Phase(PLAN.objective, 50, 100)]
+    assert shares.pop("toy-bert") == [Phase(FullDepth, 0, 100)]
+    assert shares and all(found == both for found in shares.values())
 
 
 def test_each_phase_has_a_schedule_of_its_own(noted: Noted, tmp_path: Path) -> None:
@@ -224,10 +237,11 @@ def test_a_broken_off_training_goes_on(
 
 
 def test_full_depth_heeds_no_share(tmp_path: Path) -> None:
-    """Full depth is the same training, to the bit and to its checkpoints, whatever share is written beside it."""
-    plans = [dataclasses.replace(PLAN, objective=FullDepth, full_depth_frac=share) for share in (0.0, 0.5)]
-    (some, record), (others, other_record) = (trained(plan, tmp_path) for plan in plans)
-    assert same(some, others) and record == other_record
+    """Full depth is the same training, to the bit, whatever share is written beside it; another's share of 1 is it."""
+    alone = dataclasses.replace(PLAN, objective=FullDepth)
+    plans = [with_share(alone, 0.0), alone, with_share(PLAN, 1.0)]
+    (weights, record), *others = (trained(plan, tmp_path) for plan in plans)
+    assert all(same(weights, each) and record == told for each, told in others)
 
 
 @each_objective

@@ -29,7 +29,7 @@ PACKAGE = Path(objectives.__path__[0]).parent
 CPU = torch.device("cpu")
 FRAME = tiny.samples(64)
 SAMPLES = Samples(encode(tiny.tokenizer(), FRAME, ["sentence"]), FRAME["label"].to_numpy())
-RECIPE = Recipe(epochs=3, learning_rate=1e-2, batch_size=16)
+RECIPE = Recipe(epochs=3, learning_rate=1e-2, batch_size=16, full_depth_frac=0.0)
 PLAN = Plan(tiny.tokenizer(), SAMPLES, SAMPLES, "accuracy", RECIPE, 1, "fp32", FullDepth)
 
 MADE_UP = '''

@@ -16,6 +16,7 @@ class Recipe:
         warmup_frac: share of the steps in which the learning rate rises.
         weight_decay: of matrices; biases and normalisations do not decay.
         cpu_threads: None = as many as PyTorch takes.
+        full_depth_frac: share of the epochs, 0 to 1, that are trained at full depth before another objective begins.
     """
 
     epochs: float
@@ -25,6 +26,7 @@ class Recipe:
     weight_decay: float = 0.0
     adam_beta2: float = 0.999
     cpu_threads: int | None = None
+    full_depth_frac: float = 0.5
 
     @classmethod
     def of(cls, model: Mapping[str, Any], wanted: Mapping[str, Any]) -> "Recipe":

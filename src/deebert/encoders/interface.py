@@ -38,10 +38,12 @@ class Layer(ABC):
 
     Attributes:
         linear_names: attributes that hold the layer's linear maps; a precision replaces them (see `convert`).
+        reads_positions: whether `queries` or `keys_values` do; where not, they are handed any.
         num_heads: of the attention.
     """
 
     linear_names: ClassVar[tuple[str, ...]]
+    reads_positions: ClassVar[bool] = True
     num_heads: int
 
     @abstractmethod

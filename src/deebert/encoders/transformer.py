@@ -15,6 +15,7 @@ from deebert.encoders.interface import Layer
 class TransformerLayer(Layer):
     """Attention and a feed-forward network, each added to what it read and then normalised."""
 
+    reads_positions: ClassVar = False
     linear_names: ClassVar = ("query", "key", "value", "attention_out", "up", "down")
 
     def __init__(

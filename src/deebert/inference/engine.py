@@ -22,6 +22,7 @@ from deebert.base.devices import pick_device
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy
 from deebert.inference import on_device
+from deebert.inference.at_once import WINDOW_TOKENS as TOKENS_AT_ONCE
 from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, joined, merged, take
 from deebert.model import DeeBert
 
@@ -84,7 +85,7 @@ class Engine:
         )
         lengths = encoded.lengths
         at_once = self._packed.attends_at_once
-        most = on_device.WINDOW_TOKENS if at_once else WINDOW_TOKENS
+        most = TOKENS_AT_ONCE if at_once else WINDOW_TOKENS
         for window in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, most):
             if at_once:
                 logits, layers = self._run_on_device(self._packed.embed(encoded, window), criterion)
@@ -103,7 +104,7 @@ class Engine:
         lengths = encoded.lengths
         with tqdm(total=len(encoded), desc="all layers", unit="sample", disable=None) as bar:
             # Longest first, so that a pack too large for the memory fails at once and not at the end.
-            most = on_device.WINDOW_TOKENS if self._packed.attends_at_once else PACK_TOKENS
+            most = TOKENS_AT_ONCE if self._packed.attends_at_once else PACK_TOKENS
             for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, most):
                 states = self._packed.first_token_states(self._packed.embed(encoded, rows), self.num_layers)
                 heads = [self._model.head(layer, first) for layer, first in enumerate(states, start=1)]

@@ -15,44 +15,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from deebert.encoders.interface import Layer
-from deebert.encoders.transformer import TransformerLayer
 from deebert.exits.criteria import Criterion
+from deebert.inference.at_once import attend, bounds_of
 
-WINDOW_TOKENS = 131072  # bounds the memory: at bert-base's width some 3 GiB
-
-_ANYWHERE = np.empty(0, dtype=np.int64)  # positions, which none of these layers reads
-
-
-def attends_at_once(layer: Layer) -> bool:
-    """Whether the layer's attention knows neither positions nor biases, and so is one call for any lengths."""
-    return isinstance(layer, TransformerLayer) and type(layer).attention is Layer.attention
-
-
-def runs_on(device: torch.device, precision: str, layers: Sequence[Layer]) -> bool:
-    """Whether `answer` can do it: the kernel of attention is for a GPU and bfloat16."""
-    return device.type == "cuda" and precision == "bf16" and all(map(attends_at_once, layers))
-
-
-def attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, bounds: tuple[Tensor, Tensor, int]) -> Tensor:
-    """Attention of each sentence's queries to its own keys, for all sentences at once: (Q, heads * D).
-
-    Args:
-        queries: (Q, heads * D), sentence after sentence.
-        keys, values: (T, heads * D), of all tokens.
-        bounds: where each sentence's queries begin, (B + 1,) int32; where its tokens do; and tokens of the longest one.
-    """
-    of_queries, of_tokens, longest = bounds
-    split = (states.view(len(states), layer.num_heads, -1) for states in (queries, keys, values))
-    most = 1 if len(queries) == len(of_queries) - 1 else longest
-    return varlen_attn(*split, of_queries, of_tokens, most, longest).reshape(len(queries), -1)
-
-
-def bounds_of(lengths: Tensor) -> Tensor:
-    """Where sentences of `lengths` (B,) begin, and where the last one ends: (B + 1,) int32."""
-    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
+_ANYWHERE = np.empty(0, dtype=np.int64)  # positions, which no layer reads here
 
 
 def answer(

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from deebert.data.encoded import Encoded
 from deebert.encoders.interface import Layer, positions_in
 from deebert.encoders.registry import family_of
-from deebert.inference import on_device
+from deebert.inference import at_once
 from deebert.inference.precisions import PRECISIONS
 from deebert.inference.weights import LayerWeights
 
@@ -147,7 +147,7 @@ class PackedLayer:
             queries are not, for ramps scored the same. They also attend in a call of their own, as they do where they
             are computed first. Else a sentence's last bits depend on which way was taken, and so on its company.
             Products that round states would make much of these bits.
-        at_once: have one call of attention for sentences of all lengths (see `on_device`).
+        at_once: have one call of attention for sentences of all lengths (see `at_once`).
     """
 
     def __init__(self, layer: Layer, finer_first: bool = False, at_once: bool = False) -> None:
@@ -216,8 +216,8 @@ class PackedLayer:
         if self.at_once:
             lengths = torch.from_numpy(layout.lengths).to(queries.device)
             asking = lengths if which is _ALL else torch.ones_like(lengths) if which is _FIRST else lengths - 1
-            bounds = on_device.bounds_of(asking), on_device.bounds_of(lengths), int(layout.lengths.max())
-            return on_device.attend(self.layer, queries, keys, values, bounds)
+            bounds = at_once.bounds_of(asking), at_once.bounds_of(lengths), int(layout.lengths.max())
+            return at_once.attend(self.layer, queries, keys, values, bounds)
         heads, width = self.layer.num_heads, values.shape[1]
         contexts = []
         start = 0
@@ -249,7 +249,7 @@ class PackedBackbone:
         self._family = family_of(backbone)
         layers = self._family.layers(backbone)
         self._weights = LayerWeights(backbone, layers, precision)
-        self.attends_at_once = on_device.runs_on(backbone.device, precision, layers)
+        self.attends_at_once = at_once.runs_on(backbone.device, precision, layers)
         finer_first = PRECISIONS[precision].finer_first
         self.layers = [PackedLayer(layer, finer_first, self.attends_at_once) for layer in layers]
 

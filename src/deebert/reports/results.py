@@ -24,7 +24,7 @@ from deebert.reports.markdown import table
 LOSSES = 0.5, 1.0  # points of the score at full depth
 SAVED = {"half": 1 / 2, "two thirds": 2 / 3, "three quarters": 3 / 4}  # of the layers
 UNCHANGED, OBJECTIVE = "default", "finetune_backbone.objective"
-OTHER_NAMES = ("dataset", "model", "seed", "download_glue.source", "finetune_backbone.truncate_to")
+OTHER_NAMES = ("dataset", "model", "download_glue.source", "finetune_backbone.truncate_to", OBJECTIVE)
 NOTHING = "Nothing was kept yet."
 MADE_BY = "`make result NAME=...` writes it"
 
@@ -36,7 +36,7 @@ class Result:
     Attributes:
         task, model, metric, num_layers, seed: as in its figures.
         truncate_to: layers left of a backbone that was cut and fine-tuned alone, else None.
-        settings: parameters that were changed, by their dotted names.
+        settings: parameters that were changed, by their dotted names; the objective always.
         training: what `models/*/training.json` has: recipe, versions, hardware.
         n: samples of each split.
         layers: split -> score of the head after each layer 1..L, fractions.
@@ -108,7 +108,8 @@ def take(folder: Path, committed_params: str) -> Result:
     entropy = [row for row in sweep if row["criterion"] == "entropy"]
     splits = list(dict.fromkeys(row["split"] for row in entropy))
     metric = layers[0]["metric"]
-    settings = {name: value for name, value in params.items() if name != "seed" and committed.get(name) != value}
+    told = {name: value for name, value in params.items() if committed.get(name) != value or name == OBJECTIVE}
+    settings = {name: value for name, value in told.items() if name != "seed"}
     settings = {name: _nameable(value) for name, value in settings.items()}
     cut = params["finetune_backbone.truncate_to"]
     return Result(
@@ -208,18 +209,25 @@ def _usual(members: Sequence[Result]) -> dict[str, str]:
     return {name: counted.most_common(1)[0][0] for name, counted in values.items()}
 
 
+def _own(result: Result, usual: Mapping[str, str]) -> dict[str, str]:
+    """Settings of a run that most others of its task and model have not, but for its objective and its cut."""
+    given = {name: str(result.settings.get(name, UNCHANGED)) for name in usual}
+    return {name: value for name, value in given.items() if name not in OTHER_NAMES and value != usual[name]}
+
+
 def _how(result: Result, usual: Mapping[str, str]) -> str:
-    """What sets a run apart from most others of its task and model; the default's name is that of its objective."""
-    own = {
-        name: value
-        for name, common in usual.items()
-        if name not in OTHER_NAMES and (value := str(result.settings.get(name, UNCHANGED))) != common
-    }
-    own.pop(OBJECTIVE, None)
-    objective = result.settings.get(OBJECTIVE, "full_depth")
+    """What sets a run apart from most others of its task and model."""
+    objective = result.training.get("objective", "full_depth")
     first = [f"cut to {result.truncate_to} layers"] if result.truncate_to else []
     told = [objective] if objective != "full_depth" or not first else []
-    return ", ".join([*first, *told, *(f"{name.split('.')[-1]} {value}" for name, value in own.items())])
+    own = (f"{name.split('.')[-1]} {value}" for name, value in _own(result, usual).items())
+    return ", ".join([*first, *told, *own])
+
+
+def main_ways(groups: Groups) -> Groups:
+    """Those that differ in nothing but the objective and the cut."""
+    usual = _usual(list(chain.from_iterable(groups.values())))
+    return {how: members for how, members in groups.items() if not _own(members[0], usual)}
 
 
 def missing(results: Iterable[Result]) -> list[tuple[Result, list[int]]]:
@@ -239,19 +247,10 @@ def depth_of(groups: Groups) -> int:
 
 
 def deepest_table(results: Mapping[str, Result]) -> str:
-    """The table of the task and model with the most layers, and of those the one with the most runs.
-
-    It has the `fullest` ways.
-    """
+    """The `main_ways` of the task and model with the most layers, and of those the one with the most runs."""
     compared = by_comparison(results.values()).values()
     groups = max(compared, key=lambda groups: (depth_of(groups), sum(map(len, groups.values()))), default=None)
-    return _table(fullest(groups)) if groups else NOTHING
-
-
-def fullest(groups: Groups) -> Groups:
-    """The ways that were run with the most seeds, which are enough for a figure."""
-    most = max(map(len, groups.values()))
-    return {how: members for how, members in groups.items() if len(members) == most}
+    return _table(main_ways(groups)) if groups else NOTHING
 
 
 def results_section(results: Mapping[str, Result]) -> str:

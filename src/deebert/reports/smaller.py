@@ -26,9 +26,10 @@ ADDED_SETTINGS = {  # settings that older runs did not have -> what these did
     "validation_frac": 0.1,
     "split_seed": 0,
     "objective": "full_depth",
-    "full_depth_frac": 0.5,  # which full depth does not heed
+    "full_depth_frac": "default",
     "class_weights": "none",
 }
+FOR_RAMPS = ("objective", "full_depth_frac")  # of the whole model's training; a smaller one needs no ramps
 
 
 def _text(value: Any) -> bool:
@@ -114,15 +115,15 @@ def smaller_rows(
 ) -> list[Row]:
     """Those of `rows` that belong beside the run of which `about` and the parameters tell, with the columns of a sweep.
 
-    They are of the same task, whole model, samples and recipe; the seed may be another, so that each seed that has been
-    run shows, and so may the code. `truncated` is the whole model cut to `threshold` layers, `distilled` a small model
-    with so many. Beside a run that is cut itself there are none.
+    They are of the same task, whole model, samples and recipe, but for what is FOR_RAMPS. The seed may be another, so
+    that each seed that has been run shows, and so may the code. `truncated` is the whole model cut to `threshold`
+    layers, `distilled` a small model with so many. Beside a run that is cut itself there are none.
     """
     truncate_to, recipe = recipe_of(dataclasses.asdict(download), dataclasses.asdict(finetune))
     if truncate_to is not None:
         return []
     depth = about["num_layers"]
-    wanted = (about["task"], model, about["metric"], recipe)
+    wanted = (about["task"], model, about["metric"], _of_any(recipe))
     return [
         {
             "split": row["split"],
@@ -136,7 +137,12 @@ def smaller_rows(
             "n": row["n"],
         }
         for row in rows
-        if (row["task"], row["whole"], row["metric"], row["recipe"]) == wanted
+        if (row["task"], row["whole"], row["metric"], _of_any(row["recipe"])) == wanted
         and about["n"].get(row["split"]) == row["n"]
         and row["layers"] < depth
     ]
+
+
+def _of_any(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What two recipes share that differ in nothing but what is FOR_RAMPS."""
+    return {key: value for key, value in recipe.items() if key not in FOR_RAMPS}

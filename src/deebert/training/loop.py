@@ -26,7 +26,6 @@ from deebert.data.batches import batches_by_length, shuffled_batches
 from deebert.data.scores import METRICS
 from deebert.training import finite, processes
 from deebert.training.checkpoints import Checkpoints
-from deebert.training.objective import FullDepth
 from deebert.training.plan import Phase, Plan, key, phases
 from deebert.training.records import curve_points, environment, whole_steps
 from deebert.training.step import ORDER, STEP, Training, seed
@@ -68,9 +67,10 @@ def finetune(
         record = {**dataclasses.asdict(recipe), "seed": plan.seed, "precision": plan.precision, **environment(device)}
         if plan.class_weights != "none":
             record["class_weights"] = plan.class_weights
-        if plan.objective is not FullDepth:
-            name = plan.objective.__module__.rpartition(".")[2]
-            record |= {"objective": name, "full_depth_frac": plan.full_depth_frac}
+        if plan.is_for_exits:
+            record["objective"] = plan.objective.__module__.rpartition(".")[2]
+        else:
+            del record["full_depth_frac"]
         processes.on_first(lambda: checkpoints.open(key(record, model, plan)))
         rows = _Run(model.to(device), plan, checkpoints).to_the_end(asked_to_stop)
     return record, rows

@@ -32,7 +32,6 @@ class Plan:
         validation: scored by `metric` (a key of METRICS) after each epoch; nothing depends on the score.
         precision: auto, fp32 or bf16.
         class_weights: none or balanced, see `step.class_weights`.
-        full_depth_frac: share of the epochs, from 0, that are trained at full depth before `objective` begins.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -44,7 +43,11 @@ class Plan:
     precision: str
     objective: type[Objective]
     class_weights: str = "none"
-    full_depth_frac: float = 0.0
+
+    @property
+    def is_for_exits(self) -> bool:
+        """Whether another objective than full depth has a share of the epochs."""
+        return self.objective is not FullDepth and self.recipe.full_depth_frac < 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Phase:
 
 def phases(plan: Plan, steps: int) -> list[Phase]:
     """What is minimised when, over `steps` steps: one phase, or two where full depth comes first."""
-    middle = 0 if plan.objective is FullDepth else whole_steps(plan.full_depth_frac, steps)
+    middle = whole_steps(plan.recipe.full_depth_frac, steps) if plan.is_for_exits else steps
     both = (Phase(FullDepth, 0, middle), Phase(plan.objective, middle, steps))
     return [phase for phase in both if phase.start < phase.end]
 
