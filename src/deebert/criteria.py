@@ -2,6 +2,7 @@
 
 from deebert.exits.criteria import (
     ConfidentStreak,
+    Consistency,
     Criterion,
     Entropy,
     LayerThresholds,
@@ -10,4 +11,13 @@ from deebert.exits.criteria import (
     Patience,
 )
 
-__all__ = ["ConfidentStreak", "Criterion", "Entropy", "LayerThresholds", "Margin", "MaxProbability", "Patience"]
+__all__ = [
+    "ConfidentStreak",
+    "Consistency",
+    "Criterion",
+    "Entropy",
+    "LayerThresholds",
+    "Margin",
+    "MaxProbability",
+    "Patience",
+]

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deebert.analysis.curves import curve_of
-from deebert.analysis.folds import stratified_halves
-from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits, fit_layer_thresholds
+from deebert.analysis.layer_thresholds import DROPS_POINTS, fit_layer_thresholds
 from deebert.exits.grids import threshold_grid
 from deebert.exits.rule import entropy
 from tests.heads import RAMP_COST, SCORED, best_within, entropy_rows_of, heads
@@ -67,17 +66,3 @@ def test_fitting_with_nan() -> None:
     fitted = fit_layer_thresholds(logits, labels, "accuracy", threshold_grid(2, 30))
     layers = fitted[-1].exit_layers(torch.from_numpy(logits))
     assert layers[4] == 4 and (np.delete(layers.numpy(), 4) == 1).all()
-
-
-def test_no_sample_meets_thresholds_it_helped_to_fit() -> None:
-    """Each half leaves by the thresholds fitted on the other, drop by drop."""
-    logits, labels = heads(7, n=31, best=2.5)
-    exits, ramps = cross_fitted_exits(logits, labels, "accuracy", threshold_grid(2, 20), resampling_seed=3)
-    one, other = stratified_halves(labels, 3)
-    for fit, check in ((one, other), (other, one)):
-        fitted = fit_layer_thresholds(logits[fit], labels[fit], "accuracy", threshold_grid(2, 20))
-        for thresholds, layers, run in zip(fitted, exits, ramps, strict=True):
-            assert thresholds.exit_layers(torch.from_numpy(logits[check])).tolist() == layers[check].tolist()
-            read = [limit > 0 for limit in thresholds.thresholds_nats]
-            assert run[check].tolist() == [sum(read[:layer]) for layer in layers[check]]
-    assert exits.shape == ramps.shape == (len(DROPS_POINTS), 31)

@@ -137,7 +137,7 @@ def test_tables_of_a_split(metric: str) -> None:
     names = list(dict.fromkeys(row["criterion"] for row in tables["sweep"]))
     assert names[0] == "entropy" and set(names) == {
         *("entropy", "max_probability", "patience", "confident_streak_2", "confident_streak_3", "layer_thresholds"),
-        *("fixed_layer", "random_exit", "oracle", "oracle_full_depth"),
+        *("consistency", "fixed_layer", "random_exit", "oracle", "oracle_full_depth"),
     }
     assert len({tuple(row) for row in tables["sweep"]}) == 1
     thresholds = [row["threshold"] for row in tables["sweep"] if row["criterion"] == "entropy"]
@@ -168,7 +168,7 @@ def test_the_band_lies_around_the_curve() -> None:
 
 
 def test_one_sample_is_enough() -> None:
-    """A split of one sample has all tables but what needs two: fitted thresholds and temperatures."""
+    """A split of one sample has all tables but what needs two: fitted criteria and temperatures."""
     tables = tables_of("validation", saved_logits(1, n=1), "accuracy", SETTINGS)
     assert tables["calibration"] == [] and len(tables["choice"]) == 4
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from deebert.base.errors import UserError
 from deebert.exits.criteria import (
     ConfidentStreak,
+    Consistency,
     Criterion,
     Entropy,
     LayerThresholds,
@@ -27,6 +28,7 @@ from deebert.exits.criteria import (
 from deebert.exits.grids import (
     NAMED_SHARES,
     TIMED_SHARES,
+    chance_grid,
     margin_grid,
     probability_grid,
     threshold_grid,
@@ -37,6 +39,7 @@ from tests.heads import heads
 
 GRIDS = {name: entry.grid for name, entry in CRITERIA.items() if entry.grid}
 MAX_LAYERS = 6
+WEIGHTS = ((-0.1, -1.0, 0.0), (0.2, -0.5, -0.5), (0.0, -1.0, 0.3))  # of 3 ramps
 few = settings(max_examples=60, deadline=None, derandomize=True)
 
 nats = st.just(0.0) | st.floats(0, 1.2)
@@ -51,6 +54,7 @@ criteria = st.one_of(
     st.builds(
         LayerThresholds, st.lists(nats, min_size=MAX_LAYERS - 1, max_size=MAX_LAYERS - 1).map(tuple), st.just(1.0)
     ),
+    st.builds(Consistency, st.tuples(*[st.tuples(*[st.floats(-2, 2)] * 3)] * (MAX_LAYERS - 1)), probabilities),
 )
 
 
@@ -64,7 +68,9 @@ def logit_tables(draw: st.DrawFn) -> Tensor:
 
 
 def at_depth(criterion: Criterion, num_layers: int) -> Criterion:
-    """`criterion`, with as many thresholds as the model has ramps."""
+    """`criterion`, with as many thresholds, or weights, as the model has ramps."""
+    if isinstance(criterion, Consistency):
+        return replace(criterion, weights=criterion.weights[: num_layers - 1])
     if not isinstance(criterion, LayerThresholds):
         return criterion
     return replace(criterion, thresholds_nats=criterion.thresholds_nats[: num_layers - 1])
@@ -98,12 +104,17 @@ def test_live_is_offline(logits: Tensor, criterion: Criterion) -> None:
 
 def test_full_depth_reads_no_ramp() -> None:
     """Settings by which nobody can leave need no head, all others do, each ramp by its own threshold."""
-    assert not any(c.reads(1) for c in (Entropy(0.0), MaxProbability(1.0), Margin(1.0), ConfidentStreak(2, 1.0)))
-    assert all(
-        c.reads(1)
-        for c in (Entropy(1e-4), MaxProbability(0.999), Margin(0.999), ConfidentStreak(2, 0.999), Patience(1))
-    )
+    none = Entropy(0.0), MaxProbability(1.0), Margin(1.0), ConfidentStreak(2, 1.0), Consistency(WEIGHTS, 0.0)
+    most = Entropy(1e-4), MaxProbability(0.999), Margin(0.999), ConfidentStreak(2, 0.999), Consistency(WEIGHTS, 1e-4)
+    assert not any(criterion.reads(1) for criterion in none)
+    assert all(criterion.reads(1) for criterion in (*most, Patience(1)))
     assert [LayerThresholds((0.0, 0.2, 0.0), 1.0).reads(layer) for layer in (1, 2, 3)] == [False, True, False]
+
+
+def plain_log_odds(head: np.ndarray, answer: int) -> float:
+    """Of one class by one head's (C,) logits."""
+    others = sum(math.exp(x - head[answer]) for i, x in enumerate(head.astype(np.float64)) if i != answer)
+    return min(max(-math.log(others), -30.0), 30.0)
 
 
 def plain_exit(criterion: Criterion, sample: np.ndarray) -> int:
@@ -125,6 +136,14 @@ def plain_exit(criterion: Criterion, sample: np.ndarray) -> int:
         elif isinstance(criterion, Margin):
             assume(abs(margin[layer - 1] - criterion.threshold) > 1e-6)
             leaves = margin[layer - 1] > criterion.threshold
+        elif isinstance(criterion, Consistency):
+            before = sample[layer - 2] if layer > 1 else None
+            seconded = 0.0 if before is None else plain_log_odds(before, answer[layer - 1])
+            told = (1.0, plain_log_odds(sample[layer - 1], answer[layer - 1]), seconded)
+            odds = sum(weight * x for weight, x in zip(criterion.weights[layer - 1], told, strict=True))
+            chance = 1 / (1 + math.exp(-odds))
+            assume(criterion.threshold in (0, 1) or abs(chance - criterion.threshold) > 1e-5)
+            leaves = chance < criterion.threshold
         elif isinstance(criterion, Patience):
             window = answer[max(0, layer - criterion.patience - 1) : layer]  # patience comparisons need one head more
             leaves = len(window) == criterion.patience + 1 and len(set(window)) == 1
@@ -176,6 +195,40 @@ def test_patience_counts_as_the_paper_does(heads_say: list[int], patience: int, 
     """The count starts at 0 at layer 1, so the first possible exit is layer patience + 1."""
     logits = torch.nn.functional.one_hot(torch.tensor([heads_say]), 3).float()
     assert Patience(patience).exit_layers(logits).tolist() == [layer]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "layers"),
+    [
+        (0.0, [4, 4]),
+        (0.08, [4, 3]),
+        (0.12, [4, 2]),
+        (0.15, [2, 2]),
+        (0.2, [2, 1]),
+        (0.43, [1, 1]),
+        (1.0, [1, 1]),
+    ],
+)
+def test_consistency_by_hand(threshold: float, layers: list[int]) -> None:
+    """The ramp before is asked about the answer of this ramp, not about its own."""
+    leads = torch.tensor([[0.3, -2.0, -1.0, 9.0], [1.5, 1.5, 3.0, 9.0]])  # of class 1 over class 0
+    logits = torch.stack([torch.zeros_like(leads), leads], dim=2)
+    weights = ((0.0, -1.0, 9.0), (0.0, -1.0, -0.5), (0.0, -1.0, 0.1))
+    # The first sample has u = 0.3, 2, 1 and v = 0, -0.3, 2. So its log-odds are -0.3, -1.85, -0.8, and its chances
+    # 0.426, 0.136, 0.310. The other has u = 1.5, 1.5, 3 and v = 0, 1.5, 1.5, log-odds -1.5, -2.25, -2.85, and chances
+    # 0.182, 0.095, 0.055.
+    assert Consistency(weights, threshold).exit_layers(logits).tolist() == layers
+
+
+def test_far_logits_leave_consistency_finite() -> None:
+    """However sure a head is, be it infinitely, it counts as 30; so at 1 everybody leaves at layer 1, at 0 nobody."""
+    logits = torch.tensor([[math.inf, 0.0, -math.inf], [1e38, -1e38, 0.0], [0.0, 0.0, 0.0]])[:, None].repeat(1, 4, 1)
+    for slope in (-50.0, 50.0):  # chances that round to 0 and to 1
+        weights = ((0.0, slope, slope),) * 3
+        assert Consistency(weights, 1.0).exit_layers(logits).tolist() == [1, 1, 1]
+        assert Consistency(weights, 0.0).exit_layers(logits).tolist() == [4, 4, 4]
+    assert Consistency(((-29.5, 1.0, 0.0),) * 3, 0.7).exit_layers(logits).tolist() == [1, 1, 1]
+    assert Consistency(((-29.5, 1.0, 0.0),) * 3, 0.6).exit_layers(logits).tolist() == [4, 4, 1]
 
 
 @few
@@ -258,6 +311,7 @@ def test_the_grid_of_probabilities(classes: int, points: int) -> None:
         Patience(1),
         ConfidentStreak(1, 0.0),
         LayerThresholds((9.0, 9.0, 9.0), 0.0),
+        Consistency(((0.0, 0.0, 0.0),) * 3, 1.0),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -270,12 +324,13 @@ def test_nan_never_leaves(criterion: Criterion, dtype: torch.dtype) -> None:
 
 
 def test_equal_is_not_above() -> None:
-    """A top probability, or a margin, equal to the threshold stays."""
+    """A top probability, a margin, or a chance of another answer equal to the threshold stays."""
     logits = torch.zeros(1, 3, 2)
     assert top_probability(logits).tolist() == [[0.5, 0.5, 0.5]]
     assert MaxProbability(0.5).exit_layers(logits).tolist() == [3]
     assert ConfidentStreak(2, 0.5).exit_layers(logits).tolist() == [3]
     assert Margin(0.0).exit_layers(logits).tolist() == [3]
+    assert Consistency(((0.0, 0.0, 0.0),) * 2, 0.5).exit_layers(logits).tolist() == [3]
 
 
 def test_probabilities_of_large_half_precision_logits() -> None:
@@ -299,6 +354,11 @@ def test_probabilities_of_large_half_precision_logits() -> None:
         lambda: ConfidentStreak(0, 0.5),
         lambda: ConfidentStreak(2, -0.5),
         lambda: LayerThresholds((0.1, -0.2), 1.0),
+        lambda: Consistency(WEIGHTS, 1.1),
+        lambda: Consistency(WEIGHTS, math.nan),
+        lambda: Consistency((*WEIGHTS, (0.0, math.nan, 0.0)), 0.5),
+        lambda: Consistency((*WEIGHTS, (0.0, 0.0)), 0.5),
+        lambda: Consistency((0.1, 0.2, 0.3), 0.5),
     ],
 )
 def test_a_setting_out_of_range_is_an_error(make: Callable[[], Criterion]) -> None:
@@ -306,6 +366,17 @@ def test_a_setting_out_of_range_is_an_error(make: Callable[[], Criterion]) -> No
     with pytest.raises(UserError, match="allowed") as error:
         make()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("points", [0, 1, 2, 50, 200, 999])
+def test_the_grid_of_chances(points: int) -> None:
+    """0, then `points` of 6 digits from near 0 to well above 1/2, then 1; rising."""
+    grid = chance_grid(points)
+    assert (grid[0], grid[-1]) == (0.0, 1.0) and grid == sorted(set(grid)) and len(grid) == points + 2
+    assert all(value == round(value, 6) for value in grid)
+    if points > 1:
+        assert grid[1] == pytest.approx(1 / (1 + math.exp(8)), abs=1e-6)
+        assert grid[-2] == pytest.approx(1 / (1 + math.exp(-2)), abs=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -326,12 +397,16 @@ def test_the_grid_of_thresholds(classes: int, points: int) -> None:
 
 
 def test_thresholds_of_another_depth_are_refused() -> None:
-    """Thresholds ramp by ramp are for one depth: with any other number of layers they are an error of one line."""
+    """What is fitted ramp by ramp is for one depth: with any other number of layers it is an error of one line."""
     thresholds = LayerThresholds((0.1, 0.2, 0.3), 1.0)
     assert thresholds.exit_layers(torch.zeros(2, 4, 2)).tolist() == [4, 4]
     for layers in (3, 5):
         with pytest.raises(UserError, match=f"3 thresholds for a model of {layers} layers; allowed: .*, {layers - 1}$"):
             thresholds.exit_layers(torch.zeros(2, layers, 2))
+        with pytest.raises(
+            UserError, match=f"weights of 3 ramps for a model of {layers} layers; allowed: .*{layers - 1}$"
+        ):
+            Consistency(WEIGHTS, 0.5).exit_layers(torch.zeros(2, layers, 2))
 
 
 def test_usual_thresholds_are_shares_of_the_largest_entropy() -> None:

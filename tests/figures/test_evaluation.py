@@ -121,7 +121,8 @@ def make_rows(
                     for k in range(4)
                 )
         of_split = [row for row in rows.sweep if row["split"] == split]
-        for name in ("max_probability", "margin", "patience", "confident_streak_2", "layer_thresholds", "random_exit"):
+        others = "max_probability", "margin", "patience", "confident_streak_2", "layer_thresholds", "consistency"
+        for name in (*others, "random_exit"):
             rows.sweep.extend({**row, "criterion": name, "score": 0.98 * row["score"]} for row in of_split[::10])
         for layer in layers[::-1]:
             fixed = {"score": float(right[:, layer - 1].mean()), "layers_saved_frac": float(1 - layer / num_layers)}

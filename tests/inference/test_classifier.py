@@ -26,7 +26,7 @@ from deebert.base import files
 from deebert.base.errors import UserError
 from deebert.base.files import write_json
 from deebert.data.encoded import encode
-from deebert.exits.criteria import Criterion, Entropy, LayerThresholds, MaxProbability, Patience
+from deebert.exits.criteria import Consistency, Criterion, Entropy, LayerThresholds, MaxProbability, Patience
 from deebert.exits.rule import entropy
 from deebert.inference.classifier import EarlyExitClassifier, Predictions
 from deebert.model import DeeBert, fingerprint, save
@@ -150,6 +150,10 @@ def test_pairs_answer_as_the_offline_rule(of_pairs: EarlyExitClassifier) -> None
         (Patience(1), Patience(1)),
         (Patience(2), Patience(2)),
         (MaxProbability(0.8), MaxProbability(0.8)),
+        (
+            Consistency(((0, -1, 0), (0, -1, -1), (0, -1, -1)), 0.2),
+            Consistency(((0, -1, 0), (0, -1, -1), (0, -1, -1)), 0.2),
+        ),
     ],
 )
 def test_every_kind_of_threshold(folder: Path, classifier: EarlyExitClassifier, threshold: Any, criterion: Criterion):
@@ -424,9 +428,10 @@ def test_a_model_that_does_not_say_takes_either_but_not_both(tmp_path: Path) -> 
         ("threshold", -0.1, ValueError, "entropy: threshold is -0.1; allowed: nats, 0 or more"),
         ("threshold", float("nan"), ValueError, "entropy: threshold is nan; allowed: nats, 0 or more"),
         ("threshold", [0.1, -0.1, 0.1], ValueError, "layer_thresholds: thresholds are (0.1, -0.1, 0.1); allowed: nats"),
-        ("threshold", [0.1, 0.1], ValueError, "threshold: 2 numbers; expected 3, one for each ramp"),
-        ("threshold", [], ValueError, "threshold: 0 numbers; expected 3, one for each ramp"),
-        ("threshold", LayerThresholds((0.1,), 0), ValueError, "threshold: 1 numbers; expected 3, one for each ramp"),
+        ("threshold", [0.1, 0.1], ValueError, "layer_thresholds: 2 thresholds for a model of 4 layers; allowed"),
+        ("threshold", [], ValueError, "layer_thresholds: 0 thresholds for a model of 4 layers; allowed"),
+        ("threshold", LayerThresholds((0.1,), 0), ValueError, "layer_thresholds: 1 thresholds for a model"),
+        ("threshold", Consistency(((0, 0, 0),), 0.5), ValueError, "consistency: weights of 1 ramps for a model"),
         *(
             ("threshold", value, TypeError, f"threshold: {value!r}; expected nats, a sequence of nats, or a Criterion")
             for value in ("0.1", None, True, {0.1}, ["0.1", "0.1", "0.1"], [None, 0.1, 0.1], [[0.1], [0.1], [0.1]])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deebert.analysis.layer_thresholds import fit_layer_thresholds
 from deebert.data.encoded import Encoded
 from deebert.encoders.interface import Layer
-from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
+from deebert.exits.criteria import Consistency, Criterion, Entropy, LayerThresholds
 from deebert.exits.rule import entropy
 from deebert.exits.table import CRITERIA
 from deebert.inference import engine as engine_module
@@ -127,8 +127,10 @@ def some_settings(name: str, logits: torch.Tensor) -> list[Criterion]:
         return list(grid(LAYERS, LABELS, 6))
     if name == "entropy":
         return [Entropy(threshold) for threshold in (0.0, 0.3, 0.6, 0.9)]
-    assert name == "layer_thresholds"
     array = logits.numpy()
+    if name == "consistency":
+        return [Consistency.fitted(array, threshold) for threshold in (0.0, 0.3, 0.4, 0.5, 0.6, 1.0)]
+    assert name == "layer_thresholds"
     return fit_layer_thresholds(array, array[:, -1].argmax(axis=1), "accuracy", [0.3, 0.6, 0.9], [1.0, 20.0])
 
 

@@ -8,12 +8,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from deebert.analysis.logits import SplitLogits
 from deebert.classifier import EarlyExitClassifier
 from tests import tiny
-from tests.inference.test_classifier import write_classifier, write_metrics
+from tests.heads import heads
+from tests.inference.test_classifier import LAYERS, write_classifier, write_metrics
 
 TOP = Path(__file__).parents[2]
 README = TOP / "README.md"
@@ -88,12 +91,16 @@ def test_snippets_compile_and_their_imports_resolve(document: Path) -> None:
 
 
 def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a small model where the pipeline writes its own, and a GLUE task beside it, every Python block ends."""
+    """With a small model and logits where the pipeline writes its own, and a GLUE task, every Python block ends."""
     (tmp_path / "SST-2").mkdir()
     for name in ("train", "dev"):
         (tmp_path / "SST-2" / f"{name}.tsv").write_text("sentence\tlabel\nw1 w2\t1\nw3\t0\n")
     model = write_classifier(tmp_path / "models").rename(tmp_path / "models/deebert")
     write_metrics(tmp_path / "metrics", EarlyExitClassifier.from_pretrained(model))
+    (tmp_path / "data/logits").mkdir(parents=True)
+    each = np.arange(40)
+    saved = SplitLogits(*heads(0, len(tiny.LABEL_NAMES), layers=LAYERS), each, each)
+    saved.save(tmp_path / "data/logits/validation.safetensors")
     monkeypatch.chdir(tmp_path)
     codes = [code for document in DOCUMENTS for code in snippets(document)]
     assert codes

@@ -3,16 +3,19 @@
 Pure functions of arrays; nothing here runs a model. Shapes: K settings of a criterion, N samples, L layers, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from deebert.analysis.layer_thresholds import DROPS_POINTS, cross_fitted_exits
+from deebert.analysis.folds import stratified_halves
+from deebert.analysis.layer_thresholds import fit_layer_thresholds
 from deebert.base.rows import Row
 from deebert.data.scores import METRICS
-from deebert.exits.criteria import Criterion, Entropy
+from deebert.exits.consistency import fit_consistency
+from deebert.exits.criteria import Consistency, Criterion, Entropy, LayerThresholds
+from deebert.exits.grids import chance_grid
 from deebert.exits.rule import answers, compute_saved_frac, layers_saved_frac
 from deebert.exits.table import CRITERIA
 
@@ -94,7 +97,7 @@ def curve_at(
 
 def curve_of(criteria: Sequence[Criterion], logits: np.ndarray) -> Curve:
     """The curve of one criterion's settings on (N, L, C) logits."""
-    readings = criteria[0].read(torch.from_numpy(logits))  # (N, L), the same for all settings
+    readings = criteria[0].read(torch.from_numpy(logits))  # (N, L, ...), the same for all settings
     exit_layers = np.stack([criterion.exit_layers_of(readings).numpy() for criterion in criteria])
     ramps_run = [each.ramps_run(layers, logits.shape[1]) for each, layers in zip(criteria, exit_layers, strict=True)]
     settings = [criterion.setting for criterion in criteria]
@@ -106,6 +109,32 @@ def entropy_curve(logits: np.ndarray, thresholds: Sequence[float]) -> Curve:
     return curve_of([Entropy(threshold) for threshold in thresholds], logits)
 
 
+def cross_fitted_curve(
+    fit: Callable[[np.ndarray, np.ndarray], Sequence[Criterion]],
+    logits: np.ndarray,
+    labels: np.ndarray,
+    resampling_seed: int,
+) -> Curve:
+    """The curve of a criterion whose settings are fitted, where no sample meets settings that it helped to fit.
+
+    The halves are fitted apart, and each sample leaves by what was fitted to the other half. What is saved may thus be
+    less than by one threshold for all, and what is lost more than the fit was allowed.
+
+    Args:
+        fit: makes the settings from logits (n, L, C) and labels (n,); as many for any samples, and of the same numbers.
+        logits: (N, L, C), with (N,) labels.
+    """
+    halves = stratified_halves(labels, resampling_seed)
+    judged = halves[::-1]
+    parts = [curve_of(fit(logits[a], labels[a]), logits[b]) for a, b in zip(halves, judged, strict=True)]
+    order = np.argsort(np.concatenate(judged))
+    exit_layers, ramps_run = (
+        np.concatenate([getattr(part, name) for part in parts], axis=1)[:, order]
+        for name in ("exit_layers", "ramps_run")
+    )
+    return curve_at(parts[0].criterion, parts[0].settings, exit_layers, logits.argmax(axis=2), ramps_run)
+
+
 def other_curves(
     logits: np.ndarray,
     labels: np.ndarray,
@@ -114,16 +143,24 @@ def other_curves(
     num_settings: int,
     resampling_seed: int,
 ) -> list[Curve]:
-    """The curves of all criteria but entropy: each in the table that has a grid, then thresholds ramp by ramp.
+    """The curves of all criteria but entropy: each in the table that has a grid, then those that are fitted.
 
     A grid has up to about `num_settings` settings, none where L is too small for the criterion: then it has no curve.
-    Thresholds ramp by ramp, fitted over `thresholds` (nats), are judged by halves that had no part in fitting. Their
-    setting is the drop in percentage points that the fit was allowed. A split of fewer than two samples has none.
+    Thresholds ramp by ramp, fitted over `thresholds` (nats), and the weights of consistency are judged by halves that
+    had no part in fitting. The former's setting is the drop in percentage points that the fit was allowed. A split of
+    fewer than two samples has neither.
     """
+
+    def layer_thresholds(logits: np.ndarray, labels: np.ndarray) -> list[LayerThresholds]:
+        return fit_layer_thresholds(logits, labels, main_metric, thresholds)
+
+    def consistency(logits: np.ndarray, labels: np.ndarray) -> list[Consistency]:
+        weights = fit_consistency(logits)
+        return [Consistency(weights, threshold) for threshold in chance_grid(num_settings)]
+
     num_layers, num_labels = logits.shape[1:]
     grids = [entry.grid(num_layers, num_labels, num_settings) for entry in CRITERIA.values() if entry.grid]
     curves = [curve_of(criteria, logits) for criteria in grids if criteria]
     if len(labels) > 1:
-        exits = cross_fitted_exits(logits, labels, main_metric, thresholds, resampling_seed)
-        curves.append(curve_at("layer_thresholds", DROPS_POINTS, exits[0], logits.argmax(axis=2), exits[1]))
+        curves += [cross_fitted_curve(fit, logits, labels, resampling_seed) for fit in (layer_thresholds, consistency)]
     return curves

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deebert.analysis.folds import stratified_halves
 from deebert.data.scores import score_of, score_terms
 from deebert.exits.criteria import LayerThresholds
 from deebert.exits.rule import entropy, layers_saved_frac
@@ -113,21 +112,3 @@ def fit_layer_thresholds(
         best = climb(passed, lambda score, saved, floor=floor: np.where(score >= floor, saved, -1.0))
         fitted.append(LayerThresholds(tuple(levels_nats[level] for level in best), drop))
     return fitted
-
-
-def cross_fitted_exits(
-    logits: np.ndarray, labels: np.ndarray, main_metric: str, thresholds: Sequence[float], resampling_seed: int
-) -> np.ndarray:
-    """Exit layers and ramps run (2, len(DROPS_POINTS), N), where no sample meets thresholds that it helped to fit.
-
-    The halves are fitted apart, and each sample leaves by the thresholds of the other half. What is saved may thus be
-    less than by one threshold for all, and what is lost more than the drop it was fitted for.
-    """
-    halves = stratified_halves(labels, resampling_seed)
-    readings = LayerThresholds.read(torch.from_numpy(logits))
-    exits = np.empty((2, len(DROPS_POINTS), len(labels)), dtype=np.int64)
-    for half, other in zip(halves, reversed(halves), strict=True):
-        for i, fitted in enumerate(fit_layer_thresholds(logits[half], labels[half], main_metric, thresholds)):
-            layers = fitted.exit_layers_of(readings[other]).numpy()
-            exits[:, i, other] = layers, fitted.ramps_run(layers, logits.shape[1])
-    return exits

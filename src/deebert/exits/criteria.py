@@ -8,6 +8,7 @@ leaves at L.
 Shapes: N samples, B of them still in the batch, L layers (heads 1..L, ramps 1..L-1), C classes.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from deebert.base.errors import UserError
+from deebert.exits.consistency import Weights, evidence, fit_consistency
 from deebert.exits.grids import margin_grid, probability_grid
 from deebert.exits.rule import entropy, first_exit
 
@@ -53,11 +55,17 @@ class Criterion(ABC):
     @staticmethod
     @abstractmethod
     def read(logits: Tensor) -> Tensor:
-        """What the criterion sees of a head, whatever its setting: (..., C) -> (...). NaN gives what never leaves."""
+        """What the criterion sees of a head, whatever its setting: (..., C) -> (...). NaN gives what never leaves.
+
+        A criterion that needs every class keeps the last axis: (..., C) -> (..., C).
+        """
 
     @abstractmethod
     def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Who leaves after `layer` (1..L-1), (B,) bool, given (B,) readings of its head; and the state from then on."""
+        """Who leaves after `layer` (1..L-1), (B,) bool, given its head's readings (B, ...); and the state from then on.
+
+        The state has a row per sample, as `start` made it; there may be more columns after a layer than before.
+        """
 
     def start(self, n: int, device: torch.device | None = None) -> Tensor:
         """State of `n` samples before layer 1: (n, k), a row per sample; k is 0 where there is nothing to remember."""
@@ -84,8 +92,8 @@ class Criterion(ABC):
         return self.exit_layers_of(self.read(logits))
 
     def exit_layers_of(self, readings: Tensor) -> Tensor:
-        """The same from (N, L) readings, which a sweep over settings makes only once."""
-        n, num_layers = readings.shape
+        """The same from readings (N, L, ...), which a sweep over settings makes only once."""
+        n, num_layers = readings.shape[:2]
         self.check_depth(num_layers)
         leaves = torch.zeros(n, num_layers, dtype=torch.bool, device=readings.device)
         state = self.start(n, readings.device)
@@ -300,3 +308,69 @@ class LayerThresholds(Criterion):
 
     def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
         return readings < self.thresholds_nats[layer - 1], state
+
+
+@dataclass(frozen=True)
+class Consistency(Criterion):
+    """Leaves at the first ramp where full depth answers otherwise with a chance strictly below the threshold.
+
+    The chance is a logistic regression: the sigmoid of w0 + w1 u + w2 v. Here u is the log-odds of the ramp's answer,
+    and v the log-odds that the ramp before gave to this same answer, 0 at the first ramp. Both lie within -30 to 30.
+    Source: the meta consistency classifier of CATs, Schuster et al., "Consistent Accelerated Inference via Confident
+    Adaptive Transformers", EMNLP 2021, https://arxiv.org/abs/2104.08803.
+
+    Attributes:
+        weights: (w0, w1, w2) of each of the ramps 1..L-1; see `fitted`.
+        threshold: a probability; at 0 nobody leaves, at 1 everybody at layer 1.
+    """
+
+    weights: Weights
+    threshold: float
+    name: ClassVar[str] = "consistency"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"{self.name}: threshold is {self.threshold}; allowed: a probability, 0 to 1")
+        for ramp, weights in enumerate(self.weights, start=1):
+            if np.shape(weights) != (3,) or not np.isfinite(weights).all():
+                raise UserError(f"{self.name}: weights of ramp {ramp} are {weights}; allowed: three finite numbers")
+
+    @classmethod
+    def fitted(cls, logits: np.ndarray, threshold: float) -> "Consistency":
+        """With weights fitted to (N, L, C) logits of samples that the model was not trained on; no labels are needed.
+
+        Raises:
+            UserError: the threshold is no probability, or a ramp has no sample to be fitted on.
+        """
+        return cls(fit_consistency(logits), threshold)
+
+    @property
+    def setting(self) -> float:
+        return self.threshold
+
+    def check_depth(self, num_layers: int) -> None:
+        if len(self.weights) != num_layers - 1:
+            raise UserError(
+                f"{self.name}: weights of {len(self.weights)} ramps for a model of {num_layers} layers; "
+                f"allowed: of each ramp, {num_layers - 1}"
+            )
+
+    @staticmethod
+    def read(logits: Tensor) -> Tensor:
+        return logits.float()  # all of it, since the next ramp says which class it asks about
+
+    def reads(self, layer: int) -> bool:
+        return self.threshold > 0
+
+    def decide(self, readings: Tensor, layer: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `Criterion`; the state is the logits (B, C) of the ramp before."""
+        sure, seconded = evidence(readings, state)
+        intercept, of_sure, of_seconded = self.weights[layer - 1]
+        # Log-odds are compared, and not chances: these round to 1, and then would not be below a threshold of 1.
+        return intercept + of_sure * sure + of_seconded * seconded < self._limit, readings
+
+    @property
+    def _limit(self) -> float:
+        if self.threshold in (0, 1):
+            return math.inf if self.threshold else -math.inf
+        return math.log(self.threshold) - math.log1p(-self.threshold)

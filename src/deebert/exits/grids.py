@@ -59,6 +59,15 @@ def margin_grid(num_labels: int, num_settings: int) -> list[float]:
     return _falling((1 - others) / (1 + (num_labels - 1) * others))
 
 
+def chance_grid(num_settings: int) -> list[float]:
+    """At most `num_settings` chances, rising, between 0, below which is nobody, and 1, below which is everybody.
+
+    They are even in log-odds, from -8 to 2, and rounded to 6 digits.
+    """
+    chances = 1 / (1 + np.exp(-np.linspace(-8.0, 2.0, num_settings)))
+    return sorted({0.0, *(round(chance, 6) for chance in chances.tolist()), 1.0})
+
+
 def _falling(shares: np.ndarray) -> list[float]:
     """1, above which is nobody, then `shares` falling, above the last of which is everybody.
 

@@ -47,9 +47,9 @@ def full_depth_row(rows: Iterable[Row]) -> Row:
     return next(row for row in rows if (row["criterion"], row["threshold"]) == ("entropy", 0.0))
 
 
-# By the names in rows, in the order of legends. The colours are of Okabe and Ito's palette, wine of Paul Tol's: told
-# apart with every common kind of colour blindness. With two classes maximum probability lies on entropy, hence its
-# gaps.
+# By the names in rows, in the order of legends. The colours are of Okabe and Ito's palette, wine and indigo of Paul
+# Tol's: told apart with every common kind of colour blindness. With two classes maximum probability lies on entropy,
+# hence its gaps.
 CRITERIA: dict[str, Entry] = {
     "entropy": Entry(
         label="entropy",
@@ -78,6 +78,14 @@ CRITERIA: dict[str, Entry] = {
         leaves="as by entropy, with a threshold per ramp; fitted on one half of the samples and judged on the other",
         color="#56B4E9",
         marker="^",
+    ),
+    "consistency": Entry(
+        label="consistency",
+        leaves="at the first ramp where full depth is likely enough to answer alike, by this ramp and the one before; "
+        "fitted on one half of the samples and judged on the other (CATs)",
+        color="#332288",
+        line="dashed",
+        line_width=2,
     ),
     "patience": Entry(
         label="patience",

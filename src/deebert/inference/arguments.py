@@ -33,11 +33,9 @@ def criterion_of(threshold: Any, num_layers: int) -> Criterion:
             criterion = LayerThresholds(tuple(map(float, threshold)), drop_points=0.0)
         else:
             raise TypeError(f"threshold: {shown(threshold)}; expected nats, a sequence of nats, or a Criterion")
+        criterion.check_depth(num_layers)
     except UserError as error:
         raise ValueError(str(error)) from None
-    if isinstance(criterion, LayerThresholds) and len(criterion.thresholds_nats) != num_layers - 1:
-        found = len(criterion.thresholds_nats)
-        raise ValueError(f"threshold: {found} numbers; expected {num_layers - 1}, one for each ramp")
     return criterion
 
 
