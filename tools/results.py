@@ -66,14 +66,15 @@ def tell_missing(results: Mapping[str, Result], places: Sequence[Path] | None) -
         for result, seeds in lacking:
             print(" ".join(result.command(seeds)))
         return
-    for result, seeds in [
-        (found_in(places, result), seeds) for result, seeds in lacking
-    ]:  # all are found, or none runs
-        subprocess.run(result.command(seeds), check=True)
+    all_found = [(found_in(places, result), seeds) for result, seeds in lacking]  # before any is queued
+    for result, seeds in all_found:
+        done = subprocess.run(result.command(seeds))
+        if done.returncode:  # DVC has said why
+            sys.exit(done.returncode)
 
 
 def found_in(places: Sequence[Path], result: Result) -> Result:
-    """The same with whole paths for folders of which a result knows the last name alone.
+    """The same with whole paths, since a queued run stands elsewhere; of some folders a result knows the name alone.
 
     Raises:
         UserError: no place has it.
@@ -81,9 +82,9 @@ def found_in(places: Sequence[Path], result: Result) -> Result:
     settings = dict(result.settings)
     for key in ("model", "dataset", "download_glue.source"):
         name = settings.get(key)
-        if name is None or name in NAMES or "/" in name or ":" in name:
+        if name is None or name in NAMES or ":" in name or "@" in name:
             continue
-        found = [place / name for place in places if (place / name).exists()]
+        found = [place / name for place in (Path(), *places) if (place / name).exists()]
         if not found:
             told = ", ".join(map(str, places))
             raise UserError(f"{key}: no folder {name} in {told}, so nothing is queued; name where it lies in QUEUE=...")

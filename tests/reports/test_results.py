@@ -105,7 +105,9 @@ def test_missing_runs_are_queued_with_whole_paths(tmp_path: Path, monkeypatch: p
     """A folder that a result knows by its last name alone is looked up; where it is not, nothing is queued."""
     tool = runpy.run_path(str(TOP / "tools/results.py"))
     started: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "run", lambda command, check: started.append(command))
+    monkeypatch.setattr(
+        subprocess, "run", lambda command: started.append(command) or subprocess.CompletedProcess(command, 0)
+    )
     runs = [make_result(1), make_result(2), make_result(1, precision="int8", model="mpnet")]
     kept = {str(number): run for number, run in enumerate(runs)}
     with pytest.raises(UserError, match=r"model: no folder mpnet in .*, so nothing is queued"):
