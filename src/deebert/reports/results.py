@@ -108,9 +108,11 @@ def take(folder: Path, committed_params: str) -> Result:
     entropy = [row for row in sweep if row["criterion"] == "entropy"]
     splits = list(dict.fromkeys(row["split"] for row in entropy))
     metric = layers[0]["metric"]
-    told = {name: value for name, value in params.items() if committed.get(name) != value or name == OBJECTIVE}
-    settings = {name: value for name, value in told.items() if name != "seed"}
-    settings = {name: _nameable(value) for name, value in settings.items()}
+    settings = {
+        name: _nameable(value)
+        for name, value in params.items()
+        if name == OBJECTIVE or (name != "seed" and committed.get(name) != value)
+    }
     cut = params["finetune_backbone.truncate_to"]
     return Result(
         about["task"],
@@ -190,7 +192,7 @@ def by_comparison(results: Iterable[Result]) -> dict[tuple[str, str], Groups]:
     for key, members in found.items():
         usual = _usual(members)
         groups: Groups = {}
-        for member in sorted(members, key=lambda m: (m.truncate_to is not None, -(m.truncate_to or 0), m.seed)):
+        for member in sorted(members, key=lambda member: member.seed):
             groups.setdefault(_how(member, usual), []).append(member)
         compared[key] = dict(sorted(groups.items(), key=lambda each: _rank(*each)))
     return compared
