@@ -1,7 +1,10 @@
 """Numbers in the documents are those of the committed run, and whatever a run gives can be said."""
 
 import dataclasses
+import io
 import re
+import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -25,11 +28,28 @@ CHANGED_BY = {  # block -> a file in plots/ and a column of it that the block te
     "smaller": ("sweep", "score"),
     "clock": ("benchmark", "time_saved_frac"),
 }
+PARTS = ("metrics", "plots", "docs/rivals", "results")
 
 
 @pytest.fixture(scope="module")
 def committed() -> Run:
-    return read_run(TOP / "metrics", TOP / "plots", TOP / "docs/rivals", TOP / "results")
+    return run_in(TOP)
+
+
+def run_in(folder: Path) -> Run:
+    return read_run(*(folder / name for name in PARTS))
+
+
+@pytest.fixture(scope="module")
+def last_commit(committed: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run in git, since `make repro` on other threads moves the working tree's; that one where there is no git."""
+    packed = subprocess.run(["git", "archive", "HEAD", *PARTS], cwd=TOP, capture_output=True)
+    if packed.returncode:
+        return committed
+    folder = tmp_path_factory.mktemp("commit")
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+        archive.extractall(folder)
+    return run_in(folder)
 
 
 def with_rows(run: Run, name: str, rows: list[Row]) -> Run:
@@ -42,10 +62,10 @@ def changed(run: Run, name: str, **values: object) -> Run:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_documents_have_the_committed_runs_numbers(document: Path, committed: Run) -> None:
-    """`make docs` would change nothing."""
+def test_documents_have_the_committed_runs_numbers(document: Path, committed: Run, last_commit: Run) -> None:
+    """`make docs` would change nothing, or has been left to do since a run that is not committed."""
     text = document.read_text(encoding="utf-8")
-    assert fill(document, text, committed) == text, "stale numbers: run `make docs`"
+    assert text in {fill(document, text, run) for run in (committed, last_commit)}, "stale numbers: run `make docs`"
 
 
 def test_every_block_is_used() -> None:
