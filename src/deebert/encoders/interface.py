@@ -9,7 +9,7 @@ Shapes: B sentences, T tokens of all of them together, Q of these as queries, H 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,12 +38,13 @@ class Layer(ABC):
 
     Attributes:
         linear_names: attributes that hold the layer's linear maps; a precision replaces them (see `convert`).
-        reads_positions: whether `queries` or `keys_values` do; where not, they are handed any.
+        plain_maps: whether queries, keys and values are the linear maps `query`, `key` and `value` of the states, and
+            `projections` gives all three at once.
         num_heads: of the attention.
     """
 
     linear_names: ClassVar[tuple[str, ...]]
-    reads_positions: ClassVar[bool] = True
+    plain_maps: ClassVar[bool] = False
     num_heads: int
 
     @abstractmethod
@@ -90,13 +91,22 @@ class Family(ABC):
     def head(self, model: Any, first_token: Tensor) -> Tensor:
         """Logits (B, C) of the classifier's own head, from first-token states (B, H) after layer L."""
 
-    def embed(self, model: PreTrainedModel, ids: np.ndarray, types: np.ndarray | None, lengths: np.ndarray) -> Tensor:
-        """What the first layer reads, (T, H), of sentences with `lengths` (B,) tokens, ids (T,) and types (T,)."""
+    def inputs(
+        self, model: PreTrainedModel, ids: np.ndarray, types: np.ndarray | None, lengths: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """What the embeddings look up, by name, (T,) int64 each: of sentences with `lengths` (B,) tokens.
+
+        Args:
+            ids: (T,) int64, and so is `types`, if there are any.
+        """
         inputs = {"input_ids": ids, "position_ids": self.position_ids(model, ids, lengths)}
         if types is not None and self.token_types:
             inputs["token_type_ids"] = types
-        tensors = {name: torch.from_numpy(array)[None].to(model.device) for name, array in inputs.items()}
-        return model.base_model.embeddings(**tensors)[0]
+        return inputs
+
+    def embed(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the first layer reads, (T, H), of the tokens that `inputs` tells of, on the model's device."""
+        return model.base_model.embeddings(**{name: each[None] for name, each in inputs.items()})[0]
 
     def ignored_settings(self, config: PreTrainedConfig) -> dict[str, tuple[Any, Any]]:
         """Settings that would change the answers and that nobody follows: name -> (value, the only one allowed).

@@ -12,6 +12,7 @@ Three things make the layers saved become time saved.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ from tqdm import tqdm
 from deebert.base.devices import pick_device
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy
-from deebert.inference import on_device
-from deebert.inference.at_once import WINDOW_TOKENS as TOKENS_AT_ONCE
+from deebert.inference.at_once import AT_ONCE_TOKENS
 from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, joined, merged, take
+from deebert.inference.recorded import MOST_TOKENS as RECORDED_TOKENS
+from deebert.inference.recorded import Recorded
 from deebert.model import DeeBert
 
 WINDOW_TOKENS = 16384  # bounds the memory: states, keys and values of this many tokens at a time
@@ -66,6 +68,15 @@ class Engine:
     def num_layers(self) -> int:
         return len(self._packed.layers)
 
+    @cached_property
+    def recorded(self) -> Recorded | None:
+        """What answers on a GPU; None elsewhere, and where attention is not one call for sentences of all lengths."""
+        if not self._packed.attends_at_once:
+            return None
+        layers, config = [each.layer for each in self._packed.layers], self.config
+        made_of = self._packed.embedded, layers, self._model.head, config.hidden_size, config.num_labels
+        return Recorded(*made_of, self.device)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The `DeeBert`'s weights by name, bit for bit as they were loaded. Of fp32 alone: others have rounded them."""
         backbone = self._packed.state_dict()
@@ -84,13 +95,13 @@ class Engine:
             np.empty(len(encoded), dtype=np.int64),
         )
         lengths = encoded.lengths
-        at_once = self._packed.attends_at_once
-        most = TOKENS_AT_ONCE if at_once else WINDOW_TOKENS
-        for window in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, most):
-            if at_once:
-                logits, layers = self._run_on_device(self._packed.embed(encoded, window), criterion)
-                answers.logits[window], answers.exit_layers[window] = logits.cpu().numpy(), layers.cpu().numpy()
-                continue
+        if self.recorded:
+            for window in cut_by_tokens(np.arange(len(encoded)), lengths, RECORDED_TOKENS - 1):
+                part = encoded if len(window) == len(encoded) else encoded.take(window)
+                given = self._packed.inputs(part), lengths[window], criterion
+                answers.logits[window], answers.exit_layers[window] = self.recorded.answer(*given)
+            return answers
+        for window in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, WINDOW_TOKENS):
             packs = [self._packed.embed(encoded, rows) for rows in cut_by_tokens(window, lengths, PACK_TOKENS)]
             for left, layer, logits in self._run(packs, criterion):
                 answers.logits[left] = logits.cpu().numpy()
@@ -104,17 +115,13 @@ class Engine:
         lengths = encoded.lengths
         with tqdm(total=len(encoded), desc="all layers", unit="sample", disable=None) as bar:
             # Longest first, so that a pack too large for the memory fails at once and not at the end.
-            most = TOKENS_AT_ONCE if self._packed.attends_at_once else PACK_TOKENS
+            most = AT_ONCE_TOKENS if self._packed.attends_at_once else PACK_TOKENS
             for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, most):
                 states = self._packed.first_token_states(self._packed.embed(encoded, rows), self.num_layers)
                 heads = [self._model.head(layer, first) for layer, first in enumerate(states, start=1)]
                 logits[rows] = torch.stack(heads, dim=1).float().cpu().numpy()
                 bar.update(len(rows))
         return logits
-
-    def _run_on_device(self, pack: Pack, criterion: Criterion) -> tuple[Tensor, Tensor]:
-        layers = [each.layer for each in self._packed.layers]
-        return on_device.answer(layers, self._model.head, criterion, pack.hidden, pack.layout.lengths)
 
     def _run(self, packs: list[Pack], criterion: Criterion) -> list[tuple[np.ndarray, int, Tensor]]:
         """Take one window's packs through the layers until all its samples have been answered.

@@ -8,7 +8,7 @@ together, H width.
 import copy
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -216,7 +216,8 @@ class PackedLayer:
         if self.at_once:
             lengths = torch.from_numpy(layout.lengths).to(queries.device)
             asking = lengths if which is _ALL else torch.ones_like(lengths) if which is _FIRST else lengths - 1
-            bounds = at_once.bounds_of(asking), at_once.bounds_of(lengths), int(layout.lengths.max())
+            most = int(layout.lengths.max())
+            bounds = at_once.bounds_of(asking), at_once.bounds_of(lengths), 1 if which is _FIRST else most, most
             return at_once.attend(self.layer, queries, keys, values, bounds)
         heads, width = self.layer.num_heads, values.shape[1]
         contexts = []
@@ -250,6 +251,9 @@ class PackedBackbone:
         layers = self._family.layers(backbone)
         self._weights = LayerWeights(backbone, layers, precision)
         self.attends_at_once = at_once.runs_on(backbone.device, precision, layers)
+        if self.attends_at_once:
+            for layer in layers:
+                layer.joined = PRECISIONS[precision].joined((layer.query, layer.key, layer.value))
         finer_first = PRECISIONS[precision].finer_first
         self.layers = [PackedLayer(layer, finer_first, self.attends_at_once) for layer in layers]
 
@@ -260,10 +264,19 @@ class PackedBackbone:
     def embed(self, encoded: Encoded, rows: np.ndarray) -> Pack:
         """What the first layer reads of the samples `rows`."""
         chosen = encoded.take(rows)
-        ids, types = chosen.input_ids.astype(np.int64), chosen.token_type_ids
-        types = None if types is None else types.astype(np.int64)
-        hidden = self._family.embed(self._backbone, ids, types, chosen.lengths)
+        inputs = self.inputs(chosen).items()
+        hidden = self.embedded({name: torch.from_numpy(each).to(self._backbone.device) for name, each in inputs})
         return Pack(hidden, Layout(chosen.lengths, rows))
+
+    def inputs(self, encoded: Encoded) -> dict[str, np.ndarray]:
+        """What the embeddings look up of all the samples, by name: (T,) int64 each."""
+        ids, types = encoded.input_ids.astype(np.int64), encoded.token_type_ids
+        types = None if types is None else types.astype(np.int64)
+        return self._family.inputs(self._backbone, ids, types, encoded.lengths)
+
+    def embedded(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the first layer reads, (T, H), of `inputs`."""
+        return self._family.embed(self._backbone, inputs)
 
     def first_token_states(self, pack: Pack, depth: int) -> Iterator[Tensor]:
         """Yield the first tokens' states (B, H) after layer 1, 2, ..., `depth`; deeper layers are not run.

@@ -8,9 +8,9 @@ import contextlib
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,18 @@ class Fp32Linear:
         self.bias = bias
         self._is_packed = _is_packable(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._is_packed else weight
+
+    @classmethod
+    def joined(cls, maps: Sequence[Self]) -> Self:
+        """The map that gives what all of them give, side by side. Where weights are in their usual order, it holds
+        those of all, and theirs become parts of its own.
+        """
+        one = cls.__new__(cls)
+        one._set(torch.cat([each.weight() for each in maps]), torch.cat([each.bias for each in maps]))
+        if not one._is_packed:
+            for each, part in zip(maps, one._weight.split([len(each.bias) for each in maps]), strict=True):
+                each._weight = part
+        return one
 
     def __call__(self, states: Tensor) -> Tensor:
         states = states.to(self._weight.dtype)

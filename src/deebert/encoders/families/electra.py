@@ -1,8 +1,8 @@
 """ELECTRA: BERT's layers over embeddings that may be narrower than they are. Source: Clark et al., ICLR 2020."""
 
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -20,8 +20,8 @@ class Electra(Family):
     def head(self, model: Any, first_token: Tensor) -> Tensor:
         return model.classifier(first_token[:, None])
 
-    def embed(self, model: Any, ids: np.ndarray, types: np.ndarray | None, lengths: np.ndarray) -> Tensor:
-        narrow = super().embed(model, ids, types, lengths)
+    def embed(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+        narrow = super().embed(model, inputs)
         widen = getattr(model.electra, "embeddings_project", None)
         if widen is None:
             return narrow

@@ -3,6 +3,7 @@
 Source: Warner et al., 2024, arXiv 2412.13663.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -104,8 +105,8 @@ class ModernBert(Family):
     def head(self, model: Any, first_token: Tensor) -> Tensor:
         return model.classifier(model.drop(model.head(model.model.final_norm(first_token))))
 
-    def embed(self, model: Any, ids: np.ndarray, types: np.ndarray | None, lengths: np.ndarray) -> Tensor:
-        return model.model.embeddings(input_ids=torch.from_numpy(ids)[None].to(model.device))[0]
+    def embed(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+        return model.model.embeddings(input_ids=inputs["input_ids"][None])[0]
 
 
 FAMILY = ModernBert()
