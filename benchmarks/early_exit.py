@@ -25,6 +25,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from deebert.data.batches import batches_by_length
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
+from deebert.exits.grids import NEXT_TO_NOBODY
 from deebert.exits.rule import entropy, layers_saved_frac
 from deebert.inference.clock import processor_name, race
 from deebert.inference.engine import PACK_TOKENS, Engine
@@ -45,7 +46,6 @@ SIZES = {  # layers, width, attention heads
 }
 CPU = torch.device("cpu")
 PADDED_LENGTH = 128  # what the paper's code pads every sentence to
-NOBODY = 1e-30  # nats; all ramps are run and no entropy is below
 
 
 def random_model(size: str, max_tokens: int, ramp: str) -> DeeBert:
@@ -102,7 +102,7 @@ def all_entropies(engine: Engine, sentences: Encoded) -> np.ndarray:
     rows = []
     for sentence in sentences:
         heard: list[torch.Tensor] = []
-        answers = engine.answer(sentence, Listener(NOBODY))
+        answers = engine.answer(sentence, Listener(NEXT_TO_NOBODY))
         rows.append(torch.cat([*heard, entropy(torch.from_numpy(answers.logits))]))
     return torch.stack(rows).numpy()
 
@@ -203,7 +203,7 @@ def main() -> None:
     sentences = random_sentences(args.lengths, args.samples, model.backbone.config.vocab_size)
     single = sentences[: args.single]
     entropies = all_entropies(engine, sentences)
-    criteria: dict[str, Criterion] = {"threshold 0": Entropy(0.0), "nobody leaves": Entropy(NOBODY)}
+    criteria: dict[str, Criterion] = {"threshold 0": Entropy(0.0), "nobody leaves": Entropy(NEXT_TO_NOBODY)}
     for saved in (0.3, 0.5, 0.7):
         fitted = thresholds_for(entropies, exit_shares(engine.num_layers, saved))
         criteria[f"{100 * saved:.0f} % saved"] = LayerThresholds(fitted, drop_points=0)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from early_exit import (
     LENGTHS,
-    NOBODY,
     PADDED_LENGTH,
     SIZES,
     exit_shares,
@@ -32,6 +31,7 @@ from deebert.base.devices import pick_device
 from deebert.data.batches import batches_by_length
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
+from deebert.exits.grids import NEXT_TO_NOBODY
 from deebert.exits.rule import entropy, layers_saved_frac
 from deebert.inference.clock import race
 from deebert.inference.cuda_graphs import CudaGraphs
@@ -66,7 +66,7 @@ def compare(engine: Engine, own: Any, sentences: Encoded, size: int, saved: list
     by_kernel.recorded = engine.recorded and engine.recorded.with_graphs(ByKernel)
     batches = [sentences[start : start + size] for start in range(0, len(sentences), size)]
     entropies = entropy(torch.from_numpy(engine.all_logits(sentences))).numpy()
-    criteria: dict[str, Criterion] = {"nobody leaves": Entropy(NOBODY)}
+    criteria: dict[str, Criterion] = {"nobody leaves": Entropy(NEXT_TO_NOBODY)}
     for share in saved:
         fitted = thresholds_for(entropies, exit_shares(engine.num_layers, share))
         criteria[f"{100 * share:.0f} % saved"] = LayerThresholds(fitted, drop_points=0)

@@ -14,7 +14,7 @@ from deebert.base.stage import run
 from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
 from deebert.exits.criteria import Entropy
-from deebert.exits.grids import TIMED_SHARES, thresholds_at
+from deebert.exits.grids import NEXT_TO_NOBODY, TIMED_SHARES, thresholds_at
 from deebert.figures.drawing import save
 from deebert.figures.speed import draw_time
 from deebert.inference.clock import benchmark_metrics, benchmark_rows
@@ -23,9 +23,6 @@ from deebert.inference.precisions import recorded, resolve
 from deebert.model import DeeBert
 from deebert.settings.benchmark import Benchmark
 from deebert.settings.reading import read_section
-
-# Nats: all ramps are run. Those of a deep model may be surer of many samples than the least of the sweep's thresholds.
-NEXT_TO_NOBODY = 1e-30
 
 
 def main(data_folder: Path, model_folder: Path, sweep: Path, plots: Path, metrics_file: Path) -> None:

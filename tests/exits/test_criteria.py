@@ -401,7 +401,9 @@ def test_thresholds_of_another_depth_are_refused() -> None:
     thresholds = LayerThresholds((0.1, 0.2, 0.3), 1.0)
     assert thresholds.exit_layers(torch.zeros(2, 4, 2)).tolist() == [4, 4]
     for layers in (3, 5):
-        with pytest.raises(UserError, match=f"3 thresholds for a model of {layers} layers; allowed: .*, {layers - 1}$"):
+        with pytest.raises(
+            UserError, match=f"thresholds of 3 ramps for a model of {layers} layers; allowed: .*, {layers - 1}$"
+        ):
             thresholds.exit_layers(torch.zeros(2, layers, 2))
         with pytest.raises(
             UserError, match=f"weights of 3 ramps for a model of {layers} layers; allowed: .*{layers - 1}$"

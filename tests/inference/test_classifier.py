@@ -428,9 +428,14 @@ def test_a_model_that_does_not_say_takes_either_but_not_both(tmp_path: Path) -> 
         ("threshold", -0.1, ValueError, "entropy: threshold is -0.1; allowed: nats, 0 or more"),
         ("threshold", float("nan"), ValueError, "entropy: threshold is nan; allowed: nats, 0 or more"),
         ("threshold", [0.1, -0.1, 0.1], ValueError, "layer_thresholds: thresholds are (0.1, -0.1, 0.1); allowed: nats"),
-        ("threshold", [0.1, 0.1], ValueError, "layer_thresholds: 2 thresholds for a model of 4 layers; allowed"),
-        ("threshold", [], ValueError, "layer_thresholds: 0 thresholds for a model of 4 layers; allowed"),
-        ("threshold", LayerThresholds((0.1,), 0), ValueError, "layer_thresholds: 1 thresholds for a model"),
+        (
+            "threshold",
+            [0.1, 0.1],
+            ValueError,
+            "layer_thresholds: thresholds of 2 ramps for a model of 4 layers; allowed",
+        ),
+        ("threshold", [], ValueError, "layer_thresholds: thresholds of 0 ramps for a model of 4 layers; allowed"),
+        ("threshold", LayerThresholds((0.1,), 0), ValueError, "layer_thresholds: thresholds of 1 ramps for a model"),
         ("threshold", Consistency(((0, 0, 0),), 0.5), ValueError, "consistency: weights of 1 ramps for a model"),
         *(
             ("threshold", value, TypeError, f"threshold: {value!r}; expected nats, a sequence of nats, or a Criterion")

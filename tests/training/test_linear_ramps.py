@@ -14,7 +14,7 @@ from torch import nn
 from deebert.base.errors import UserError
 from deebert.ramps import LinearRamps
 from deebert.settings.train_ramps import TrainRamps
-from deebert.training import linear_ramps
+from deebert.training import linear_ramps, ramp_plan
 from deebert.training.linear_ramps import STRENGTHS, choose_strengths, drawn_folds
 from deebert.training.logistic import Axes, Batch, Problem
 from deebert.training.ramp_plan import RampPlan, Standard, mean_and_scale
@@ -123,6 +123,25 @@ def test_the_same_bytes_again() -> None:
     train = noisy(6)
     one, again = trained(train).state_dict(), trained(train, validation=noisy(7, n=33)).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("room", [False, True])
+def test_a_gpu_with_room_reads_the_states_once(room: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And learns the same of them, to the last bit."""
+    states, reads = noisy(0), []
+    monkeypatch.setattr(linear_ramps, "BATCH", 150)
+    expected = trained(states).state_dict()
+
+    def read(self: Standard, split: States, rows: np.ndarray) -> torch.Tensor:
+        reads.append(len(rows))
+        return original(self, split, rows)
+
+    original = Standard.read
+    monkeypatch.setattr(Standard, "read", read)
+    monkeypatch.setattr(ramp_plan, "has_room", lambda device, num_bytes: room and num_bytes > states.states.nbytes)
+    found = trained(states).state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert (reads.count(150) == 1) == room
 
 
 def test_the_penalty_follows_what_features_tell() -> None:

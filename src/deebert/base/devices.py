@@ -23,3 +23,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
     """A block whose matrix products run in `precision` (already resolved); weights stay float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def has_room(device: torch.device, num_bytes: int) -> bool:
+    """Whether `device` is a GPU with so much free memory."""
+    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > num_bytes

@@ -297,11 +297,7 @@ class LayerThresholds(Criterion):
         return self.drop_points
 
     def check_depth(self, num_layers: int) -> None:
-        if len(self.thresholds_nats) != num_layers - 1:
-            raise UserError(
-                f"{self.name}: {len(self.thresholds_nats)} thresholds for a model of {num_layers} layers; "
-                f"allowed: one per ramp, {num_layers - 1}"
-            )
+        _check_one_per_ramp(f"{self.name}: thresholds", len(self.thresholds_nats), num_layers)
 
     def reads(self, layer: int) -> bool:
         return self.thresholds_nats[layer - 1] > 0
@@ -349,11 +345,7 @@ class Consistency(Criterion):
         return self.threshold
 
     def check_depth(self, num_layers: int) -> None:
-        if len(self.weights) != num_layers - 1:
-            raise UserError(
-                f"{self.name}: weights of {len(self.weights)} ramps for a model of {num_layers} layers; "
-                f"allowed: of each ramp, {num_layers - 1}"
-            )
+        _check_one_per_ramp(f"{self.name}: weights", len(self.weights), num_layers)
 
     @staticmethod
     def read(logits: Tensor) -> Tensor:
@@ -374,3 +366,10 @@ class Consistency(Criterion):
         if self.threshold in (0, 1):
             return math.inf if self.threshold else -math.inf
         return math.log(self.threshold) - math.log1p(-self.threshold)
+
+
+def _check_one_per_ramp(what: str, count: int, num_layers: int) -> None:
+    if count != num_layers - 1:
+        raise UserError(
+            f"{what} of {count} ramps for a model of {num_layers} layers; allowed: of each ramp, {num_layers - 1}"
+        )

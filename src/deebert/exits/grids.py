@@ -8,6 +8,8 @@ import torch
 
 # Of ln C: round numbers of nats for two classes, and as sure as these for more.
 NAMED_SHARES = tuple(nats / math.log(2) for nats in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+# Nats: all ramps are run. Those of a deep model may be surer of many samples than the least of the sweep's thresholds.
+NEXT_TO_NOBODY = 1e-30
 TIMED_SHARES = tuple(nats / math.log(2) for nats in (0.05, 0.2, 0.6))
 
 

@@ -13,7 +13,7 @@ from torch.nn.attention.varlen import varlen_attn
 from deebert.encoders.interface import Layer
 
 _ANYWHERE = np.empty(0, dtype=np.int64)  # positions, which no layer reads here
-AT_ONCE_TOKENS = 131072  # to a pack; bounds the memory: at bert-base's width some 3 GiB
+PACK_TOKENS = 131072  # bounds the memory: at bert-base's width some 3 GiB
 
 
 def attends_at_once(layer: Layer) -> bool:

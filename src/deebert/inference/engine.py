@@ -22,7 +22,6 @@ from tqdm import tqdm
 from deebert.base.devices import pick_device
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy
-from deebert.inference.at_once import AT_ONCE_TOKENS
 from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, joined, merged, take
 from deebert.inference.recorded import MOST_TOKENS as RECORDED_TOKENS
 from deebert.inference.recorded import Recorded
@@ -115,8 +114,7 @@ class Engine:
         lengths = encoded.lengths
         with tqdm(total=len(encoded), desc="all layers", unit="sample", disable=None) as bar:
             # Longest first, so that a pack too large for the memory fails at once and not at the end.
-            most = AT_ONCE_TOKENS if self._packed.attends_at_once else PACK_TOKENS
-            for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, most):
+            for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, self._packed.pack_tokens):
                 states = self._packed.first_token_states(self._packed.embed(encoded, rows), self.num_layers)
                 heads = [self._model.head(layer, first) for layer, first in enumerate(states, start=1)]
                 logits[rows] = torch.stack(heads, dim=1).float().cpu().numpy()

@@ -243,6 +243,9 @@ class PackedBackbone:
 
     Args:
         precision: of the layers' linear maps, a key of `PRECISIONS`.
+
+    Attributes:
+        pack_tokens: no more should be in a pack where all layers are run on all samples.
     """
 
     def __init__(self, backbone: PreTrainedModel, precision: str) -> None:
@@ -251,6 +254,7 @@ class PackedBackbone:
         layers = self._family.layers(backbone)
         self._weights = LayerWeights(backbone, layers, precision)
         self.attends_at_once = at_once.runs_on(backbone.device, precision, layers)
+        self.pack_tokens = at_once.PACK_TOKENS if self.attends_at_once else PACK_TOKENS
         if self.attends_at_once:
             for layer in layers:
                 layer.joined = PRECISIONS[precision].joined((layer.query, layer.key, layer.value))

@@ -5,7 +5,7 @@ the penalty, is chosen by cross-validation on training samples. No validation sa
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from deebert.base.rows import Row
 from deebert.ramps import LinearRamps, Ramps
 from deebert.training import finite
 from deebert.training.logistic import Axes, Batch, Problem, Weights, losses_on
-from deebert.training.ramp_plan import STAGE, RampPlan, Standard, chunks, curve_rows, shown
+from deebert.training.ramp_plan import STAGE, RampPlan, Standard, curve_rows, shown
 from deebert.training.stops import stop_requests, stopped
 
 log = logging.getLogger(__name__)
@@ -54,10 +54,17 @@ def train_linear_ramps(plan: RampPlan, standard: Standard) -> tuple[Ramps, list[
 
         folds = [joined(map(read, pieces(rows))) for rows in drawn_folds(count, plan.seed)]
         axes = Axes.of(folds)
-        strengths = choose_strengths(folds, axes, plan.num_labels, check)
+        strengths = choose_strengths(folds, axes, plan.num_labels, check, device)
         log.info("penalties, chosen on training samples: %s", ", ".join(f"{each:.3g}" for each in strengths))
         del folds  # up to a few hundred MB
-        problem = Problem(lambda: map(read, chunks(count, BATCH)), count, axes, strengths, plan.num_labels)
+        passed = standard.passes(plan.train, BATCH)
+
+        def batches() -> Iterator[Batch]:
+            for batch in zip(passed(), labels.split(BATCH), strict=True):
+                check()
+                yield batch
+
+        problem = Problem(batches, count, axes, strengths, plan.num_labels, device)
         with tqdm(desc="ramps", unit="pass", disable=None) as bar:
 
             def scores(weights: Weights) -> list[float]:
@@ -94,7 +101,11 @@ def joined(batches: Iterable[Batch]) -> Batch:
 
 
 def choose_strengths(
-    folds: Sequence[Batch], axes: Axes, num_labels: int, check: Callable[[], None] = lambda: None
+    folds: Sequence[Batch],
+    axes: Axes,
+    num_labels: int,
+    check: Callable[[], None] = lambda: None,
+    device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """For each ramp the strength (R,) with the least cross-entropy on folds that were not trained on.
 
@@ -117,7 +128,7 @@ def choose_strengths(
                 check()
                 return rest
 
-            problem = Problem(batches, sum(len(labels) for _, labels in rest), axes, strength, num_labels)
+            problem = Problem(batches, sum(len(labels) for _, labels in rest), axes, strength, num_labels, device)
             starts[k] = problem.solve(CLOSE, starts[k])
             losses[-1] += losses_on([held_out], starts[k])
         if (len(losses) - 1 - np.argmin(losses, axis=0) >= PATIENCE).all():

@@ -23,6 +23,7 @@ MAX_STEPS = 1000
 Batch = tuple[Tensor, Tensor]  # standardised states (R, B, H) and labels (B,)
 Batches = Callable[[], Iterable[Batch]]  # gives them anew for each pass
 Weights = tuple[np.ndarray, np.ndarray]  # (R, C, H) and biases (R, C), float64
+Placed = tuple[Tensor, Tensor]  # the same in float32, where the samples are
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Problem:
         count: how many samples `batches` gives.
         strengths: (R,) or one for all: the precision of a normal prior on each weight, which adds half of it times the
             sum of squared weights to the sum of the samples' losses. Biases are free.
+        device: where products of float64 numbers are computed.
 
     Attributes:
         passes: over all samples, so far.
@@ -73,8 +75,15 @@ class Problem:
     """
 
     def __init__(
-        self, batches: Batches, count: int, axes: Axes, strengths: np.ndarray | float, num_labels: int
+        self,
+        batches: Batches,
+        count: int,
+        axes: Axes,
+        strengths: np.ndarray | float,
+        num_labels: int,
+        device: torch.device | str = "cpu",
     ) -> None:
+        self._turn = torch.from_numpy(axes.axes).to(device)
         self._batches, self._count, self._axes, self._num_labels = batches, count, axes, num_labels
         self._penalty = np.broadcast_to(strengths, axes.num_ramps)[:, None, None] / count
         # The units in which a loss bends alike along all axes, at weights of 0. There it bends along an axis by the
@@ -115,7 +124,7 @@ class Problem:
         self.passes += 1
         self.losses = losses / self._count
         value = self.losses.sum() + 0.5 * (self._penalty * along**2).sum()
-        slopes = ((slopes / self._count) @ self._axes.axes + self._penalty * along) * self._unit
+        slopes = (self._turned(slopes / self._count, self._turn) + self._penalty * along) * self._unit
         return float(value), np.concatenate([slopes.ravel(), bias_slopes.ravel() / self._count * self._bias_unit])
 
     def _split(self, flat: np.ndarray) -> Weights:
@@ -125,34 +134,49 @@ class Problem:
 
     def _weights(self, flat: np.ndarray) -> Weights:
         weights, biases = self._split(flat)
-        return (weights * self._unit) @ self._axes.axes.transpose(0, 2, 1), biases * self._bias_unit
+        return self._turned(weights * self._unit, self._turn.mT), biases * self._bias_unit
+
+    @staticmethod
+    def _turned(weights: np.ndarray, by: Tensor) -> np.ndarray:
+        return torch.bmm(torch.from_numpy(weights).to(by.device), by).cpu().numpy()
 
     def _flat(self, weights: Weights) -> np.ndarray:
         weight, bias = weights
-        return np.concatenate([(weight @ self._axes.axes / self._unit).ravel(), bias.ravel() / self._bias_unit])
+        along = self._turned(weight, self._turn) / self._unit
+        return np.concatenate([along.ravel(), bias.ravel() / self._bias_unit])
 
 
 def losses_on(batches: Iterable[Batch], weights: Weights) -> np.ndarray:
     """Sums (R,) of the samples' cross-entropies."""
-    return sum(-_log_likelihoods(batch, weights)[1].sum(dim=1, dtype=torch.float64).cpu().numpy() for batch in batches)
+    losses = 0.0
+    for batch in batches:
+        _, of_label = _log_likelihoods(batch, _placed(weights, batch[0].device))
+        losses = losses - of_label.sum(dim=1, dtype=torch.float64).cpu().numpy()
+    return losses
 
 
-def _log_likelihoods(batch: Batch, weights: Weights) -> tuple[Tensor, Tensor]:
+def _placed(weights: Weights, device: torch.device) -> Placed:
+    weight, bias = (torch.from_numpy(each).float().to(device) for each in weights)
+    return weight, bias
+
+
+def _log_likelihoods(batch: Batch, weights: Placed) -> tuple[Tensor, Tensor]:
     """Log-probabilities (R, B, C) of all classes, and those (R, B) of the labels."""
     states, labels = batch
-    weight, bias = (torch.from_numpy(each).float().to(states.device) for each in weights)
+    weight, bias = weights
     every = torch.baddbmm(bias[:, None], states, weight.mT).log_softmax(dim=2)
     return every, every.gather(2, labels.expand(len(states), -1)[..., None])[..., 0]
 
 
 def _pass(batches: Iterable[Batch], weights: Weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sums over samples: cross-entropies (R,) and their derivatives by weights (R, C, H) and biases (R, C)."""
-    losses, slopes, bias_slopes = 0.0, 0.0, 0.0
+    losses, slopes, bias_slopes, placed = 0.0, 0.0, 0.0, None
     for states, labels in batches:
-        every, of_label = _log_likelihoods((states, labels), weights)
-        losses = losses - of_label.sum(dim=1, dtype=torch.float64).cpu().numpy()
+        placed = placed or _placed(weights, states.device)
+        every, of_label = _log_likelihoods((states, labels), placed)
+        losses = losses - of_label.sum(dim=1, dtype=torch.float64)
         excess = every.exp_()  # probabilities, less 1 for the label
         excess[:, torch.arange(len(labels), device=labels.device), labels] -= 1
-        slopes = slopes + torch.bmm(excess.mT, states).double().cpu().numpy()
-        bias_slopes = bias_slopes + excess.sum(dim=1, dtype=torch.float64).cpu().numpy()
-    return losses, slopes, bias_slopes
+        slopes = slopes + torch.bmm(excess.mT, states).double()
+        bias_slopes = bias_slopes + excess.sum(dim=1, dtype=torch.float64)
+    return losses.cpu().numpy(), slopes.cpu().numpy(), bias_slopes.cpu().numpy()

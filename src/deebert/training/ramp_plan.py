@@ -1,12 +1,13 @@
 """What every kind of ramp is trained on: cached states, standardised, and the plan of a training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deebert.base.devices import has_room
 from deebert.base.rows import Row
 from deebert.data.scores import METRICS
 from deebert.ramps import Ramps
@@ -52,6 +53,18 @@ class Standard:
         """Standardised states (L-1, B, H) of the chosen rows; so scaled, bf16 can tell them apart."""
         batch = torch.from_numpy(states.read(rows)).to(self.device)  # (B, L-1, H)
         return (batch.transpose(0, 1) - self._shift) * self._factor
+
+    def passes(self, states: States, size: int) -> Callable[[], Iterable[Tensor]]:
+        """What gives the standardised states (L-1, B, H) of all samples, `size` at a time, as often as it is called.
+
+        They are read and standardised each time, since they may be larger than the memory. A GPU that has room keeps
+        them.
+        """
+        rows = chunks(len(states), size)
+        if not has_room(self.device, 2 * states.states.nbytes):
+            return lambda: (self.read(states, each) for each in rows)
+        kept = [self.read(states, each) for each in rows]
+        return lambda: kept
 
     def fold(self, ramps: Ramps) -> Ramps:
         """The ramps that give on raw states x what `ramps` gives on (x - mean) / scale; computed in float64."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from deebert.base.errors import UserError
 from deebert.data.encoded import Encoded
-from deebert.inference.packs import PACK_TOKENS, PackedBackbone, cut_by_tokens
+from deebert.inference.packs import PackedBackbone, cut_by_tokens
 from deebert.training.checkpoints import FOLDER_VARIABLE
 from deebert.training.stops import stop_requests, stopped
 
@@ -47,11 +47,12 @@ def first_token_states(
     precision: str,
     device: torch.device,
     folder: Path,
-    pack_tokens: int = PACK_TOKENS,
+    pack_tokens: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the first-token state after every layer but the last: (N, L-1, H) float32, from one pass in eval mode.
 
-    `precision` is the deployed model's (see `precisions.resolve`): ramps learn from what they will read.
+    `precision` is the deployed model's (see `precisions.resolve`): ramps learn from what they will read. `pack_tokens`
+    bounds the memory; None = as much as is usual on the device.
 
     The array is a memory map of a file in `folder` that has no name, and is gone after the block or with the process.
     At MNLI's size and bert-base's it takes 13 GB of disk, but of memory only the part in use. `folder` is made where
@@ -77,7 +78,7 @@ def _fill(
     encoded: Encoded,
     precision: str,
     device: torch.device,
-    pack_tokens: int,
+    pack_tokens: int | None,
 ) -> None:
     """Run a copy of the backbone, which needs room for its weights no longer than this takes."""
     packed = PackedBackbone(copy.deepcopy(backbone).to(device), precision)
@@ -86,7 +87,7 @@ def _fill(
     bar = tqdm(total=len(encoded), desc="frozen pass", unit="sample", disable=None)
     with torch.inference_mode(), bar, stop_requests() as asked_to_stop:
         # Longest first, so that a pack too large for the memory fails at once and not at the end.
-        for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, pack_tokens):
+        for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, pack_tokens or packed.pack_tokens):
             first = packed.first_token_states(packed.embed(encoded, rows), depth)
             states[rows] = torch.stack([*first], dim=1).cpu().numpy()
             _let_go(states)
