@@ -22,7 +22,7 @@ class CudaGraphs:
         Done once before, it has loaded what it runs. It must not wait for the GPU, nor depend on what is there.
         """
         graph = torch.cuda.CUDAGraph()
-        self._recording.wait_stream(torch.cuda.current_stream())
+        self._recording.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._recording):
             work()
             # Not by `torch.cuda.graph`, which gives all free memory back each time.
@@ -31,19 +31,19 @@ class CudaGraphs:
                 work()
             finally:
                 graph.capture_end()
-        torch.cuda.current_stream().wait_stream(self._recording)
+        torch.cuda.current_stream(self._device).wait_stream(self._recording)
         return graph.replay
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """A block that runs beside what follows it, until `join`."""
-        self._aside.wait_stream(torch.cuda.current_stream())
+        self._aside.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._aside):
             yield
 
     def join(self) -> None:
         """Have what follows wait for the block."""
-        torch.cuda.current_stream().wait_stream(self._aside)
+        torch.cuda.current_stream(self._device).wait_stream(self._aside)
 
     def seen_by_both(self, count: int) -> tuple[np.ndarray, Tensor]:
         """`count` numbers, int64, as the host sees them and as the GPU does: memory of the host that both use.
@@ -53,14 +53,13 @@ class CudaGraphs:
         ours = torch.zeros(count, dtype=torch.int64, pin_memory=True)
         return ours.numpy(), torch.as_tensor(_OnGpu(ours), device=self._device)
 
-    @staticmethod
-    def is_idle() -> bool:
+    def is_idle(self) -> bool:
         """Whether all that was started has been done.
 
         Raises:
             RuntimeError: it failed.
         """
-        return torch.cuda.current_stream().query()
+        return torch.cuda.current_stream(self._device).query()
 
 
 class _OnGpu:
