@@ -125,7 +125,7 @@ def test_int8_is_the_engines(make: Any, family: str) -> None:
     away = np.abs(expected - exact).mean()
     assert np.abs(logits - expected).mean() < away / 4 and np.abs(logits - exact).mean() > away / 2
     whole = [node for file in sorted(made.out.glob("*.onnx")) for node in onnx.load(file).graph.node]
-    in_a_layer = 4 if family == "modernbert" else 6  # its query, key and value are one map
+    in_a_layer = 4  # query, key and value are one
     assert sum(node.op_type == "MatMulInteger" for node in whole) == LAYERS * in_a_layer
 
 
@@ -180,3 +180,9 @@ def test_graphs_are_of_the_standard(make: Any, family: str) -> None:
             dims = [[d.dim_param or d.dim_value for d in each.type.tensor_type.shape.dim] for each in found]
             assert [each["name"] for each in told] == [each.name for each in found]
             assert [each["dims"] for each in told] == dims
+
+
+def test_layers_of_bert_work_no_shapes_out(make: Any) -> None:
+    """No operator after the first graph tells of a tensor's size."""
+    graph = onnx.load(make("bert").out / "block-02.onnx").graph
+    assert "Shape" not in {node.op_type for node in graph.node}

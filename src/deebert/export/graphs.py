@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 
 from deebert.base.errors import UserError
 from deebert.export.blocks import Block, Cut, Named
@@ -101,8 +103,39 @@ def _described(path: Path, block: Block) -> list[Named]:
         for told, dim in zip(value.type.tensor_type.shape.dim, named[value.name].dims, strict=True):
             if isinstance(dim, int):
                 told.dim_value = dim
+    _fix_shapes(model)
     onnx.save(model, path)
     return [named[each.name] for each in model.graph.input]
+
+
+def _fix_shapes(model: onnx.ModelProto) -> None:
+    """Tell each `Reshape` its shape where that is known: 0 for a size as before, -1 for another.
+
+    The exporter has it worked out by operators, anew in every layer: a tenth of those in a layer.
+    """
+    graph = model.graph
+    shapes = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    dims = {
+        each.name: [dim.dim_param or dim.dim_value or None for dim in each.type.tensor_type.shape.dim]
+        for each in (*graph.input, *graph.output, *shapes.value_info)
+    }
+    for node in graph.node:
+        if node.op_type != "Reshape" or not {node.input[0], node.output[0]} <= dims.keys():
+            continue
+        before, after = dims[node.input[0]], dims[node.output[0]]
+        kept = {i for i, (old, dim) in enumerate(zip(before, after, strict=False)) if dim is not None and dim == old}
+        sizes = [0 if i in kept else dim if isinstance(dim, int) else -1 for i, dim in enumerate(after)]
+        if sizes.count(-1) <= 1:
+            node.input[1] = f"{node.output[0]}_shape"
+            graph.initializer.append(numpy_helper.from_array(np.array(sizes, dtype=np.int64), node.input[1]))
+    read = {each.name for each in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if read & set(node.output):
+            read |= set(node.input)
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(nodes))
 
 
 def _told(tensors: list[Named]) -> tuple[Tensor, ...]:
