@@ -12,6 +12,8 @@ It needs onnxruntime, tokenizers and numpy, and nothing else of the project that
 import argparse
 import itertools
 import json
+import math
+import operator
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -58,8 +60,10 @@ class Runner:
             raise ValueError(f"{folder}: format {self.manifest['format']} of the manifest; expected {FORMAT}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # A graph's threads would otherwise keep turning while the next graph runs, and take its cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads wait awake for the next operator, but for so many microseconds alone, and not until the next graph
+        # runs: that has threads of its own. Longer waits, such as 100, took time where other work wants the cores.
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self._graphs = [_Graph(folder, told, options) for told in self.manifest["graphs"]]
         given = set(self._graphs[0].inputs)
         for i, graph in enumerate(self._graphs):
@@ -108,9 +112,10 @@ class Runner:
         for graph in self._graphs:
             logits = graph.run(tensors)
             is_last = graph is self._graphs[-1]
-            leaves = np.full(len(left), True) if is_last else _entropy(_log_softmax(logits)) < threshold
-            if not leaves.any():
+            leaving = [is_last or entropy < threshold for entropy in _entropies(logits)]
+            if not any(leaving):
                 continue
+            leaves = np.array(leaving)
             answers[left[leaves]], exit_layers[left[leaves]] = logits[leaves], graph.exit_layer
             if leaves.all():
                 break
@@ -167,7 +172,10 @@ class _Graph:
     read_later: set[str]
 
     def __init__(self, folder: Path, told: dict[str, Any], options: onnxruntime.SessionOptions) -> None:
-        self._session = onnxruntime.InferenceSession(folder / told["file"], options, ["CPUExecutionProvider"])
+        # Joined with the sums before them, norms would take twice as long.
+        self._session = onnxruntime.InferenceSession(
+            folder / told["file"], options, ["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
+        )
         self.inputs = [each["name"] for each in told["inputs"]]
         self.exit_layer = told["layers"][1]
         self.others = [each["name"] for each in told["outputs"][1:]]
@@ -194,9 +202,17 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _entropy(log_probabilities: np.ndarray) -> np.ndarray:
-    """In nats, (B,)."""
-    return -(np.exp(log_probabilities) * log_probabilities).sum(axis=1)
+def _entropies(logits: np.ndarray) -> list[float]:
+    """In nats, of each row."""
+    if len(logits) > 1:
+        shifted = _log_softmax(logits)
+        return (-(np.exp(shifted) * shifted).sum(axis=1)).tolist()
+    # NumPy's calls would take longer for one text than these few numbers do.
+    (row,) = logits.tolist()
+    largest = max(row)
+    weights = [math.exp(value - largest) for value in row]
+    total = sum(weights)
+    return [math.log(total) - sum(map(operator.mul, weights, row)) / total + largest]
 
 
 def _texts(lines: Iterable[tuple[int, bytes]], size: int) -> Iterator[Text | None]:
