@@ -83,7 +83,8 @@ class Problem:
         num_labels: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._turn = torch.from_numpy(axes.axes).to(device)
+        # On a CPU NumPy multiplies: PyTorch's last bits are others, and so would be every ramp's that is trained again.
+        self._on_gpu = None if torch.device(device).type == "cpu" else torch.from_numpy(axes.axes).to(device)
         self._batches, self._count, self._axes, self._num_labels = batches, count, axes, num_labels
         self._penalty = np.broadcast_to(strengths, axes.num_ramps)[:, None, None] / count
         # The units in which a loss bends alike along all axes, at weights of 0. There it bends along an axis by the
@@ -124,7 +125,7 @@ class Problem:
         self.passes += 1
         self.losses = losses / self._count
         value = self.losses.sum() + 0.5 * (self._penalty * along**2).sum()
-        slopes = (self._turned(slopes / self._count, self._turn) + self._penalty * along) * self._unit
+        slopes = (self._along(slopes / self._count) + self._penalty * along) * self._unit
         return float(value), np.concatenate([slopes.ravel(), bias_slopes.ravel() / self._count * self._bias_unit])
 
     def _split(self, flat: np.ndarray) -> Weights:
@@ -134,16 +135,24 @@ class Problem:
 
     def _weights(self, flat: np.ndarray) -> Weights:
         weights, biases = self._split(flat)
-        return self._turned(weights * self._unit, self._turn.mT), biases * self._bias_unit
+        weights = weights * self._unit
+        if self._on_gpu is None:
+            weights = weights @ self._axes.axes.transpose(0, 2, 1)
+        else:
+            weights = _product(weights, self._on_gpu.mT)
+        return weights, biases * self._bias_unit
 
-    @staticmethod
-    def _turned(weights: np.ndarray, by: Tensor) -> np.ndarray:
-        return torch.bmm(torch.from_numpy(weights).to(by.device), by).cpu().numpy()
+    def _along(self, weights: np.ndarray) -> np.ndarray:
+        """Components (R, C, H) along the axes."""
+        return weights @ self._axes.axes if self._on_gpu is None else _product(weights, self._on_gpu)
 
     def _flat(self, weights: Weights) -> np.ndarray:
         weight, bias = weights
-        along = self._turned(weight, self._turn) / self._unit
-        return np.concatenate([along.ravel(), bias.ravel() / self._bias_unit])
+        return np.concatenate([(self._along(weight) / self._unit).ravel(), bias.ravel() / self._bias_unit])
+
+
+def _product(weights: np.ndarray, axes: Tensor) -> np.ndarray:
+    return torch.bmm(torch.from_numpy(weights).to(axes.device), axes).cpu().numpy()
 
 
 def losses_on(batches: Iterable[Batch], weights: Weights) -> np.ndarray:
