@@ -100,6 +100,12 @@ def on_gpu(model: DeeBert) -> Engine:
         return Engine(model)
 
 
+def fresh() -> DeeBert:
+    """A model that has not run, the same each time; transformers would else have left in it what cannot be pickled."""
+    backbone = tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS)
+    return DeeBert(backbone, PoolerRamps(LAYERS - 1, WIDTH, LABELS)).eval()
+
+
 def test_it_is_for_a_gpu_and_bf16_and_plain_attention() -> None:
     """Whoever has positions or biases in attention goes the other way, as do other precisions and processors."""
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
@@ -157,11 +163,21 @@ def test_it_is_shared_by_threads() -> None:
             np.testing.assert_array_equal(one.exit_layers, other.exit_layers)
 
 
+def test_what_the_program_has_made_pytorchs_default_does_not_matter() -> None:
+    engine, encoded = on_gpu(fresh()), sentences("bert", [5, 3, 8])
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = engine.answer(encoded, Entropy(0.5))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    expected = on_gpu(fresh()).answer(encoded, Entropy(0.5))
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    np.testing.assert_array_equal(found.exit_layers, expected.exit_layers)
+
+
 def test_it_is_pickled_without_what_was_recorded() -> None:
     encoded = sentences("bert", [5, 3, 8])
-    engine = on_gpu(
-        DeeBert(tiny.model("bert", layers=LAYERS, width=WIDTH, labels=LABELS), PoolerRamps(LAYERS - 1, WIDTH, LABELS))
-    )
+    engine = on_gpu(fresh())
     expected = engine.answer(encoded, Entropy(0.5))
     received = pickle.loads(pickle.dumps(engine)).answer(encoded, Entropy(0.5))
     np.testing.assert_array_equal(received.logits, expected.logits)

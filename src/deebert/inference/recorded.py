@@ -65,7 +65,7 @@ class _Samples:
     """
 
     def __init__(self, width: int, device: torch.device) -> None:
-        self.hidden = torch.empty(MOST_TOKENS, width, device=device)
+        self.hidden = torch.empty(MOST_TOKENS, width, dtype=torch.float32, device=device)
         self.left = torch.empty(MOST_TOKENS, dtype=torch.int64, device=device)
         self.rows = torch.empty_like(self.left)
         self.bounds = torch.zeros(MOST_TOKENS + 1, dtype=torch.int32, device=device)
@@ -89,7 +89,7 @@ class _Graphs:
         self.by_size: dict[tuple[Any, ...], Callable[[], None]] = {}
         self.ramps = [layer for layer in range(1, num_layers) if criterion.reads(layer)]
         self.states = {0: criterion.start(MOST_TOKENS, device)}
-        nothing, state = torch.zeros(1, num_labels, device=device), self.states[0][:1]
+        nothing, state = torch.zeros(1, num_labels, dtype=torch.float32, device=device), self.states[0][:1]
         for ramp in self.ramps:
             _, state = criterion.step(nothing, ramp, state)
             self.states[ramp] = state.new_empty(MOST_TOKENS, *state.shape[1:])
@@ -136,7 +136,8 @@ class Recorded:
         self._lock = threading.Lock()  # there is one memory for all calls
         self._of_criteria: OrderedDict[Criterion, _Graphs] = OrderedDict()
         self._between = _Samples(width, device), _Samples(width, device)
-        self._answers = torch.empty(MOST_TOKENS + 1, num_labels + 1, device=device)  # logits, and the exit layer
+        # Logits, and the exit layer.
+        self._answers = torch.empty(MOST_TOKENS + 1, num_labels + 1, dtype=torch.float32, device=device)
         self._looks, self._left = self._cuda.seen_by_both(len(layers))
         self._given: dict[tuple[str, ...], tuple[np.ndarray, Tensor]] = {}  # by names, as both see it
 
