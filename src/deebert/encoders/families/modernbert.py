@@ -105,6 +105,11 @@ class ModernBert(Family):
     def head(self, model: Any, first_token: Tensor) -> Tensor:
         return model.classifier(model.drop(model.head(model.model.final_norm(first_token))))
 
+    def inputs(
+        self, model: Any, ids: np.ndarray, types: np.ndarray | None, lengths: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        return {"input_ids": ids}  # its embeddings look up no positions
+
     def embed(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         return model.model.embeddings(input_ids=inputs["input_ids"][None])[0]
 
