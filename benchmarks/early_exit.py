@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.masking_utils import create_bidirectional_mask
 
 from deebert.data.batches import batches_by_length
@@ -44,21 +44,36 @@ SIZES = {  # layers, width, attention heads
     "large": (24, 1024, 16),
     "tiny": (6, 128, 2),
 }
+FAMILIES: dict[str, dict[str, Any]] = {  # what tells a model of each from the others, by config.json
+    "bert": {},
+    "mpnet": {},
+    "modernbert": {"classifier_pooling": "cls"},
+    "deberta-v2": {  # version 3
+        "relative_attention": True,
+        "position_buckets": 256,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+    },
+}
 CPU = torch.device("cpu")
 PADDED_LENGTH = 128  # what the paper's code pads every sentence to
 
 
-def random_model(size: str, max_tokens: int, ramp: str) -> DeeBert:
+def random_model(size: str, max_tokens: int, ramp: str, family: str = "bert") -> DeeBert:
     layers, width, heads = SIZES[size]
-    config = BertConfig(
+    config = AutoConfig.for_model(
+        family,
         num_hidden_layers=layers,
         hidden_size=width,
         num_attention_heads=heads,
         intermediate_size=4 * width,
         max_position_embeddings=max_tokens,
         initializer_range=0.05,  # more than usual, so that different sentences get visibly different answers
+        **FAMILIES[family],
     )
-    backbone = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    backbone = AutoModelForSequenceClassification.from_config(config)
     return DeeBert(backbone, KINDS[ramp](layers - 1, width, 2)).eval()
 
 

@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python benchmarks/gpu.py --size base
 
-A BERT of full size with random weights answers random sentences as long as SST-2's, so many to a call. It is compared
+A model of full size with random weights answers random sentences as long as SST-2's, so many to a call. It is compared
 with itself at full depth, with the same kernels started one by one as PyTorch does without graphs, and with Hugging
 Face's own forward in float16 on sorted, padded batches. Exits are set as in early_exit.py. All contenders take turns.
 """
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from early_exit import (
+    FAMILIES,
     LENGTHS,
     PADDED_LENGTH,
     SIZES,
@@ -88,6 +89,7 @@ def compare(engine: Engine, own: Any, sentences: Encoded, size: int, saved: list
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--family", choices=FAMILIES, default="bert")
     parser.add_argument("--ramp", choices=KINDS, default="linear")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
     parser.add_argument("--lengths", choices=LENGTHS, default="SST-2")
@@ -96,14 +98,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     device = pick_device()
-    model = random_model(args.size, PADDED_LENGTH, args.ramp)
+    model = random_model(args.size, PADDED_LENGTH, args.ramp, args.family)
     own = copy.deepcopy(model.backbone).to(device, torch.float16 if device.type == "cuda" else torch.float32)
     vocabulary = model.backbone.config.vocab_size
     engine = Engine(model, args.precision, device)
     result = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": version("torch"),
-        **{name: getattr(args, name) for name in ("size", "ramp", "precision", "lengths", "rounds")},
+        **{name: getattr(args, name) for name in ("size", "family", "ramp", "precision", "lengths", "rounds")},
     }
     for size in map(int, args.to_a_call.split(",")):
         sentences = random_sentences(args.lengths, max(size, 16), vocabulary)

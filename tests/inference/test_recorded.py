@@ -21,9 +21,9 @@ from deebert.exits.criteria import Criterion, Entropy, LayerThresholds, Patience
 from deebert.exits.rule import entropy
 from deebert.exits.table import CRITERIA
 from deebert.inference import at_once, recorded
-from deebert.inference import engine as engine_module
 from deebert.inference.engine import FULL_DEPTH, Engine
-from deebert.inference.precisions import Bf16Linear
+from deebert.inference.packs import cut_by_tokens
+from deebert.inference.precisions import PRECISIONS, Bf16Linear
 from deebert.model import DeeBert
 from deebert.ramps import PoolerRamps
 from tests import tiny
@@ -40,20 +40,33 @@ from tests.inference.test_engine import (
     some_settings,
 )
 
-AT_ONCE = ["bert", "roberta", "distilbert", "electra", "xlm-roberta", "camembert"]
+GPU = torch.device("cuda")
+PADDED = ["mpnet", "deberta-v2"]  # their scores are not of contents alone
 
 
 def slow_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, of_queries: Tensor, of_keys: Tensor, most: int, longest: int
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    of_queries: Tensor,
+    of_keys: Tensor,
+    most: int,
+    longest: int,
+    window_size: tuple[int, int] = (-1, -1),
 ) -> Tensor:
-    """What `varlen_attn` is documented to give, a sentence at a time."""
+    """What `varlen_attn` is documented to give, a sentence at a time. Queries are taken for the last tokens."""
     assert of_queries.dtype == of_keys.dtype == torch.int32
     assert int(of_queries.diff().max()) <= most and int(of_keys.diff().max()) <= longest
     contexts = [queries.new_empty(0, *queries.shape[1:])]
     for asking, asked in zip(*(itertools.pairwise(each.tolist()) for each in (of_queries, of_keys)), strict=True):
         query, key, value = queries[slice(*asking)], keys[slice(*asked)], values[slice(*asked)]
         if len(key):
-            context = scaled_dot_product_attention(*(each.transpose(0, 1) for each in (query, key, value)))
+            heads = [each.transpose(0, 1) for each in (query, key, value)]
+            away = torch.arange(len(key)) - torch.arange(len(key) - len(query), len(key))[:, None]
+            seen = torch.ones_like(away, dtype=torch.bool)
+            if window_size != (-1, -1):
+                seen = (away >= -window_size[0]) & (away <= window_size[1])
+            context = scaled_dot_product_attention(*heads, attn_mask=seen)
             contexts.append(context.transpose(0, 1))
         else:
             contexts.append(torch.full_like(query, torch.nan))
@@ -88,16 +101,19 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @functools.cache
-def engine_of(family: str) -> Engine:
-    """An engine that believes to be on a GPU."""
-    return on_gpu(copy.deepcopy(made(family)[0]))
+def engine_of(family: str, precision: str = "bf16") -> Engine:
+    """An engine that believes to be on a GPU. It still multiplies in float32, so that answers can be compared."""
+    return on_gpu(copy.deepcopy(made(family)[0]), precision)
 
 
-def on_gpu(model: DeeBert) -> Engine:
+def on_gpu(model: DeeBert, precision: str = "bf16") -> Engine:
+    attention_for = at_once.attention_for
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(at_once, "runs_on", lambda device, precision, layers: True)
+        patch.setattr(at_once, "attention_for", lambda _, __, layers: attention_for(GPU, precision, layers))
         patch.setattr(recorded, "CudaGraphs", DoneAgain)
-        return Engine(model)
+        engine = Engine(model)
+        assert engine.recorded
+        return engine
 
 
 def fresh() -> DeeBert:
@@ -106,15 +122,77 @@ def fresh() -> DeeBert:
     return DeeBert(backbone, PoolerRamps(LAYERS - 1, WIDTH, LABELS)).eval()
 
 
-def test_it_is_for_a_gpu_and_bf16_and_plain_attention() -> None:
-    """Whoever has positions or biases in attention goes the other way, as do other precisions and processors."""
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+def test_which_attention_it_is() -> None:
+    """PyTorch's kernel is for bf16 and scores of contents alone. On a CPU there is none for all lengths."""
     for family in tiny.EVERY_FAMILY:
         backbone = tiny.model(family)
         layers = family_of(backbone).layers(backbone)
-        assert at_once.runs_on(gpu, "bf16", layers) == (family in AT_ONCE), family
-        assert not at_once.runs_on(gpu, "fp32", layers)
-        assert not at_once.runs_on(cpu, "bf16", layers)
+        kind = at_once.Padded if family in PADDED else at_once.Varlen
+        assert type(at_once.attention_for(GPU, "bf16", layers)) is kind, family
+        assert type(at_once.attention_for(GPU, "fp32", layers)) is at_once.Padded
+        assert at_once.attention_for(torch.device("cpu"), "bf16", layers) is None
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("family", tiny.EVERY_FAMILY)
+def test_each_family_by_each_attention(family: str, precision: str) -> None:
+    """Sentences that are longer than a window and shorter than one; no, some and all ramps that let somebody leave."""
+    engine = engine_of(family, precision)
+    encoded, logits = eighty(family)
+    np.testing.assert_allclose(engine.all_logits(encoded), logits.numpy(), atol=1e-4)
+    middle = float(entropy(logits)[:, :-1].median())
+    for criterion in (FULL_DEPTH, Entropy(middle), Entropy(10.0)):
+        clear = ~((entropy(logits)[:, :-1] - middle).abs() < TIE).any(dim=1).numpy()
+        for part in (slice(None), slice(0, 1), slice(3, 10)):
+            found, expected = engine.answer(encoded[part], criterion), criterion.exit_layers(logits[part])
+            assert_same(found, logits[part], expected, clear[part])
+
+
+class Unknown(DoneAgain):
+    """Work without data. Whoever would wait for a number, or use the host's memory beside the GPU's, gets an error."""
+
+    @staticmethod
+    def seen_by_both(count: int) -> tuple[np.ndarray, Tensor]:
+        return np.zeros(count, dtype=np.int64), torch.zeros(count, dtype=torch.int64, device="meta")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("family", tiny.EVERY_FAMILY)
+def test_what_is_recorded_waits_for_nothing(family: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph would keep the answer to what the host had asked. Its work is the same whatever the data."""
+    monkeypatch.undo()  # PyTorch's own attention tells its shapes
+    model, encoded = copy.deepcopy(made(family)[0]).to("meta"), sentences(family, [12, 8])
+    backbone, code = model.backbone, family_of(model.backbone)
+    layers = code.layers(backbone)
+    for layer in layers:
+        layer.convert(PRECISIONS[precision])
+        layer.join(PRECISIONS[precision].joined)
+    attention = at_once.attention_for(GPU, precision, layers)
+    assert attention
+    made_of = functools.partial(code.embed, backbone), attention, layers, model.head, backbone.config
+    engine = recorded.Recorded(*made_of, torch.device("meta"), Unknown)
+    monkeypatch.setattr(engine, "_look", lambda ramp: 2 * recorded._A_SAMPLE + 20)  # all stay
+    inputs = code.inputs(backbone, encoded.input_ids.astype(np.int64), None, encoded.lengths)
+    for criterion, graphs in ((FULL_DEPTH, 1), (Entropy(0.5), LAYERS), (Patience(1), LAYERS)):
+        with torch.inference_mode(), pytest.raises(NotImplementedError, match="copy out of meta"):  # the answers
+            engine.answer(inputs, encoded.lengths, criterion)
+        assert len(engine._of_criteria[criterion].by_size) == graphs
+
+
+@pytest.mark.parametrize("most_scores", [1, 2048, 2**23])
+def test_padded_windows_are_bounded(most_scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One long sentence does not make many short ones long, and all have their own answers."""
+    monkeypatch.setattr(at_once, "MOST_SCORES", most_scores)
+    engine = engine_of("mpnet")
+    encoded, logits = eighty("mpnet")
+    assert engine.recorded
+    windows = [*engine.recorded.cut(encoded.lengths)]
+    assert sorted(np.concatenate(windows)) == [*range(len(encoded))]
+    for window in windows:
+        padded = max(16, 1 << (int(encoded.lengths[window].max()) - 1).bit_length())
+        assert len(window) == 1 or len(window) * padded**2 <= most_scores
+    assert_same(engine.answer(encoded), logits, torch.full((len(logits),), LAYERS))
+    np.testing.assert_allclose(engine.all_logits(encoded), logits.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [*CRITERIA])
@@ -124,8 +202,6 @@ def test_each_criterion_decides_as_on_saved_logits(name: str) -> None:
     encoded, logits = eighty("bert")
     for criterion in some_settings(name, logits):
         assert_same(engine.answer(encoded, criterion), logits, criterion.exit_layers(logits))
-    assert_same(engine.answer(encoded, FULL_DEPTH), logits, torch.full((len(logits),), LAYERS))
-    np.testing.assert_allclose(engine.all_logits(encoded), logits.numpy(), atol=1e-4)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -135,11 +211,14 @@ def test_each_criterion_decides_as_on_saved_logits(name: str) -> None:
     name=st.sampled_from(["entropy", "patience", "layer_thresholds"]),
     ramps_alone=st.booleans(),
     window_tokens=st.integers(2, 120),
+    family=st.sampled_from(["bert", "mpnet", "modernbert"]),
 )
-def test_any_lengths(lengths: list[int], threshold: float, name: str, ramps_alone: bool, window_tokens: int) -> None:
+def test_any_lengths(
+    lengths: list[int], threshold: float, name: str, ramps_alone: bool, window_tokens: int, family: str
+) -> None:
     """Sentences of one token included, in windows of any size; what other calls left in the memory does not matter."""
-    encoded = sentences("bert", lengths)
-    logits = offline(made("bert")[0], encoded)
+    encoded = sentences(family, lengths)
+    logits = offline(made(family)[0], encoded)
     some: dict[str, Criterion] = {
         "entropy": Entropy(threshold),
         "patience": Patience(1),
@@ -147,9 +226,11 @@ def test_any_lengths(lengths: list[int], threshold: float, name: str, ramps_alon
     }
     clear = ~((entropy(logits)[:, :-1] - threshold).abs() < TIE).any(dim=1).numpy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "RECORDED_TOKENS", window_tokens)
+        engine = engine_of(family)
         patch.setattr(recorded, "MANY_TOKENS", 0 if ramps_alone else recorded.MOST_TOKENS)
-        assert_same(engine_of("bert").answer(encoded, some[name]), logits, some[name].exit_layers(logits), clear)
+        cut = functools.partial(cut_by_tokens, np.arange(len(lengths)), max_tokens=window_tokens)
+        patch.setattr(engine.recorded, "cut", cut)
+        assert_same(engine.answer(encoded, some[name]), logits, some[name].exit_layers(logits), clear)
 
 
 def test_it_is_shared_by_threads() -> None:

@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedConfig, PreTrainedModel
 
 Linear = Callable[[Tensor], Tensor]
+Positions = np.ndarray | Tensor  # whole numbers; a tensor is on the states' device
 
 # Settings of config.json that would change what a model computes, with the only value that is followed. transformers 5
 # no longer knows most of them, and passes over them.
@@ -38,31 +39,50 @@ class Layer(ABC):
 
     Attributes:
         linear_names: attributes that hold the layer's linear maps; a precision replaces them (see `convert`).
-        plain_maps: whether queries, keys and values are the linear maps `query`, `key` and `value` of the states, and
-            `projections` gives all three at once.
+        projection_names: those of them that give queries, keys and values.
+        joined: what gives all three side by side, where one product is faster than several; or None.
+        reads_positions: whether `queries`, `keys_values` and `projections` look at the positions.
         num_heads: of the attention.
+        window: a token reads those that are at most so far away; None = all. See `attention`.
     """
 
     linear_names: ClassVar[tuple[str, ...]]
-    plain_maps: ClassVar[bool] = False
+    projection_names: ClassVar[tuple[str, ...]]
+    reads_positions: ClassVar[bool] = False
+    joined: Linear | None = None
     num_heads: int
+    window: int | None = None
 
     @abstractmethod
-    def queries(self, hidden: Tensor, positions: np.ndarray) -> Tensor:
+    def queries(self, hidden: Tensor, positions: Positions) -> Tensor:
         """Queries (Q, heads * D) of tokens with states `hidden` (Q, H) at `positions` (Q,), from 0 in each sentence."""
 
     @abstractmethod
-    def keys_values(self, hidden: Tensor, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+    def keys_values(self, hidden: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
         """Keys and values, (T, heads * D) each, of tokens with states `hidden` (T, H) at `positions` (T,)."""
 
-    def attention(self, query: Tensor, key: Tensor, value: Tensor, positions: range) -> Tensor:
+    def projections(self, hidden: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (T, heads * D) each, of tokens with states `hidden` (T, H) at `positions` (T,)."""
+        return self.queries(hidden, positions), *self.keys_values(hidden, positions)
+
+    def attention(
+        self, query: Tensor, key: Tensor, value: Tensor, positions: range, bias: Tensor | None = None
+    ) -> Tensor:
         """What n sentences of one length read: (n, heads, Q, D) from (n, heads, Q, D) and twice (n, heads, T, D).
 
+        A layer that has its own is one whose scores are not of contents alone.
+
         Args:
-            positions: of the Q queries in each sentence; the T keys are at 0..T-1. A layer with relative positions or
-                local attention needs them.
+            positions: of the Q queries in each sentence; the T keys are at 0..T-1.
+            bias: added to the scaled scores, (n, 1, 1, T); -inf hides a key.
         """
-        return plain_attention(query, key, value)
+        keys = key.shape[2]
+        if self.window is not None and keys > self.window + 1:  # else everything is within the window
+            at = torch.arange(positions.start, positions.stop, device=query.device)[:, None]
+            beyond = (at - torch.arange(keys, device=query.device)).abs() > self.window  # (Q, T)
+            local = torch.zeros(beyond.shape, dtype=torch.float32, device=query.device)
+            bias = total(local.masked_fill(beyond, -torch.inf), bias)
+        return plain_attention(query, key, value, bias)
 
     @abstractmethod
     def output(self, context: Tensor, before: Tensor) -> Tensor:
@@ -72,6 +92,10 @@ class Layer(ABC):
         """Replace each linear map by what `linear` makes of it."""
         for name in self.linear_names:
             setattr(self, name, linear(getattr(self, name)))
+
+    def join(self, joined: Callable[[Sequence[Any]], Linear]) -> None:
+        """Have `projections` make one product where there are several, by what `joined` makes of the converted maps."""
+        self.joined = joined([getattr(self, name) for name in self.projection_names])
 
 
 class Family(ABC):
@@ -125,6 +149,11 @@ def positions_in(lengths: np.ndarray) -> np.ndarray:
     """Position (T,) of every token in its own sentence, from 0, for sentences of `lengths` (B,) tokens."""
     starts = np.cumsum(lengths) - lengths
     return np.arange(lengths.sum()) - np.repeat(starts, lengths)
+
+
+def total(bias: Tensor, other: Tensor | None) -> Tensor:
+    """The sum of what is added to scores."""
+    return bias if other is None else bias + other
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:

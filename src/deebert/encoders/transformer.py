@@ -6,22 +6,16 @@ Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.1.
 from collections.abc import Callable
 from typing import ClassVar
 
-import numpy as np
 from torch import Tensor, nn
 
-from deebert.encoders.interface import Layer, Linear
+from deebert.encoders.interface import Layer, Positions
 
 
 class TransformerLayer(Layer):
-    """Attention and a feed-forward network, each added to what it read and then normalised.
+    """Attention and a feed-forward network, each added to what it read and then normalised."""
 
-    Attributes:
-        joined: what gives queries, keys and values side by side, where one product is faster than three; or None.
-    """
-
-    joined: Linear | None = None
-    plain_maps: ClassVar = True
-    linear_names: ClassVar = ("query", "key", "value", "attention_out", "up", "down")
+    projection_names: ClassVar = ("query", "key", "value")
+    linear_names: ClassVar = (*projection_names, "attention_out", "up", "down")
 
     def __init__(
         self,
@@ -42,16 +36,15 @@ class TransformerLayer(Layer):
         self.attention_out, self.attention_norm = attention_out, attention_norm
         self.up, self.activation, self.down, self.output_norm = up, activation, down, output_norm
 
-    def queries(self, hidden: Tensor, positions: np.ndarray) -> Tensor:
+    def queries(self, hidden: Tensor, positions: Positions) -> Tensor:
         return self.query(hidden)
 
-    def keys_values(self, hidden: Tensor, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+    def keys_values(self, hidden: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
         return self.key(hidden), self.value(hidden)
 
-    def projections(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values, (T, heads * D) each, of tokens with states `hidden` (T, H)."""
+    def projections(self, hidden: Tensor, positions: Positions) -> tuple[Tensor, ...]:
         if self.joined is None:
-            return self.query(hidden), self.key(hidden), self.value(hidden)
+            return super().projections(hidden, positions)
         return self.joined(hidden).chunk(3, dim=1)
 
     def output(self, context: Tensor, before: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from deebert.base.devices import pick_device
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy
 from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, joined, merged, take
-from deebert.inference.recorded import MOST_TOKENS as RECORDED_TOKENS
 from deebert.inference.recorded import Recorded
 from deebert.model import DeeBert
 
@@ -69,12 +68,13 @@ class Engine:
 
     @cached_property
     def recorded(self) -> Recorded | None:
-        """What answers on a GPU; None elsewhere, and where attention is not one call for sentences of all lengths."""
-        if not self._packed.attends_at_once:
+        """What answers on a GPU; None elsewhere."""
+        if self._packed.attention is None:
             return None
-        layers, config = [each.layer for each in self._packed.layers], self.config
-        made_of = self._packed.embedded, layers, self._model.head, config.hidden_size, config.num_labels
-        return Recorded(*made_of, self.device)
+        layers = [each.layer for each in self._packed.layers]
+        return Recorded(
+            self._packed.embedded, self._packed.attention, layers, self._model.head, self.config, self.device
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The `DeeBert`'s weights by name, bit for bit as they were loaded. Of fp32 alone: others have rounded them."""
@@ -95,7 +95,7 @@ class Engine:
         )
         lengths = encoded.lengths
         if self.recorded:
-            for window in cut_by_tokens(np.arange(len(encoded)), lengths, RECORDED_TOKENS - 1):
+            for window in self.recorded.cut(lengths):
                 part = encoded if len(window) == len(encoded) else encoded.take(window)
                 given = self._packed.inputs(part), lengths[window], criterion
                 answers.logits[window], answers.exit_layers[window] = self.recorded.answer(*given)
@@ -111,10 +111,8 @@ class Engine:
     def all_logits(self, encoded: Encoded) -> np.ndarray:
         """Logits (N, L, C) float32 of every head for the encoded samples, in their order."""
         logits = np.empty((len(encoded), self.num_layers, self.config.num_labels), dtype=np.float32)
-        lengths = encoded.lengths
         with tqdm(total=len(encoded), desc="all layers", unit="sample", disable=None) as bar:
-            # Longest first, so that a pack too large for the memory fails at once and not at the end.
-            for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, self._packed.pack_tokens):
+            for rows in self._packed.cut(encoded.lengths):
                 states = self._packed.first_token_states(self._packed.embed(encoded, rows), self.num_layers)
                 heads = [self._model.head(layer, first) for layer, first in enumerate(states, start=1)]
                 logits[rows] = torch.stack(heads, dim=1).float().cpu().numpy()

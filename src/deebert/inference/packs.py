@@ -8,7 +8,7 @@ together, H width.
 import copy
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -147,13 +147,11 @@ class PackedLayer:
             queries are not, for ramps scored the same. They also attend in a call of their own, as they do where they
             are computed first. Else a sentence's last bits depend on which way was taken, and so on its company.
             Products that round states would make much of these bits.
-        at_once: have one call of attention for sentences of all lengths (see `at_once`).
     """
 
-    def __init__(self, layer: Layer, finer_first: bool = False, at_once: bool = False) -> None:
+    def __init__(self, layer: Layer, finer_first: bool = False) -> None:
         self.layer = layer
         self.finer_first = finer_first
-        self.at_once = at_once
 
     def __call__(self, pack: Pack) -> Pack:
         """All tokens through the layer."""
@@ -213,12 +211,6 @@ class PackedLayer:
             queries: (Q, heads * D), sentence after sentence, of the tokens `which` of each.
             keys, values: (T, heads * D), of all tokens.
         """
-        if self.at_once:
-            lengths = torch.from_numpy(layout.lengths).to(queries.device)
-            asking = lengths if which is _ALL else torch.ones_like(lengths) if which is _FIRST else lengths - 1
-            most = int(layout.lengths.max())
-            bounds = at_once.bounds_of(asking), at_once.bounds_of(lengths), 1 if which is _FIRST else most, most
-            return at_once.attend(self.layer, queries, keys, values, bounds)
         heads, width = self.layer.num_heads, values.shape[1]
         contexts = []
         start = 0
@@ -245,7 +237,7 @@ class PackedBackbone:
         precision: of the layers' linear maps, a key of `PRECISIONS`.
 
     Attributes:
-        pack_tokens: no more should be in a pack where all layers are run on all samples.
+        attention: for all sentences of a pack at once, on a GPU; else None.
     """
 
     def __init__(self, backbone: PreTrainedModel, precision: str) -> None:
@@ -253,17 +245,28 @@ class PackedBackbone:
         self._family = family_of(backbone)
         layers = self._family.layers(backbone)
         self._weights = LayerWeights(backbone, layers, precision)
-        self.attends_at_once = at_once.runs_on(backbone.device, precision, layers)
-        self.pack_tokens = at_once.PACK_TOKENS if self.attends_at_once else PACK_TOKENS
-        if self.attends_at_once:
+        self.attention = at_once.attention_for(backbone.device, precision, layers)
+        if self.attention:
             for layer in layers:
-                layer.joined = PRECISIONS[precision].joined((layer.query, layer.key, layer.value))
-        finer_first = PRECISIONS[precision].finer_first
-        self.layers = [PackedLayer(layer, finer_first, self.attends_at_once) for layer in layers]
+                layer.join(PRECISIONS[precision].joined)
+        self.layers = [PackedLayer(layer, PRECISIONS[precision].finer_first) for layer in layers]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's weights by name, bit for bit as they were loaded. Of fp32 alone: others have rounded them."""
         return self._backbone.state_dict() | self._weights.state_dict()
+
+    def cut(self, lengths: np.ndarray, max_tokens: int | None = None) -> Iterator[np.ndarray]:
+        """The rows of samples of `lengths` in packs for `first_token_states`.
+
+        The longest are first, so that a pack too large for the memory fails at once and not at the end.
+
+        Args:
+            max_tokens: of a pack; None = as much as is usual on the device.
+        """
+        rows = np.argsort(-lengths, kind="stable")
+        if self.attention is None:
+            return cut_by_tokens(rows, lengths, max_tokens or PACK_TOKENS)
+        return cut_by_tokens(rows, lengths, max_tokens or at_once.PACK_TOKENS, self.attention.most_samples)
 
     def embed(self, encoded: Encoded, rows: np.ndarray) -> Pack:
         """What the first layer reads of the samples `rows`."""
@@ -287,19 +290,37 @@ class PackedBackbone:
 
         Of the last one nothing but the first tokens is computed.
         """
-        for layer in self.layers[: depth - 1]:
-            pack = layer(pack)
-            yield pack.first_tokens()
-        last = self.layers[depth - 1]
-        yield last.first_tokens([pack], [last.keys_values(pack)])
+        *before, last = self.layers[:depth]
+        if self.attention is None:
+            for layer in before:
+                pack = layer(pack)
+                yield pack.first_tokens()
+            yield last.first_tokens([pack], [last.keys_values(pack)])
+            return
+        hidden, lengths = pack.hidden, pack.layout.lengths
+        bounds = torch.from_numpy(np.append(0, lengths.cumsum())).int().to(hidden.device)
+        sentences = at_once.Sentences(bounds, len(hidden), int(lengths.max()))
+        for layer in before:
+            hidden = at_once.all_tokens(self.attention, layer.layer, hidden, sentences)
+            yield hidden.index_select(0, sentences.firsts)
+        yield at_once.first_tokens(self.attention, last.layer, hidden, sentences)
 
 
-def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
-    """Cut `rows` into stretches of at most `max_tokens` tokens; a longer sample gets one of its own."""
+def cut_by_tokens(
+    rows: np.ndarray, lengths: np.ndarray, max_tokens: int, most_samples: Callable[[int], int] | None = None
+) -> Iterator[np.ndarray]:
+    """Cut `rows` into stretches of at most `max_tokens` tokens; a longer sample gets one of its own.
+
+    Args:
+        most_samples: how many samples may be in a stretch whose first has so many tokens.
+    """
     ends = np.cumsum(lengths[rows])
     start = 0
     while start < len(rows):
         before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
+        stop = int(np.searchsorted(ends, before + max_tokens, side="right"))
+        if most_samples:
+            stop = min(stop, start + most_samples(int(lengths[rows[start]])))
+        stop = max(start + 1, stop)
         yield rows[start:stop]
         start = stop

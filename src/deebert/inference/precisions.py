@@ -51,10 +51,11 @@ class Fp32Linear:
         """The map that gives what all of them give, side by side. Where weights are in their usual order, it holds
         those of all, and theirs become parts of its own.
         """
-        one = cls.__new__(cls)
-        one._set(torch.cat([each.weight() for each in maps]), torch.cat([each.bias for each in maps]))
+        one, weights = cls.__new__(cls), [each.weight() for each in maps]
+        biases = [each.bias for each in maps if each.bias is not None]  # all maps have one, or none has
+        one._set(torch.cat(weights), torch.cat(biases) if biases else None)
         if not one._is_packed:
-            for each, part in zip(maps, one._weight.split([len(each.bias) for each in maps]), strict=True):
+            for each, part in zip(maps, one._weight.split([*map(len, weights)]), strict=True):
                 each._weight = part
         return one
 

@@ -21,7 +21,7 @@ Shapes: B samples and T tokens, rounded up. H width, C classes, L layers.
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,16 +29,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from deebert.encoders.interface import Layer
 from deebert.exits.criteria import Criterion
-from deebert.inference.at_once import all_tokens, first_tokens
+from deebert.inference.at_once import Attention, Sentences, all_tokens, first_tokens
 from deebert.inference.cuda_graphs import CudaGraphs
+from deebert.inference.packs import cut_by_tokens
 
 MOST_TOKENS = 32768  # at once, a power of 2; bounds the memory: at bert-base's width some 1.3 GiB
 MANY_TOKENS = 16384  # from here on a wait is shorter than a layer for those who leave
 CRITERIA_KEPT = 4  # whose graphs are kept; each is one of its own, for it holds the thresholds
-LEAST_LONGEST = 128  # attention does as much for fewer tokens
 _A_SAMPLE = 2**32  # what stands for one in a number that counts samples and tokens together
 _NOBODYS = MOST_TOKENS  # row
 _UNSEEN = -1
@@ -114,30 +115,30 @@ class Recorded:
 
     Args:
         embed: gives what the first layer reads, (T, H), from numbers (T,) int64 by name.
+        attention: of the layers.
         head: gives logits (B, C) after a layer (1..L) from first-token states (B, H).
-        width: H.
         graphs: what records them; None = `CudaGraphs`.
     """
 
     def __init__(
         self,
         embed: Callable[[Mapping[str, Tensor]], Tensor],
+        attention: Attention,
         layers: Sequence[Layer],
         head: Callable[[int, Tensor], Tensor],
-        width: int,
-        num_labels: int,
+        config: PreTrainedConfig,
         device: torch.device,
         graphs: type[CudaGraphs] | None = None,
     ) -> None:
-        self._made_of = embed, layers, head, width, num_labels, device, graphs
-        self._embed, self._layers, self._head = embed, layers, head
-        self._num_labels, self._device = num_labels, device
+        self._made_of = embed, attention, layers, head, config, device, graphs
+        self._embed, self._attention, self._layers, self._head = embed, attention, layers, head
+        self._config, self._device = config, device
         self._cuda = (graphs or CudaGraphs)(device)
         self._lock = threading.Lock()  # there is one memory for all calls
         self._of_criteria: OrderedDict[Criterion, _Graphs] = OrderedDict()
-        self._between = _Samples(width, device), _Samples(width, device)
+        self._between = _Samples(config.hidden_size, device), _Samples(config.hidden_size, device)
         # Logits, and the exit layer.
-        self._answers = torch.empty(MOST_TOKENS + 1, num_labels + 1, dtype=torch.float32, device=device)
+        self._answers = torch.empty(MOST_TOKENS + 1, config.num_labels + 1, dtype=torch.float32, device=device)
         self._looks, self._left = self._cuda.seen_by_both(len(layers))
         self._given: dict[tuple[str, ...], tuple[np.ndarray, Tensor]] = {}  # by names, as both see it
 
@@ -147,6 +148,13 @@ class Recorded:
     def with_graphs(self, graphs: type[CudaGraphs]) -> "Recorded":
         """The same model, recorded by others."""
         return Recorded(*self._made_of[:-1], graphs)
+
+    def cut(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
+        """The rows of samples of `lengths` in windows, each for one `answer`."""
+        rows = np.arange(len(lengths))
+        if len(lengths) > self._most_samples(int(lengths.max(initial=1))):
+            rows = np.argsort(-lengths, kind="stable")  # only the long ones' windows are small
+        return cut_by_tokens(rows, lengths, MOST_TOKENS - 1, self._most_samples)
 
     def answer(
         self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, criterion: Criterion
@@ -160,7 +168,7 @@ class Recorded:
         with self._lock:
             graphs = self._graphs_of(criterion)
             samples, tokens = len(lengths), int(lengths.sum())
-            longest = max(LEAST_LONGEST, _power_of_two(int(lengths.max())))
+            longest = self._longest(int(lengths.max()))
             names = tuple(inputs)
             self._give(inputs, lengths, _size(tokens))
             self._looks[:] = _UNSEEN
@@ -177,9 +185,17 @@ class Recorded:
             answers = self._answers[: len(lengths)].to("cpu", copy=True).numpy()
             return answers[:, :-1], answers[:, -1].astype(np.int64)
 
+    def _longest(self, tokens: int) -> int:
+        """For sentences of how many tokens the graph is, where the longest has so many."""
+        rounded = max(self._attention.least_longest, _power_of_two(tokens))
+        return min(rounded, self._config.max_position_embeddings)  # there are no positions beyond
+
+    def _most_samples(self, tokens: int) -> int:
+        return self._attention.most_samples(self._longest(tokens))
+
     def _graphs_of(self, criterion: Criterion) -> _Graphs:
         if criterion not in self._of_criteria:
-            made = _Graphs(criterion, len(self._layers), self._num_labels, self._device)
+            made = _Graphs(criterion, len(self._layers), self._config.num_labels, self._device)
             self._of_criteria[criterion] = made
             if len(self._of_criteria) > CRITERIA_KEPT:
                 self._of_criteria.popitem(last=False)
@@ -219,14 +235,16 @@ class Recorded:
         if names:
             self._enter(names, here)
         hidden, left, rows, bounds = here
+        sentences = Sentences(bounds, size, longest)
         source = None
         if span.ramp:
             with self._cuda.aside():
                 source = self._decide(graphs, span.ramp, here, there)
         for layer in range(span.first, min(span.last, len(self._layers) - 1) + 1):
-            hidden = all_tokens(self._layers[layer - 1], hidden, bounds, longest)
+            hidden = all_tokens(self._attention, self._layers[layer - 1], hidden, sentences)
         if span.last == len(self._layers):
-            logits = self._head(span.last, first_tokens(self._layers[-1], hidden, bounds, longest)).float()
+            first = first_tokens(self._attention, self._layers[-1], hidden, sentences)
+            logits = self._head(span.last, first).float()
             if span.ramp:
                 self._cuda.join()
                 rows = there[2]
@@ -268,10 +286,9 @@ class Recorded:
             bounds_then.copy_(bounds)
             return None
         _begin(left_then, bounds_then)
-        places = torch.arange(len(hidden), dtype=torch.int32, device=self._device)
-        whose = torch.searchsorted(bounds_then[1:], places, right=True, out_int32=True).clamp_(max=len(left) - 1)
-        moved = bounds[:-1] - bounds_then[:-1]
-        return (places + moved.index_select(0, whose)).clamp_(max=len(hidden) - 1)
+        whose = Sentences(bounds_then, len(hidden), 0).whose
+        moved = (bounds[:-1] - bounds_then[:-1]).index_select(0, whose)
+        return (torch.arange(len(hidden), dtype=torch.int32, device=self._device) + moved).clamp_(max=len(hidden) - 1)
 
     def _write(self, rows: Tensor, logits: Tensor, layer: int) -> None:
         self._answers[:, :-1].index_copy_(0, rows, logits)

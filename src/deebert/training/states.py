@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from deebert.base.errors import UserError
 from deebert.data.encoded import Encoded
-from deebert.inference.packs import PackedBackbone, cut_by_tokens
+from deebert.inference.packs import PackedBackbone
 from deebert.training.checkpoints import FOLDER_VARIABLE
 from deebert.training.stops import stop_requests, stopped
 
@@ -83,11 +83,9 @@ def _fill(
     """Run a copy of the backbone, which needs room for its weights no longer than this takes."""
     packed = PackedBackbone(copy.deepcopy(backbone).to(device), precision)
     depth = states.shape[1]  # layer L is never run
-    lengths = encoded.lengths
     bar = tqdm(total=len(encoded), desc="frozen pass", unit="sample", disable=None)
     with torch.inference_mode(), bar, stop_requests() as asked_to_stop:
-        # Longest first, so that a pack too large for the memory fails at once and not at the end.
-        for rows in cut_by_tokens(np.argsort(-lengths, kind="stable"), lengths, pack_tokens or packed.pack_tokens):
+        for rows in packed.cut(encoded.lengths, pack_tokens):
             first = packed.first_token_states(packed.embed(encoded, rows), depth)
             states[rows] = torch.stack([*first], dim=1).cpu().numpy()
             _let_go(states)

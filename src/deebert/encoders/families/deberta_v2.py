@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-from deebert.encoders.interface import Family, plain_attention
+from deebert.encoders.interface import Family, plain_attention, total
 from deebert.encoders.transformer import TransformerLayer
 
 # Kinds of scores, content to position and position to content, and what projects the embeddings of positions for them.
@@ -66,8 +66,11 @@ class DebertaV2Layer(TransformerLayer):
     relative: RelativeScores | None = None
     scale: float
 
-    def attention(self, query: Tensor, key: Tensor, value: Tensor, positions: range) -> Tensor:
-        bias = None if self.relative is None else self.relative(query, key, positions)
+    def attention(
+        self, query: Tensor, key: Tensor, value: Tensor, positions: range, bias: Tensor | None = None
+    ) -> Tensor:
+        if self.relative is not None:
+            bias = total(self.relative(query, key, positions), bias)
         return plain_attention(query * self.scale, key, value, bias)
 
 

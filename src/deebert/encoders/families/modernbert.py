@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deebert.encoders.interface import Family, Layer, plain_attention
+from deebert.encoders.interface import Family, Layer, Positions
 
 # Of these, frequencies do not depend on the length of the sentence, and so one table does for all.
 ROTARY_TYPES = ("default", "linear", "yarn", "llama3")
@@ -28,9 +28,9 @@ class Rotary:
         cos, sin = model.rotary_emb(states, positions, attention_type)
         self._cos, self._sin = cos[0, :, None].float(), sin[0, :, None].float()  # (positions, 1, D)
 
-    def __call__(self, states: Tensor, positions: np.ndarray, num_heads: int) -> Tensor:
+    def __call__(self, states: Tensor, positions: Positions, num_heads: int) -> Tensor:
         """States (T, heads * D) of tokens at `positions` (T,), rotated in float32."""
-        at = torch.from_numpy(positions).to(states.device)
+        at = torch.as_tensor(positions, device=states.device)
         heads = states.view(len(states), num_heads, states.shape[1] // num_heads).float()
         low, high = heads.chunk(2, dim=-1)
         rotated = heads * self._cos[at] + torch.cat((-high, low), dim=-1) * self._sin[at]
@@ -40,7 +40,9 @@ class Rotary:
 class ModernBertLayer(Layer):
     """One `ModernBertEncoderLayer`. Its one projection is cut into two, for queries and for keys with values."""
 
-    linear_names: ClassVar = ("query", "key_value", "attention_out", "up", "down")
+    reads_positions: ClassVar = True
+    projection_names: ClassVar = ("query", "key_value")
+    linear_names: ClassVar = (*projection_names, "attention_out", "up", "down")
 
     def __init__(self, layer: Any, rotary: Rotary) -> None:
         config = layer.config
@@ -53,21 +55,18 @@ class ModernBertLayer(Layer):
         self.attention_out = layer.attn.Wo
         self.up, self.activation, self.down = layer.mlp.Wi, layer.mlp.act, layer.mlp.Wo
 
-    def queries(self, hidden: Tensor, positions: np.ndarray) -> Tensor:
+    def queries(self, hidden: Tensor, positions: Positions) -> Tensor:
         return self.rotary(self.query(self.attention_norm(hidden)), positions, self.num_heads)
 
-    def keys_values(self, hidden: Tensor, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+    def keys_values(self, hidden: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
         key, value = self.key_value(self.attention_norm(hidden)).chunk(2, dim=-1)
         return self.rotary(key.contiguous(), positions, self.num_heads), value.contiguous()
 
-    def attention(self, query: Tensor, key: Tensor, value: Tensor, positions: range) -> Tensor:
-        tokens = key.shape[2]
-        if self.window is None or tokens <= self.window + 1:  # then everything is within the window
-            return plain_attention(query, key, value)
-        at = torch.arange(positions.start, positions.stop, device=query.device)[:, None]
-        hidden = (at - torch.arange(tokens, device=query.device)).abs() > self.window  # (Q, T)
-        bias = torch.zeros(hidden.shape, dtype=torch.float32, device=query.device).masked_fill(hidden, -torch.inf)
-        return plain_attention(query, key, value, bias)
+    def projections(self, hidden: Tensor, positions: Positions) -> tuple[Tensor, ...]:
+        if self.joined is None:
+            return super().projections(hidden, positions)
+        query, key, value = self.joined(self.attention_norm(hidden)).chunk(3, dim=1)
+        return *(self.rotary(each, positions, self.num_heads) for each in (query, key)), value
 
     def output(self, context: Tensor, before: Tensor) -> Tensor:
         attended = before + self.attention_out(context)

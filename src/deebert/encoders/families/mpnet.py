@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deebert.encoders.families.roberta import positions_after_padding_id
-from deebert.encoders.interface import Family, plain_attention
+from deebert.encoders.interface import Family, plain_attention, total
 from deebert.encoders.transformer import TransformerLayer
 
 BUCKETS = 32  # transformers' forward computes with so many, whatever config.json says
@@ -31,8 +31,8 @@ class RelativeBias:
 
     def __call__(self, queries: range, keys: int) -> Tensor:
         """Biases (heads, Q, T) for queries at these positions and keys at 0..T-1."""
-        rows = [self._of_distance[:, self._middle - at : self._middle - at + keys] for at in queries]
-        return torch.stack(rows, dim=1) if rows else self._of_distance.new_empty(len(self._of_distance), 0, keys)
+        least, most = self._middle - queries.start + 1 - len(queries), self._middle - queries.start
+        return self._of_distance.unfold(1, keys, 1)[:, least : most + 1].flip(1)
 
 
 class MPNetLayer(TransformerLayer):
@@ -40,8 +40,10 @@ class MPNetLayer(TransformerLayer):
 
     bias: RelativeBias
 
-    def attention(self, query: Tensor, key: Tensor, value: Tensor, positions: range) -> Tensor:
-        return plain_attention(query, key, value, self.bias(positions, key.shape[2]))
+    def attention(
+        self, query: Tensor, key: Tensor, value: Tensor, positions: range, bias: Tensor | None = None
+    ) -> Tensor:
+        return plain_attention(query, key, value, total(self.bias(positions, key.shape[2]), bias))
 
 
 class MPNet(Family):
