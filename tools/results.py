@@ -4,9 +4,10 @@
     make results
     make results QUEUE=/models,/data
 
-A result is a small JSON that git keeps. `make results` draws a figure for each task and model, writes docs/results.md
-anew, and lists what is missing: the seeds that one way of a comparison has and another has not. With QUEUE=... it puts
-these into DVC's queue, for `dvc queue start`; the folders are where models and data lie that results know by name.
+A result is a small JSON that git keeps. `make results` draws a figure for each task and model, and one more of time
+where docs/rivals/ has a race of the two. It writes docs/results.md anew, and lists what is missing: the seeds that one
+way of a comparison has and another has not. With QUEUE=... it puts these into DVC's queue, for `dvc queue start`; the
+folders are where models and data lie that results know by name.
 """
 
 import argparse
@@ -15,14 +16,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from deebert.base.errors import UserError
-from deebert.base.files import write_bytes
+from deebert.base.files import read_json, write_bytes
 from deebert.base.stage import told_in_one_line
 from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.encoders.known import KNOWN_MODELS
 from deebert.figures.drawing import save
-from deebert.figures.results import draw_results
+from deebert.figures.results import draw_results, draw_times
 from deebert.reports.results import (
     Result,
     by_comparison,
@@ -35,8 +37,9 @@ from deebert.reports.results import (
     take,
     written,
 )
+from deebert.reports.rivals import by_subject, times_of
 
-RESULTS = Path("results")
+RESULTS, RACES = Path("results"), Path("docs/rivals")
 NAMES = {*KNOWN_MODELS, *GLUE_TASKS, "toy", "hub"}
 
 
@@ -48,13 +51,18 @@ def keep(name: str) -> None:
     print(f"{path}: written; now `make results`", file=sys.stderr)
 
 
-def draw(results: Mapping[str, Result], figures: Path) -> None:
+def draw(results: Mapping[str, Result], races: Mapping[tuple[str, str], Mapping[str, Any]], figures: Path) -> None:
     for (task, model), groups in by_comparison(results.values()).items():
         depth, shown = depth_of(groups), main_ways(groups)
         curves = {how: [member.curve_of(depth) for member in group] for how, group in shown.items()}
-        cut = {how for how, group in shown.items() if group[0].truncate_to}
+        cut = {how: group[0].num_layers for how, group in shown.items() if group[0].truncate_to}
         header = {"task": task, "model": model, "metric": next(iter(groups.values()))[0].metric}
-        print(save(draw_results(header, curves, cut), figures / f"{figure_name(task, model)}.svg"), file=sys.stderr)
+        name = figure_name(task, model)
+        drawn = {name: draw_results(header, curves, cut)}
+        if (task, model) in races:
+            drawn[f"{name}-time"] = draw_times(header, curves, cut, times_of(races[task, model]))
+        for each, figure in drawn.items():
+            print(save(figure, figures / f"{each}.svg"), file=sys.stderr)
 
 
 def tell_missing(results: Mapping[str, Result], places: Sequence[Path] | None) -> None:
@@ -103,6 +111,6 @@ if __name__ == "__main__":
             keep(arguments.keep)
         else:
             kept = read_results(RESULTS)
-            draw(kept, arguments.figures)
+            draw(kept, by_subject(map(read_json, sorted(RACES.glob("*.json")))), arguments.figures)
             places = None if arguments.queue is None else [Path(each) for each in arguments.queue.split(",")]
             tell_missing(kept, places)

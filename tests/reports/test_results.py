@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deebert.base.errors import UserError
-from deebert.figures.results import draw_results
+from deebert.figures.results import Times, draw_results, draw_times
 from deebert.reports.results import (
     Result,
     by_comparison,
@@ -71,7 +71,9 @@ def test_seeds_are_averaged_and_ways_kept_apart() -> None:
     assert "| cut to 2 layers | 1 |  | 90.0 | 85.6 | 83.3 |  | 50.0 |" in text, "never within half a point"
     assert "| cut to 1 layers | 1 |  |  |  | 90.0 |  | 75.0 |" in text, "exactly a point below"
     assert "\ndvc exp run --queue -S dataset=RTE -S finetune_backbone.epochs=3 -S seed=1,2\n" in text
-    assert "(results/rte-bert-base.svg)" in text
+    assert "(results/rte-bert-base.svg)" in text and "-time.svg" not in text
+    raced = results_section({str(number): run for number, run in enumerate(runs)}, {("RTE", "bert-base")})
+    assert "(results/rte-bert-base-time.svg)" in raced
 
 
 def test_the_deepest_model_is_shown_first() -> None:
@@ -179,6 +181,22 @@ def test_the_figure_has_a_curve_for_each_way_and_a_band_for_seeds() -> None:
     (band,) = ax.collections
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(91 + 100 * np.std([0, 0.02], ddof=1))
     assert shorter.get_markevery() == [0] and tuple(shorter.get_xydata()[0]) == pytest.approx((50, 90))
+    check_texts(figure)
+
+
+def test_the_figure_of_time_goes_as_far_as_was_measured() -> None:
+    """Early exit lies on a line through what was measured, a cut model at its own time, and the whole one at its."""
+    runs = [make_result(lift=lift).curve_of(4) for lift in (0.0, 0.02)]
+    curves = {"full_depth": runs, "cut to 2 layers": [make_result(truncate_to=2).curve_of(4)]}
+    curves["cut to 1 layers"] = [make_result(truncate_to=1).curve_of(4)]  # of which no time is known
+    times = Times([(0.0, 9.0), (0.3, 6.5), (0.3, 5.5), (0.6, 3.0)], {2: 4.0}, 7.0, "one thread", "ONNX Runtime")
+    header = {"task": "RTE", "model": "bert-base", "metric": "accuracy"}
+    figure = draw_times(header, curves, {"cut to 2 layers": 2, "cut to 1 layers": 1}, times)
+    (ax,) = figure.axes
+    early, cut, whole = ax.get_lines()
+    assert tuple(early.get_xydata()[0]) == pytest.approx((9, 91))
+    assert tuple(early.get_xydata()[-1]) == pytest.approx((3, 91 - 10 * 0.6 / 0.75))
+    assert tuple(cut.get_xydata()[0]) == pytest.approx((4, 90)) and tuple(whole.get_xydata()[0]) == (7, 91)
     check_texts(figure)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deebert.reports.rivals import rivals_section, rivals_table
+from deebert.reports.rivals import rivals_section, rivals_table, times_of
 
 ABOUT = {"task": "RTE", "model": "bert-base", "metric": "f1", "split": "test", "n": 1277, "num_layers": 6, "rounds": 5}
 ABOUT |= {"device": "AMD EPYC", "cores": 2, "versions": {"torch": "2.13.0"}, "left_out": {"OpenVINO bf16": "no bf16"}}
@@ -48,6 +48,21 @@ def test_each_contender_has_a_line_of_both_modes() -> None:
     assert lines[0].startswith("RTE, bert-base: 1,277 sentences of test, 6 layers.")
     assert lines[-1] == "- OpenVINO bf16 took no part: no bf16."
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_times_are_of_our_fastest_way_one_at_a_time() -> None:
+    """With as few threads as were tried, in the precision that the model was made for."""
+    slower = [
+        row("plain", "DeeBERT in PyTorch", "batch_1", layers_saved_frac=0.0, ms=1.0),
+        row("early_exit", "DeeBERT in PyTorch", "batch_1", layers_saved_frac=0.5, ms=9.0),
+        row("plain", "DeeBERT", "batch_1", precision="fp32", layers_saved_frac=0.0, ms=0.1),
+        row("early_exit", "DeeBERT", "batch_1", threads=2, layers_saved_frac=0.5, ms=0.1),
+    ]
+    race = {**RESULT, "precision": "int8", "rows": RESULT["rows"] + slower}
+    times = times_of(race)
+    assert sorted(times.early_exit) == [(0.0, 4.0), (0.5, 4.0)]
+    assert (times.cut, times.whole, times.whole_told) == ({3: 4.5}, 4.0, "ONNX Runtime int8")
+    assert times.told == "DeeBERT int8, threads: 1, AMD EPYC"
 
 
 @pytest.mark.parametrize(

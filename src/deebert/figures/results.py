@@ -1,12 +1,15 @@
-"""Score against layers saved over several runs: a curve for each way, and for models that were cut."""
+"""Score against layers saved, and against time, over several runs: a curve for each way, and models that were cut."""
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deebert.figures.drawing import BLUE, ORANGE, metric_name, new_figure, set_score_axis, styled
+from deebert.figures.drawing import BLUE, INK, ORANGE, metric_name, new_figure, set_score_axis, styled
 
 COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 STEPS = 101  # points of a curve
@@ -15,9 +18,36 @@ Points = Sequence[Sequence[float]]
 Seeds = Sequence[Points]
 
 
+@dataclass(frozen=True)
+class Times:
+    """What a sentence takes, in ms, one at a time.
+
+    Attributes:
+        early_exit: (share of the layers saved, ms) as measured, in any order.
+        cut: layers of a model that was cut -> ms.
+        whole: of the whole model, where it is fastest.
+        told: what was measured on what.
+        whole_told: what the whole model runs in.
+    """
+
+    early_exit: Sequence[tuple[float, float]]
+    cut: Mapping[int, float]
+    whole: float
+    told: str
+    whole_told: str
+
+    @property
+    def most_saved(self) -> float:
+        return max(saved for saved, _ in self.early_exit)
+
+    def of(self, saved: np.ndarray) -> np.ndarray:
+        """Of early exit, on the straight line that is nearest to what was measured (least squares)."""
+        return np.polyval(np.polyfit(*np.array(self.early_exit).T, 1), saved)
+
+
 @styled
 def draw_results(header: Mapping[str, Any], curves: Mapping[str, Seeds], cut: Collection[str]) -> Figure:
-    """One panel. Of several seeds the mean is drawn, within one standard deviation.
+    """Score against layers saved. Of several seeds the mean is drawn, within one standard deviation.
 
     Args:
         header: `task, model, metric`.
@@ -26,28 +56,74 @@ def draw_results(header: Mapping[str, Any], curves: Mapping[str, Seeds], cut: Co
             marked.
     """
     figure = new_figure("Score against layers saved", dict(header), (7.5, 5.6))
-    ax = figure.add_subplot()
-    shown: list[float] = []
-    for number, (name, seeds) in enumerate(curves.items()):
-        low, high = max(seed[0][0] for seed in seeds), min(max(saved for saved, _ in seed) for seed in seeds)
-        steps = np.linspace(low, high, STEPS)
-        scores = np.array([_along(seed, steps) for seed in seeds])  # (seeds, steps)
-        look = {"color": COLORS[number % len(COLORS)]}
+    ax, shown = figure.add_subplot(), []
+    for (name, seeds), color in zip(curves.items(), itertools.cycle(COLORS)):
+        saved = np.linspace(*_range(seeds), STEPS)
+        look: dict[str, Any] = {"color": color, "label": _told(name, seeds)}
         if name in cut:
             look |= {"linestyle": "--", "marker": "D", "markevery": [0], "markersize": 6, "linewidth": 1.2}
-        told = f"{name}, {len(seeds)} seeds" if len(seeds) > 1 else name
-        ax.plot(100 * steps, scores.mean(axis=0), **look, label=told)
-        if len(seeds) > 1:
-            spread = scores.std(axis=0, ddof=1)
-            band = (scores.mean(axis=0) - spread, scores.mean(axis=0) + spread)
-            ax.fill_between(100 * steps, *band, color=look["color"], alpha=0.2, linewidth=0)
-        shown += scores.ravel().tolist()
+        shown.append(_along(seeds, saved))
+        _draw_curve(ax, 100 * saved, shown[-1], **look)
     ax.set(xlabel="layers saved (%)", ylabel=f"{metric_name(header['metric'])} (%)")
-    set_score_axis(ax, shown)
-    figure.legend(loc="outside lower center", ncols=2)
+    _finish(figure, ax, shown)
     return figure
 
 
-def _along(points: Points, steps: np.ndarray) -> np.ndarray:
-    """Scores in percent at `steps` shares of the layers saved, on straight lines between the points."""
-    return 100 * np.interp(steps, *np.array(sorted(points)).T)
+@styled
+def draw_times(header: Mapping[str, Any], curves: Mapping[str, Seeds], cut: Mapping[str, int], times: Times) -> Figure:
+    """Score against time, in the colours of `draw_results`. Early exit is drawn as far as its time was measured.
+
+    Args:
+        header, curves: as there.
+        cut: layers of models that were cut. Those whose time was measured are marked, without early exit.
+    """
+    figure = new_figure("Score against time", dict(header), (7.5, 5.6))
+    ax, shown = figure.add_subplot(), []
+    for (name, seeds), color in zip(curves.items(), itertools.cycle(COLORS)):
+        low, high = _range(seeds)
+        look: dict[str, Any] = {"color": color, "label": _told(name, seeds)}
+        if name not in cut:
+            saved = np.linspace(low, min(high, times.most_saved), STEPS)
+            shown.append(_along(seeds, saved))
+            _draw_curve(ax, times.of(saved), shown[-1], **look)
+        elif cut[name] in times.cut:
+            shown.append(_along(seeds, np.array([low])))
+            spread = shown[-1].std(ddof=1) if len(seeds) > 1 else None
+            ax.errorbar(times.cut[cut[name]], shown[-1].mean(), spread, marker="D", linestyle="None", **look)
+    whole = next((seeds for name, seeds in curves.items() if name not in cut), None)
+    if whole:
+        ax.plot(
+            times.whole, _along(whole, np.zeros(1)).mean(), "o", color=INK, label=f"no early exit, {times.whole_told}"
+        )
+    ax.set(xlabel=f"time of a sentence (ms), {times.told}", ylabel=f"{metric_name(header['metric'])} (%)")
+    ax.set_xlim(left=0)
+    _finish(figure, ax, shown)
+    return figure
+
+
+def _range(seeds: Seeds) -> tuple[float, float]:
+    """Shares of the layers saved that all of them have."""
+    return max(seed[0][0] for seed in seeds), min(max(saved for saved, _ in seed) for seed in seeds)
+
+
+def _told(name: str, seeds: Seeds) -> str:
+    return f"{name}, {len(seeds)} seeds" if len(seeds) > 1 else name
+
+
+def _draw_curve(ax: Axes, x: np.ndarray, scores: np.ndarray, **look: Any) -> None:
+    """The mean over seeds of `scores` (seeds, steps), in percent, and where there are several a band around it."""
+    mean = scores.mean(axis=0)
+    ax.plot(x, mean, **look)
+    if len(scores) > 1:
+        spread = scores.std(axis=0, ddof=1)
+        ax.fill_between(x, mean - spread, mean + spread, color=look["color"], alpha=0.2, linewidth=0)
+
+
+def _along(seeds: Seeds, saved: np.ndarray) -> np.ndarray:
+    """Scores in percent (seeds, shares) at shares of the layers saved, on straight lines between the points."""
+    return np.array([100 * np.interp(saved, *np.array(sorted(points)).T) for points in seeds])
+
+
+def _finish(figure: Figure, ax: Axes, shown: Sequence[np.ndarray]) -> None:
+    set_score_axis(ax, np.concatenate([scores.ravel() for scores in shown]).tolist())
+    figure.legend(loc="outside lower center", ncols=2)

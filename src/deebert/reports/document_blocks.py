@@ -17,7 +17,7 @@ from deebert.exits.table import CRITERIA
 from deebert.figures.drawing import metric_name
 from deebert.reports.markdown import table
 from deebert.reports.results import Result, deepest_table, read_results, results_section
-from deebert.reports.rivals import rivals_section
+from deebert.reports.rivals import by_subject, rivals_section
 
 METRICS = ("benchmark",)
 PLOTS = ("benchmark", "certificates", "choice", "layers", "leavers", "sweep")
@@ -248,7 +248,7 @@ def rivals(run: Run) -> str:
 
 def results(run: Run) -> str:
     """What git keeps of other runs: figures, tables, commands."""
-    return results_section(run.results)
+    return results_section(run.results, by_subject(run.rivals.values()))
 
 
 def deepest(run: Run) -> str:

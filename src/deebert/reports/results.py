@@ -7,7 +7,7 @@ the machine. It has no samples and no weights. Runs that differ in nothing but t
 import json
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -255,8 +255,8 @@ def deepest_table(results: Mapping[str, Result]) -> str:
     return _table(main_ways(groups)) if groups else NOTHING
 
 
-def results_section(results: Mapping[str, Result]) -> str:
-    """For each task and model a heading, the figure, a table and the commands."""
+def results_section(results: Mapping[str, Result], raced: Collection[tuple[str, str]] = ()) -> str:
+    """For each task and model a heading, the figures, a table and the commands; of those `raced` a figure of time."""
     parts = []
     for (task, model), groups in by_comparison(results.values()).items():
         members = list(chain.from_iterable(groups.values()))
@@ -269,10 +269,19 @@ def results_section(results: Mapping[str, Result]) -> str:
             " model's layers saved; then the share (%) saved at a loss of so many points against the first row's full"
             " depth. ± is one standard deviation over seeds.",
             _table(groups),
+            *([_times_told(about, figure_name(task, model))] if (task, model) in raced else []),
             "\n".join(["```bash", *commands, "```"]),
             _made_on(members),
         ]
     return "\n\n".join(parts) or NOTHING
+
+
+def _times_told(about: str, figure: str) -> str:
+    return (
+        f"![Score against time: {about}](results/{figure}-time.svg)\n\nScores are of the runs above. Times are of one"
+        " model of this kind, in [a race](speed.md#against-what-people-deploy), one sentence at a time. Those of early"
+        " exit lie on the straight line that is nearest to what was measured."
+    )
 
 
 def figure_name(task: str, model: str) -> str:

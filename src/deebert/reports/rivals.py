@@ -1,10 +1,11 @@
 """The table of `make rivals`: early exit beside what a person could run instead, in Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deebert.base.rows import Row
 from deebert.figures.drawing import metric_name
+from deebert.figures.results import Times
 from deebert.figures.rivals import MODES, cut_line
 from deebert.reports.markdown import table
 
@@ -33,6 +34,27 @@ def rivals_table(result: Mapping[str, Any]) -> str:
             lines += _equal_times([row for row in here if row["mode"] == mode])
     lines += ["", *(f"- {name} took no part: {why}." for name, why in result["left_out"].items())]
     return "\n".join(lines).rstrip()
+
+
+def by_subject(races: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """(task, model) -> its race."""
+    return {(race["task"], race["model"]): race for race in races}
+
+
+def times_of(race: Mapping[str, Any]) -> Times:
+    """What sentences took one at a time, with as few threads as were tried, by the fastest of our ways."""
+    threads = min(row["threads"] for row in race["rows"])
+    rows = [row for row in race["rows"] if (row["mode"], row["threads"]) == ("batch_1", threads)]
+    own = [row for row in rows if row["kind"] in ("plain", "early_exit") and row["precision"] == race["precision"]]
+    way = min((row for row in own if row["kind"] == "early_exit"), key=lambda row: row["ms"])["library"]
+    whole = min((row for row in rows if row["kind"] == "rival"), key=lambda row: row["ms"])
+    return Times(
+        [(row["layers_saved_frac"], row["ms"]) for row in own if row["library"] == way],
+        {row["layers"]: row["ms"] for row in rows if row["kind"] == "cut"},
+        whole["ms"],
+        f"{way} {race['precision']}, threads: {threads}, {race['device']}",
+        name_of(whole),
+    )
 
 
 def _table(rows: Sequence[Row], metric: str) -> str:
