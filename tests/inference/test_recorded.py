@@ -265,7 +265,7 @@ def test_it_is_pickled_without_what_was_recorded() -> None:
     np.testing.assert_array_equal(received.exit_layers, expected.exit_layers)
 
 
-def test_each_size_and_criterion_is_recorded_once() -> None:
+def test_each_size_and_criterion_is_recorded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs of the latest few criteria are kept, so that memory does not grow with each new threshold."""
     made_graphs = []
 
@@ -290,6 +290,11 @@ def test_each_size_and_criterion_is_recorded_once() -> None:
     assert len(made_graphs) == 1 + 2 * recorded.CRITERIA_KEPT * LAYERS
     engine.answer(encoded)  # long out of use
     assert len(made_graphs) == 2 + 2 * recorded.CRITERIA_KEPT * LAYERS
+    monkeypatch.setattr(recorded, "GRAPHS_KEPT", 2)  # of three sizes: what was used longest ago goes
+    for length, is_new in ((20, True), (7, False), (40, True), (7, False), (20, True)):
+        before = len(made_graphs)
+        engine.answer(sentences("bert", [length]))
+        assert (len(made_graphs) > before) is is_new, length
 
 
 def test_a_gpu_that_says_nothing_is_an_error() -> None:

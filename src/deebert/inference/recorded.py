@@ -40,6 +40,7 @@ from deebert.inference.packs import cut_by_tokens
 MOST_TOKENS = 32768  # at once, a power of 2; bounds the memory: at bert-base's width some 1.3 GiB
 MANY_TOKENS = 16384  # from here on a wait is shorter than a layer for those who leave
 CRITERIA_KEPT = 4  # whose graphs are kept; each is one of its own, for it holds the thresholds
+GRAPHS_KEPT = 4096  # of each, those used last; calls of up to 64 sentences have some 2000 sizes
 _A_SAMPLE = 2**32  # what stands for one in a number that counts samples and tokens together
 _NOBODYS = MOST_TOKENS  # row
 _UNSEEN = -1
@@ -87,7 +88,7 @@ class _Graphs:
 
     def __init__(self, criterion: Criterion, num_layers: int, num_labels: int, device: torch.device) -> None:
         self.criterion = criterion
-        self.by_size: dict[tuple[Any, ...], Callable[[], None]] = {}
+        self.by_size: OrderedDict[tuple[Any, ...], Callable[[], None]] = OrderedDict()
         self.ramps = [layer for layer in range(1, num_layers) if criterion.reads(layer)]
         self.states = {0: criterion.start(MOST_TOKENS, device)}
         nothing, state = torch.zeros(1, num_labels, dtype=torch.float32, device=device), self.states[0][:1]
@@ -174,10 +175,11 @@ class Recorded:
             self._looks[:] = _UNSEEN
             for number, span in enumerate(graphs.alone if tokens >= MANY_TOKENS else graphs.beside):
                 size = span, number % 2, _power_of_two(samples), _size(tokens), longest, () if number else names
-                if size in graphs.by_size:
-                    graphs.by_size[size]()
-                else:
-                    graphs.by_size[size] = self._cuda.record(partial(self._run, graphs, *size))
+                known = size in graphs.by_size
+                record = partial(self._cuda.record, partial(self._run, graphs, *size))
+                again = _latest(graphs.by_size, size, record, GRAPHS_KEPT)
+                if known:  # else it has just been done
+                    again()
                 if span.ramp:
                     left, tokens = divmod(self._look(span.ramp), _A_SAMPLE)
                     if not left:
@@ -194,13 +196,8 @@ class Recorded:
         return self._attention.most_samples(self._longest(tokens))
 
     def _graphs_of(self, criterion: Criterion) -> _Graphs:
-        if criterion not in self._of_criteria:
-            made = _Graphs(criterion, len(self._layers), self._config.num_labels, self._device)
-            self._of_criteria[criterion] = made
-            if len(self._of_criteria) > CRITERIA_KEPT:
-                self._of_criteria.popitem(last=False)
-        self._of_criteria.move_to_end(criterion)
-        return self._of_criteria[criterion]
+        make = partial(_Graphs, criterion, len(self._layers), self._config.num_labels, self._device)
+        return _latest(self._of_criteria, criterion, make, CRITERIA_KEPT)
 
     def _give(self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, size: int) -> None:
         """Lay the inputs out for the first graph: a row of `size` numbers for each, after that of who is there."""
@@ -293,6 +290,16 @@ class Recorded:
     def _write(self, rows: Tensor, logits: Tensor, layer: int) -> None:
         self._answers[:, :-1].index_copy_(0, rows, logits)
         self._answers[:, -1].index_fill_(0, rows, layer)
+
+
+def _latest(kept: OrderedDict[Any, Any], key: Any, make: Callable[[], Any], most: int) -> Any:
+    """What is kept under the key; made, where it is not there. Of more than `most`, what was used longest ago goes."""
+    if key not in kept:
+        kept[key] = make()
+        if len(kept) > most:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key]
 
 
 def _begin(left: Tensor, bounds: Tensor) -> None:
