@@ -110,7 +110,7 @@ class Varlen(Attention):
     least_longest = 128  # it does as much for fewer tokens
 
     def most_samples(self, longest: int) -> int:
-        return PACK_TOKENS
+        return PACK_TOKENS  # as many as there can be in a pack
 
     def all(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, sentences: Sentences) -> Tensor:
         bounds, longest = sentences.bounds, sentences.longest
