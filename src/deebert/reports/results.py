@@ -280,7 +280,8 @@ def _times_told(about: str, figure: str) -> str:
     return (
         f"![Score against time: {about}](results/{figure}-time.svg)\n\nScores are of the runs above. Times are of one"
         " model of this kind, in [a race](speed.md#against-what-people-deploy), one sentence at a time. Those of early"
-        " exit lie on the straight line that is nearest to what was measured."
+        " exit lie on the straight line that is nearest to what was measured. Where the race is in another precision"
+        " than the runs, scores differ a little: see the rows of that precision."
     )
 
 
