@@ -57,6 +57,8 @@ def test_times_are_of_our_fastest_way_one_at_a_time() -> None:
         row("early_exit", "DeeBERT in PyTorch", "batch_1", layers_saved_frac=0.5, ms=9.0),
         row("plain", "DeeBERT", "batch_1", precision="fp32", layers_saved_frac=0.0, ms=0.1),
         row("early_exit", "DeeBERT", "batch_1", threads=2, layers_saved_frac=0.5, ms=0.1),
+        row("rival", "OpenVINO", "batch_1", ms=9.0),
+        row("cut", "OpenVINO", "batch_1", layers=3, ms=8.0),  # where all at once it is the fastest
     ]
     race = {**RESULT, "precision": "int8", "rows": RESULT["rows"] + slower}
     times = times_of(race)

@@ -50,7 +50,7 @@ def times_of(race: Mapping[str, Any]) -> Times:
     whole = min((row for row in rows if row["kind"] == "rival"), key=lambda row: row["ms"])
     return Times(
         [(row["layers_saved_frac"], row["ms"]) for row in own if row["library"] == way],
-        {row["layers"]: row["ms"] for row in rows if row["kind"] == "cut"},
+        {row["layers"]: row["ms"] for row in cut_line(rows)[:-1]},
         whole["ms"],
         f"{way} {race['precision']}, threads: {threads}, {race['device']}",
         name_of(whole),
