@@ -153,6 +153,17 @@ def test_a_line_per_epoch(caplog: pytest.LogCaptureFixture) -> None:
         )
 
 
+def test_a_line_per_checkpoint(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a log tells how far it is, and when it will end."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("DEEBERT_CHECKPOINT_EVERY_S", "0")
+    tuned(dataclasses.replace(PLAN, recipe=dataclasses.replace(RECIPE, epochs=0.7)))
+    *told, last = [record.getMessage() for record in caplog.records]
+    for line, step in zip(told, range(1, 5), strict=True):
+        assert re.fullmatch(rf"step {step} of 5 is saved, about \d+ minutes left", line)
+    assert last.startswith("epoch 0.833 of 0.7")
+
+
 @pytest.mark.parametrize("steps", [1, 7, CURVE_POINTS, 149, 1000])
 def test_points_of_the_curve(steps: int) -> None:
     """At most CURVE_POINTS spans, as even as can be, that cover every step once."""

@@ -186,12 +186,15 @@ def _check_case(name: str, place: str | Path, tokenizer: PreTrainedTokenizerBase
 
     From `vocab.txt` alone it makes a tokenizer that turns all letters into small ones, even if the model knows others.
     """
+    if any(_has(place, file, revision) for file in TOKENIZER_SETTINGS):
+        return
     normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
     if normalizer is None or normalizer.normalize_str("A") == "A":
         return
-    words = (word for word in tokenizer.get_vocab() if word not in tokenizer.all_special_tokens and word[0] != "[")
-    capital = next((word for word in words if any(letter in CAPITALS for letter in word)), None)
-    if capital and not any(_has(place, file, revision) for file in TOKENIZER_SETTINGS):
+    special = frozenset(tokenizer.all_special_tokens)
+    words = (word for word in tokenizer.get_vocab() if word not in special and word[0] != "[")
+    capital = next((word for word in words if not CAPITALS.isdisjoint(word)), None)
+    if capital:
         raise UserError(
             f"model {name}: vocab.txt has words with capital letters, such as {capital!r}, and nothing says to keep"
             f" them; expected tokenizer_config.json with do_lower_case, or tokenizer.json"

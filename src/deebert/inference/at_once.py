@@ -41,16 +41,20 @@ class Sentences:
         return self.bounds[:-1]
 
     @cached_property
+    def each(self) -> Tensor:
+        """Number of each token, (T,) int32."""
+        return torch.arange(self.tokens, dtype=torch.int32, device=self.bounds.device)
+
+    @cached_property
     def whose(self) -> Tensor:
         """Which sentence each token is of, (T,) int32; behind the last one's end anyone's."""
-        each = torch.arange(self.tokens, dtype=torch.int32, device=self.bounds.device)
-        return torch.searchsorted(self.bounds[1:], each, right=True, out_int32=True).clamp_(max=len(self.firsts) - 1)
+        ends = self.bounds[1:]
+        return torch.searchsorted(ends, self.each, right=True, out_int32=True).clamp_(max=len(ends) - 1)
 
     @cached_property
     def positions(self) -> Tensor:
         """Position of each token in its sentence, (T,) int32; behind the last one's end any that there is."""
-        each = torch.arange(self.tokens, dtype=torch.int32, device=self.bounds.device)
-        return (each - self.firsts.index_select(0, self.whose)).clamp_(max=self.longest - 1)
+        return (self.each - self.firsts.index_select(0, self.whose)).clamp_(max=self.longest - 1)
 
     @cached_property
     def there(self) -> Tensor:

@@ -283,9 +283,9 @@ class Recorded:
             bounds_then.copy_(bounds)
             return None
         _begin(left_then, bounds_then)
-        whose = Sentences(bounds_then, len(hidden), 0).whose
-        moved = (bounds[:-1] - bounds_then[:-1]).index_select(0, whose)
-        return (torch.arange(len(hidden), dtype=torch.int32, device=self._device) + moved).clamp_(max=len(hidden) - 1)
+        stay = Sentences(bounds_then, len(hidden), 0)
+        moved = (bounds[:-1] - bounds_then[:-1]).index_select(0, stay.whose)
+        return (stay.each + moved).clamp_(max=len(hidden) - 1)
 
     def _write(self, rows: Tensor, logits: Tensor, layer: int) -> None:
         self._answers[:, :-1].index_copy_(0, rows, logits)

@@ -9,6 +9,7 @@ and the number of the step.
 import dataclasses
 import logging
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,7 @@ class _Run:
     """A fine-tuning on its way: the number of steps done, their losses, and the curve so far."""
 
     training: Training  # of the phase that is under way
+    began: tuple[int, float]  # after which step, and when, in seconds
 
     def __init__(self, model: PreTrainedModel, plan: Plan, checkpoints: Checkpoints) -> None:
         self.model, self.plan, self.checkpoints = model, plan, checkpoints
@@ -94,6 +96,7 @@ class _Run:
     def to_the_end(self, asked_to_stop: Callable[[], Stop | None]) -> list[Row]:
         """Make all steps from the last checkpoint on; returns the curve."""
         saved = self._find()
+        self.began = self.done, time.monotonic()
         options = {"desc": "fine-tuning", "unit": "step", "disable": None if processes.rank() == 0 else True}
         with tqdm(total=self.steps, initial=self.done, **options) as bar, logging_redirect_tqdm():
             for phase in phases(self.plan, self.steps):
@@ -181,6 +184,10 @@ class _Run:
         stop, is_due = processes.agree(asked or 0, is_due)
         if stop or is_due or self.done == self.steps:
             processes.on_first(self._save)
+        if is_due and self.done < self.steps and processes.rank() == 0:  # a log has no progress bar
+            start, began = self.began
+            minutes = (time.monotonic() - began) / (self.done - start) * (self.steps - self.done) / 60
+            log.info("step %d of %d is saved, about %.0f minutes left", self.done, self.steps, minutes)
         if stop:
             state = f"step {self.done} of {self.steps} is saved, and the next run goes on from there"
             raise stopped(STAGE, Stop(stop), state)
