@@ -20,7 +20,7 @@ from deebert.figures.speed import draw_time
 from deebert.inference.clock import benchmark_metrics, benchmark_rows
 from deebert.inference.engine import Engine
 from deebert.inference.precisions import recorded, resolve
-from deebert.model import DeeBert
+from deebert.model import DeeBert, fingerprint
 from deebert.settings.benchmark import Benchmark
 from deebert.settings.reading import read_section
 
@@ -33,6 +33,7 @@ def main(data_folder: Path, model_folder: Path, sweep: Path, plots: Path, metric
     if len(frame) > settings.samples:
         frame = frame.iloc[np.linspace(0, len(frame) - 1, settings.samples).round().astype(int)]
     model, tokenizer = DeeBert.load(model_folder)
+    weights = fingerprint(model.state_dict())  # before the engine packs them
     about = read_json(model_folder / "training.json")
     if threads := settings.threads or about.get("cpu_threads"):
         torch.set_num_threads(threads)
@@ -48,7 +49,7 @@ def main(data_folder: Path, model_folder: Path, sweep: Path, plots: Path, metric
     metrics = benchmark_metrics(task.name, rows, threshold, engine)
     write_json(plots / "benchmark.json", rows)
     save(draw_time({"task": task.name, "model": about["model"]}, metrics, rows), plots / "benchmark.svg")
-    write_json(metrics_file, metrics)
+    write_json(metrics_file, {**metrics, "weights": weights})
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ CHOICE = {
 }
 BENCHMARK = {
     "task": "RTE",
+    "weights": "0123456789ab",
     "n": 277,
     "device": "AMD EPYC",
     "threads": 2,
@@ -229,17 +230,11 @@ def test_metrics_of_the_model_are_read(tmp_path: Path) -> None:
     [
         ("layers", {"task": "MRPC"}, "layers.json: metrics of another model: task MRPC; expected RTE, the model's"),
         ("sweep", {"task": "MRPC"}, "sweep.json: metrics of another model: task MRPC; expected RTE, the model's"),
-        ("benchmark", {"task": "MRPC"}, "benchmark.json: metrics of another model: task MRPC; expected RTE"),
         ("layers", {"num_layers": 6}, "layers.json: metrics of another model: num_layers 6; expected 12, the model's"),
         ("layers", {"weights": "ff"}, "metrics of another model: weights ff; expected 0123456789ab, the model's"),
         ("sweep", {"n": 5}, "sweep.json: metrics of another model: n 5; expected 1277, as in layers.json"),
         ("choice", {"n": 5}, "choice.json: metrics of another model: n 5; expected 1277, as in sweep.json"),
         ("sweep", {"full_score": 0.7}, "full_score 0.7; expected 0.6812, as in layers.json"),
-        (
-            "benchmark",
-            {"threshold": 0.2},
-            "benchmark.json: threshold 0.2 is none of sweep.json's; `dvc repro` makes it",
-        ),
     ],
 )
 def test_metrics_of_another_model(tmp_path: Path, name: str, change: dict[str, Any], told: str) -> None:
@@ -248,6 +243,17 @@ def test_metrics_of_another_model(tmp_path: Path, name: str, change: dict[str, A
     with pytest.raises(UserError) as caught:
         read_metrics(tmp_path, ABOUT)
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"weights": "ff"}, {"weights": None}, {"threshold": 0.2}])
+def test_times_of_another_run_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
+) -> None:
+    """A line says so. The clock's stage may have been left out since."""
+    write(tmp_path, ALL | {"benchmark": BENCHMARK | change})
+    assert read_metrics(tmp_path, ABOUT) == {name: ALL[name] for name in ("layers", "sweep", "choice")}
+    [told] = (record.getMessage() for record in caplog.records)
+    assert told == f"{tmp_path / 'benchmark.json'}: is not of the run whose metrics were read; times are left out"
 
 
 def plotted(full_score: float, layers: int = 12) -> list[dict[str, Any]]:

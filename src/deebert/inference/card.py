@@ -54,11 +54,12 @@ ROWS = (
     ("drop", ("sweep", "threshold_at"), ("sweep", "layers_saved_at"), ("choice", "cross_fitted_score_at")),
     ("risk", ("choice", "certified_threshold_at"), ("choice", "certified_layers_saved_at")),
 )
+LEFT_OUT = "%s: is not of the run whose metrics were read; %s are left out"
 SEAL = "\n<!-- unedited card of deebert, sha256 of all above: {} -->\n"
 
 
 def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The pipeline's metrics in `folder`, by name: `layers`, `sweep`, `choice` and, if it was run, `benchmark`.
+    """The pipeline's metrics in `folder`, by name: `layers`, `sweep`, `choice` and, where it is of the run, `benchmark`.
 
     Where the run's `plots` lie beside them, `layer_scores` are each layer's, by layer.
 
@@ -69,8 +70,6 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
         UserError: missing, damaged, of another model, or not all of one run.
     """
     metrics = {name: read_json(folder / f"{name}.json") for name in ("layers", "sweep", "choice")}
-    if (folder / "benchmark.json").exists():
-        metrics["benchmark"] = read_json(folder / "benchmark.json")
     for name, content in metrics.items():
         _check_content(folder / f"{name}.json", content, NEEDED[name])
         _check_same(folder, name, "task", content["task"], about.get("task"), "the model's")
@@ -81,8 +80,8 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
     for key in ("n", "full_score"):
         _check_same(folder, "sweep", key, sweep[key], layers[key], "as in layers.json")
     _check_same(folder, "choice", "n", metrics["choice"]["n"], sweep["n"], "as in sweep.json")
-    if "benchmark" in metrics and (timed := metrics["benchmark"]["threshold"]) not in sweep["threshold_at"].values():
-        raise UserError(f"{folder / 'benchmark.json'}: threshold {timed} is none of sweep.json's; `dvc repro` makes it")
+    if (timed := folder / "benchmark.json").exists() and (times := _times(timed, layers, sweep)):
+        metrics["benchmark"] = times
     if (plotted := folder.absolute().parent / "plots" / "layers.json").exists():
         metrics["layer_scores"] = _plotted_scores(plotted, layers)
     return metrics
@@ -107,6 +106,19 @@ def _check_content(path: Path, content: Any, needed: Mapping[str, str]) -> None:
             raise UserError(f"{path}: {dotted}: {str(found)[:MAX_SHOWN]} is not allowed; expected {kind}")
 
 
+def _times(path: Path, layers: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """What the clock found, in `path`; nothing where it is not of the run that `layers` and `sweep` are of.
+
+    That stage may be left out: `dvc repro plot` leaves the times of the run before where they are.
+    """
+    times = read_json(path)
+    _check_content(path, times, NEEDED["benchmark"])
+    if times.get("weights") == layers["weights"] and times["threshold"] in sweep["threshold_at"].values():
+        return times
+    log.warning(LEFT_OUT, path, "times")
+    return {}
+
+
 def _plotted_scores(path: Path, layers: Mapping[str, Any]) -> dict[int, float]:
     """Score by layer, from the pipeline's rows in `path`; none where they are not of the run that `layers` is of.
 
@@ -120,7 +132,7 @@ def _plotted_scores(path: Path, layers: Mapping[str, Any]) -> dict[int, float]:
         scores = {}
     depth = layers["num_layers"]
     if sorted(scores) != list(range(1, depth + 1)) or round(scores[depth], 4) != layers["full_score"]:
-        log.warning("%s: is not of the run whose metrics were read; scores of layers are left out", path)
+        log.warning(LEFT_OUT, path, "scores of layers")
         return {}
     return dict(sorted(scores.items()))
 
