@@ -59,7 +59,7 @@ SEAL = "\n<!-- unedited card of deebert, sha256 of all above: {} -->\n"
 
 
 def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The pipeline's metrics in `folder`, by name: `layers`, `sweep`, `choice` and, where it is of the run, `benchmark`.
+    """The pipeline's metrics in `folder`, by name: `layers`, `sweep`, `choice` and, if of that run, `benchmark`.
 
     Where the run's `plots` lie beside them, `layer_scores` are each layer's, by layer.
 
