@@ -53,6 +53,7 @@ from deebert.inference.clock import processor_name, race
 from deebert.ramps import PoolerRamps, Ramps
 from deebert.settings.train_ramps import TrainRamps
 from deebert.training.checkpoints import Checkpoints
+from deebert.training.first_token import place_to_cut
 from deebert.training.loop import epoch_batches, finetune, score
 from deebert.training.objective import find
 from deebert.training.objective_names import names
@@ -195,7 +196,8 @@ def spread(ratios: np.ndarray) -> dict[str, float]:
 
 def compare_finetuning(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray], args: Any) -> dict[str, Any]:
     paper = paper_finetuning(copy.deepcopy(model), plan)
-    with Training(copy.deepcopy(model), plan) as ours:
+    own = copy.deepcopy(model)
+    with Training(own, plan, place_to_cut(own)) as ours:
         times = race(paper, ours.step, batches, args.rounds)
         shares = where_it_goes(ours.step, batches, plan)
     paper_s, our_s = times.plain.sum(axis=1), times.early_exit.sum(axis=1)  # (rounds,)
@@ -218,10 +220,11 @@ def compare_objectives(model: PreTrainedModel, plan: Plan, batches: list[np.ndar
     """CPU time of each objective's steps as a multiple of full depth's on the same batches; all take turns."""
     seconds: dict[str, list[list[float]]] = {}
     with ExitStack() as stack:
-        trainings = {
-            name: stack.enter_context(Training(copy.deepcopy(model), dataclasses.replace(plan, objective=find(name))))
-            for name in sorted(names(), key=lambda name: name != "full_depth")
-        }
+        trainings = {}
+        for name in sorted(names(), key=lambda name: name != "full_depth"):
+            own = copy.deepcopy(model)
+            training = Training(own, dataclasses.replace(plan, objective=find(name)), place_to_cut(own))
+            trainings[name] = stack.enter_context(training)
         for number in range(args.rounds + 1):
             for name in trainings:
                 seconds.setdefault(name, []).append([])

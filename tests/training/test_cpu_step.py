@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from deebert.training.cpu_step import ATTENTION, LeanDropout, dropout
-from deebert.training.first_token import first_token_only
+from deebert.training.first_token import first_token_only, place_to_cut
 from tests import tiny
 
 LENGTHS = (7, 3, 12, 1)
@@ -33,7 +33,7 @@ def test_a_step_without_dropout_is_hugging_faces(family: str) -> None:
     lean = tiny.model(family, attention="eager", **NO_DROPOUT[family])
     lean.set_attn_implementation(ATTENTION)
     expected = logits_and_gradients(family, plain)
-    with first_token_only(lean), LeanDropout():
+    with first_token_only(place_to_cut(lean)), LeanDropout():
         found = logits_and_gradients(family, lean)
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
@@ -57,7 +57,7 @@ def test_in_bf16_lean_attention_is_as_good(family: str) -> None:
 def test_the_last_layer_is_whole_again_afterwards(family: str) -> None:
     """After the block, the model computes the states of all tokens."""
     model, inputs = tiny.model(family), tiny.inputs(family, LENGTHS)
-    with first_token_only(model):
+    with first_token_only(place_to_cut(model)):
         assert model.base_model(**inputs)[0].shape[:2] == (len(LENGTHS), 1)
     assert model.base_model(**inputs)[0].shape[:2] == inputs["input_ids"].shape
 

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from deebert.training.cpu_step import ATTENTION
-from deebert.training.first_token import first_token_only
+from deebert.training.first_token import first_token_only, place_to_cut
 from tests import tiny
 
 SHAPE = {
@@ -75,8 +75,9 @@ def test_nothing_changes_but_the_work(family: str, attention: str) -> None:
         model.set_attn_implementation(attention)
     expected = logits_and_gradients(model)
     seen = []
-    with first_token_only(model) as norm:
-        assert name_of(model, norm) == PLACES[family]
+    norm = place_to_cut(model)
+    assert name_of(model, norm) == PLACES[family]
+    with first_token_only(norm):
         last = next(each for each in model.base_model.modules() if isinstance(each, nn.ModuleList) and len(each) == 3)
         widest = max(last[-1].modules(), key=lambda each: getattr(each, "out_features", 0))  # of the feed-forward part
         hook = widest.register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape[1]))
@@ -93,8 +94,7 @@ def test_no_cut_where_other_tokens_are_read(caplog: pytest.LogCaptureFixture) ->
     """A head that reads the mean over tokens leaves no place to cut, and a line says so."""
     caplog.set_level("INFO")
     model = made("modernbert", classifier_pooling="mean")
-    with first_token_only(model) as norm:
-        assert norm is None
+    assert place_to_cut(model) is None
     assert "no cut fits the last layer of ModernBertForSequenceClassification" in caplog.text
 
 
@@ -102,14 +102,12 @@ def test_no_cut_on_trust() -> None:
     """A head of zeros gives the same logits whatever is cut: then nothing is, for nothing could be checked."""
     model = made("bert")
     nn.init.zeros_(model.classifier.weight)
-    with first_token_only(model) as norm:
-        assert norm is None
+    assert place_to_cut(model) is None
 
 
 def test_draws_are_not_disturbed() -> None:
     """Finding the place leaves torch's generator where it was."""
     model = made("bert")
     before = torch.get_rng_state()
-    with first_token_only(model):
-        pass
+    place_to_cut(model)
     assert torch.equal(torch.get_rng_state(), before)

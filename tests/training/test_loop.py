@@ -194,7 +194,7 @@ def test_the_buffer_of_the_words_gradient_changes_no_bit(family: str) -> None:
     weights = []
     for buffers_words in (False, True):
         model = tiny.model(family, layers=2)
-        with Training(model, PLAN, buffers_words) as training:
+        with Training(model, PLAN, buffers_words=buffers_words) as training:
             for step, rows in enumerate(epoch_batches(np.ones(96), 16, 1, 0)):
                 torch.manual_seed(step)
                 training.step(rows)

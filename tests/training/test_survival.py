@@ -229,7 +229,7 @@ def process_of_rank(rank: int, parent: int) -> int | None:
     return None
 
 
-PROGRESS = ("model ", "going on after", "epoch ")  # what a run that is well prints, too
+PROGRESS = ("model ", "going on after", "epoch ", "step ")  # what a run that is well prints, too
 
 
 def newest_step(project: Project) -> int:

@@ -14,29 +14,28 @@ PROBE_SHAPE = (4, 8)  # samples, tokens
 TOLERANCE = 1e-3  # of the spread of logits over the probe's samples; rounding is a thousandth of that
 
 
-@contextlib.contextmanager
-def first_token_only(model: PreTrainedModel) -> Iterator[nn.Module | None]:
-    """Within the block the last layer goes on from its attention with the first token alone, where a cut fits.
+def place_to_cut(model: PreTrainedModel) -> nn.Module | None:
+    """Where the last layer may go on from its attention with the first token alone, as `first_token_only` has it.
+
+    It is found by the weights that the model has now, but holds for all that it may have later.
 
     A head that reads the first token gets the same logits and gradients, and two thirds of a layer's work are saved.
     The place to cut is a norm of the last layer. In a layer with its norms last that is the one behind attention; in
     one with its norms first it is the one before the feed-forward part, whose output is then added to all tokens but
     right for the first alone. The first norm is taken where a cut leaves the logits of random sentences as they were.
 
-    Yields:
-        The norm whose output is cut; None where no cut is possible, which is told in a line.
+    Returns:
+        The norm whose output can be cut; None where no cut is possible, which is told in a line.
     """
     norm = _find(model)
     if norm is None:
         log.info("no cut fits the last layer of %s: it is computed for all tokens", type(model).__name__)
-        yield None
-        return
-    with _cut(norm):
-        yield norm
+    return norm
 
 
 @contextlib.contextmanager
-def _cut(norm: nn.Module) -> Iterator[None]:
+def first_token_only(norm: nn.Module) -> Iterator[None]:
+    """Within the block what follows the norm in its layer is computed for the first token alone."""
     hook = norm.register_forward_hook(lambda module, args, output: output[:, :1])  # (B, T, H) to (B, 1, H)
     try:
         yield
@@ -52,7 +51,7 @@ def _find(model: PreTrainedModel) -> nn.Module | None:
         return None
     for norm in _last_norms(model):
         try:
-            with _cut(norm):
+            with first_token_only(norm):
                 found = _probe(model)
         except (RuntimeError, ValueError, IndexError):  # shapes that do not go together
             continue

@@ -27,6 +27,7 @@ from deebert.data.batches import batches_by_length, shuffled_batches
 from deebert.data.scores import METRICS
 from deebert.training import finite, processes
 from deebert.training.checkpoints import Checkpoints
+from deebert.training.first_token import place_to_cut
 from deebert.training.plan import Phase, Plan, key, phases
 from deebert.training.records import curve_points, environment, whole_steps
 from deebert.training.step import ORDER, STEP, Training, seed
@@ -95,6 +96,7 @@ class _Run:
 
     def to_the_end(self, asked_to_stop: Callable[[], Stop | None]) -> list[Row]:
         """Make all steps from the last checkpoint on; returns the curve."""
+        norm = place_to_cut(self.model)  # by the weights of the start, whether the training was broken off or not
         saved = self._find()
         self.began = self.done, time.monotonic()
         options = {"desc": "fine-tuning", "unit": "step", "disable": None if processes.rank() == 0 else True}
@@ -103,7 +105,7 @@ class _Run:
                 if phase.end < self.done:  # of a phase that has just ended, the state is its own: the weights are there
                     continue
                 plan = dataclasses.replace(self.plan, objective=phase.objective)
-                with Training(self.model, plan) as self.training:
+                with Training(self.model, plan, norm) as self.training:
                     if phase.start < self.done:
                         self._take_up(saved)
                         saved = {}
@@ -137,16 +139,16 @@ class _Run:
 
     def _take_up(self, saved: dict[str, Tensor]) -> None:
         """Go on from the state that the first process has `saved`; all others get it."""
-        changing = self._changing()
+        state = self._state()
         if processes.rank() == 0:
-            for name, tensor in changing.items():
+            for name, tensor in state.items():
                 tensor.data.copy_(saved[name])
         if processes.count() > 1:
-            for tensor in changing.values():
+            for tensor in state.values():
                 distributed.broadcast(tensor.data, src=0)
 
-    def _changing(self) -> dict[str, Tensor]:
-        return {"losses": self.losses, **self.training.changing()}
+    def _state(self) -> dict[str, Tensor]:
+        return {"losses": self.losses, **self.training.state()}
 
     def _step(self, batch: np.ndarray, phase: Phase) -> None:
         steps = phase.end - phase.start
@@ -194,7 +196,7 @@ class _Run:
 
     def _save(self) -> None:
         finite.check_weights(self.training.weights, STAGE, ADVICE)
-        self.checkpoints.save(self.done, self._changing(), {"rows": self.rows})
+        self.checkpoints.save(self.done, self._state(), {"rows": self.rows})
 
 
 def epoch_batches(counts: np.ndarray, batch_size: int, plan_seed: int, epoch: int) -> list[np.ndarray]:

@@ -43,12 +43,16 @@ class Training:
 
     Args:
         plan: its precision is fp32 or bf16, no longer auto.
+        norm: the model's `first_token.place_to_cut`, cut for objectives that read first tokens alone. None = none is.
         buffers_words: keep the gradient of the word embeddings in one lasting buffer where that pays; the values are
             the same to the bit.
     """
 
-    def __init__(self, model: PreTrainedModel, plan: Plan, buffers_words: bool = True) -> None:
+    def __init__(
+        self, model: PreTrainedModel, plan: Plan, norm: nn.Module | None = None, buffers_words: bool = True
+    ) -> None:
         self.model, self.plan, self.device = model, plan, model.device
+        self._norm = norm
         seed(self.device, plan.seed, START)
         self.joint = Joint(model, plan.objective(model).to(self.device))
         if (weights := class_weights(plan.class_weights, plan.train.labels, model.config.num_labels)) is not None:
@@ -69,8 +73,8 @@ class Training:
             if self.device.type == "cpu" and self.model._can_set_attn_implementation():
                 undo.callback(self.model.set_attn_implementation, self.model.config._attn_implementation)
                 self.model.set_attn_implementation(ATTENTION)
-            if self.joint.objective.reads_first_token_alone:
-                undo.enter_context(first_token_only(self.model))
+            if self._norm is not None and self.joint.objective.reads_first_token_alone:
+                undo.enter_context(first_token_only(self._norm))
             if processes.count() > 1:
                 self._module = DistributedDataParallel(self.joint)
                 undo.callback(setattr, self, "_module", self.joint)  # DDP must not outlive the group of processes
@@ -119,14 +123,17 @@ class Training:
             processes.all_reduce(loss)
         return loss / size
 
-    def changing(self) -> dict[str, Tensor]:
-        """Every tensor that a step changes, by name: together with the number of the step, the training's state."""
-        changing = {}
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that a step changes, by name: together with the number of the step, the training's state.
+
+        Weights that are not trained here are of it, too: a phase before may have trained them.
+        """
+        state = {}
         for name, weight in self.joint.named_parameters():
-            if weight in self.optimizer.state:
-                changing[f"weight.{name}"] = weight
-                changing |= {f"{kind}.{name}": tensor for kind, tensor in self.optimizer.state[weight].items()}
-        return changing
+            state[f"weight.{name}"] = weight
+            moments = self.optimizer.state.get(weight, {})
+            state |= {f"{kind}.{name}": tensor for kind, tensor in moments.items()}
+        return state
 
     def _freeze_others(self, undo: contextlib.ExitStack) -> None:
         """Have no gradient made for parameters that are not trained."""
