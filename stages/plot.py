@@ -9,7 +9,8 @@ from deebert.figures.drawing import save
 from deebert.reports.smaller import read_smaller, smaller_rows
 from deebert.settings.download_glue import DownloadGlue
 from deebert.settings.finetune_backbone import FinetuneBackbone
-from deebert.settings.reading import read_section
+from deebert.settings.reading import read_section, read_value
+from deebert.settings.run import PRECISION
 
 PARAMS = Path("params.yaml")
 TABLES = ("sweep", "exits", "entropies", "depths", "bands", "choice", "certificates", "leavers", "calibration")
@@ -23,7 +24,8 @@ def main(
     about = read_json(logits / "about.json")
     layers = read_json(logits / "layers.json")
     rows = {name: read_json(sweep / f"{name}.json") for name in TABLES}
-    rows["sweep"] += smaller_rows(read_smaller(smaller_models), about, read_json(start)["model"], download, finetune)
+    run_of = (about, read_json(start)["model"], download, finetune, read_value(PARAMS, "precision", PRECISION))
+    rows["sweep"] += smaller_rows(read_smaller(smaller_models), *run_of)
     shown = sorted({row["threshold"] for row in rows["exits"]})
     drawn = {
         "tradeoff": evaluation.draw_tradeoff(about, rows["sweep"], rows["bands"], shown),

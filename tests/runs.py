@@ -10,6 +10,7 @@ from deebert.reports.experiments import Experiment, read_experiments
 
 RECIPE = {
     "objective": "full_depth",
+    "class_weights": "none",
     "epochs": "default",
     "learning_rate": "default",
     "batch_size": "default",
@@ -45,7 +46,9 @@ def run(
 ) -> Experiment:
     layers = cut or how.pop("layers", 12)
     rows = plot_rows(full_score, layers, **how)
-    return Experiment(f"{task}-{model}-{seed}", task, model, seed, cut, rows, RECIPE, None)
+    return Experiment(
+        f"{task}-{model}-{seed}", task, model, seed, cut, rows, {**RECIPE, "deployed_precision": "fp32"}, None
+    )
 
 
 class Repository:
@@ -86,5 +89,5 @@ class Repository:
     def read(self, revision: str, path: str) -> str | None:
         return self.files.get((revision, path))
 
-    def experiments(self, *sections: str) -> list[Experiment]:
-        return read_experiments(self.shown, self.read, sections)
+    def experiments(self, **wanted: Any) -> list[Experiment]:
+        return read_experiments(self.shown, self.read, wanted)

@@ -15,16 +15,12 @@ from deebert.base.stage import told_in_one_line
 from deebert.figures import drawing
 from deebert.reports import experiments, paper, paper_figures
 
-SECTIONS = ("train_ramps", "eval_layers", "entropy_sweep")  # in which all runs must be as the working tree
-GRID = (
-    "dvc exp run --queue -S 'dataset=SST-2,MRPC,RTE,QNLI,QQP,MNLI'"
-    " -S 'model=bert-base,roberta-base,bert-large,roberta-large'"
-)
-
 
 def main(table_file: Path, out: Path) -> None:
     table = yaml.safe_load(table_file.read_text(encoding="utf-8"))
-    found = experiments.read_experiments(experiments.show(), experiments.file_of, SECTIONS)
+    shown = experiments.show()
+    wanted = paper.wanted_settings(experiments.params_of(shown[0]))
+    found = experiments.read_experiments(shown, experiments.file_of, wanted)
     runs = paper.with_papers_recipe(found)
     page = [paper.markdown(table, paper.compare(table, runs))]
     for name, figure in paper_figures.draw_all(table, runs).items():
@@ -33,9 +29,9 @@ def main(table_file: Path, out: Path) -> None:
         page.append(f"- {name}: " + (str(drawing.save(figure, path)) if figure else paper.NOT_RUN))
     page += [
         "",
-        "This queues all six tasks with all four models, and `dvc queue start` runs them:",
+        "This queues all six tasks with all four models, in the paper's way, and `dvc queue start` runs them:",
         "",
-        f"    {GRID}",
+        f"    {paper.GRID}",
         "",
     ]
     text = "\n".join(page)

@@ -1,6 +1,7 @@
 """Our experiments beside the paper's table: which ones count, when they agree, and figures from whatever exists."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,36 @@ def test_another_recipe_does_not_count(key: str) -> None:
     repository.add("other", finetune_backbone={**RECIPE, key: 1})
     (other,) = repository.experiments()
     assert paper.with_papers_recipe([other]) == []
+
+
+def test_what_the_page_queues_counts() -> None:
+    """Runs as GRID makes them are the paper's; the same in int8, for exits or with other ramps are not."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    assert paper.GRID.replace("'", "") in (ROOT / "docs/paper.md").read_text(encoding="utf-8").replace("'", "")
+    asked = [option.strip("'").split("=") for option in shlex.split(paper.GRID) if "=" in option]
+    queued = {"precision": params["precision"]} | {key: params[key] for key in ("finetune_backbone", "train_ramps")}
+    for key, value in asked:
+        section, _, setting = key.partition(".")
+        queued |= {section: {**queued[section], setting: value}} if setting else {section: value.split(",")[0]}
+    changes = [
+        {},
+        {"precision": "int8"},
+        {"train_ramps": params["train_ramps"]},
+        {"finetune_backbone": params["finetune_backbone"]},
+        {"finetune_backbone": {**queued["finetune_backbone"], "class_weights": "balanced"}},
+    ]
+    for number, change in enumerate(changes):
+        repository = Repository()
+        content = queued | change
+        repository.add("run", **{key: content[key] for key in ("dataset", "model", "finetune_backbone")})
+        lock = yaml.safe_load(repository.files["run", "dvc.lock"])
+        stages = {"train_ramps": ("precision", "train_ramps"), "eval_layers": (), "entropy_sweep": ()}
+        for stage, more in stages.items():
+            known = params | content
+            lock["stages"][stage] = {"params": {"params.yaml": {key: known[key] for key in {stage, *more}}}}
+        repository.files["run", "dvc.lock"] = yaml.safe_dump(lock)
+        found = paper.with_papers_recipe(repository.experiments(**paper.wanted_settings(params)))
+        assert [(run.task, run.model) for run in found] == ([] if number else [("SST-2", "bert-base")]), change
 
 
 def test_a_seed_counts_once() -> None:

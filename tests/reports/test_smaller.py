@@ -33,6 +33,7 @@ RECIPE = {
     "batch_size": "default",
     "max_length": 128,
     "precision": "auto",
+    "deployed_precision": "fp32",
 }
 ABOUT = {
     "task": "RTE",
@@ -65,7 +66,7 @@ def row(**changed: Any) -> Row:
 def test_rows_become_points_of_the_sweep() -> None:
     """A cut model saves the layers that it lacks, and so does DistilBERT, whatever the seed."""
     rows = [row(), row(seed=1, score=0.65), row(model="distilbert-base", layers=6, accuracy=0.5)]
-    found = smaller_rows(rows, ABOUT, "bert-base", DOWNLOAD, FINETUNE)
+    found = smaller_rows(rows, ABOUT, "bert-base", DOWNLOAD, FINETUNE, "fp32")
     assert all(point["compute_saved_frac"] == point["layers_saved_frac"] for point in found)  # they have no ramps
     columns = ("criterion", "threshold", "score", "accuracy", "layers_saved_frac", "mean_exit_layer", "n", "split")
     assert [tuple(point[key] for key in columns) for point in found] == [
@@ -93,27 +94,29 @@ def test_rows_become_points_of_the_sweep() -> None:
 )
 def test_a_row_of_another_run_is_not_taken(changed: dict[str, Any]) -> None:
     """Task, whole model, metric, samples and every setting must be the run's own, and the model must be smaller."""
-    assert smaller_rows([row(**changed)], ABOUT, "bert-base", DOWNLOAD, FINETUNE) == []
+    assert smaller_rows([row(**changed)], ABOUT, "bert-base", DOWNLOAD, FINETUNE, "fp32") == []
 
 
 @pytest.mark.parametrize("key", FOR_RAMPS)
 def test_a_smaller_model_need_not_be_trained_for_exits(key: str) -> None:
     """It has none, so it stands beside a whole model however that one was trained for its ramps."""
     for value in ("full_depth", "alternating", 0.25):
-        assert len(smaller_rows([row(recipe={**RECIPE, key: value})], ABOUT, "bert-base", DOWNLOAD, FINETUNE)) == 1
+        assert (
+            len(smaller_rows([row(recipe={**RECIPE, key: value})], ABOUT, "bert-base", DOWNLOAD, FINETUNE, "fp32")) == 1
+        )
 
 
 def test_a_cut_run_has_nothing_smaller_beside_it() -> None:
     """A run that is itself cut is no whole model, even if it has as many layers."""
     cut = FinetuneBackbone("alternating", None, "none", 6, None, None, None, 128, "auto")
-    assert smaller_rows([row()], {**ABOUT, "num_layers": 6}, "bert-base", DOWNLOAD, cut) == []
+    assert smaller_rows([row()], {**ABOUT, "num_layers": 6}, "bert-base", DOWNLOAD, cut, "fp32") == []
 
 
 def test_settings_are_compared_by_value() -> None:
     """A rate of 2e-5 is the same however it was written, and a set value is not the default."""
     finetune = FinetuneBackbone("alternating", None, "none", None, 3.0, 0.00002, None, 128, "auto")
     set_alike = row(recipe={**RECIPE, "epochs": 3, "learning_rate": 2e-5})
-    assert len(smaller_rows([set_alike, row()], ABOUT, "bert-base", DOWNLOAD, finetune)) == 1
+    assert len(smaller_rows([set_alike, row()], ABOUT, "bert-base", DOWNLOAD, finetune, "fp32")) == 1
 
 
 def test_the_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_the_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path.write_text(json.dumps(rows))
     assert read_smaller(path) == rows
     assert [each["split"] for each in rows] == ["validation", "test"]
-    assert len(smaller_rows(rows, ABOUT, "bert-base", DOWNLOAD, FINETUNE)) == 1
+    assert len(smaller_rows(rows, ABOUT, "bert-base", DOWNLOAD, FINETUNE, "fp32")) == 1
 
 
 def test_runs_of_smaller_models_are_gathered() -> None:
@@ -156,6 +159,7 @@ def test_rows_are_brought_up_to_date_and_kept() -> None:
         ("RTE", 6, 0.6, "default"),
     ]
     assert merge(known[::-1], [again, other]) == merge(merged, []) == merged
+    assert merge(known, [again, other, row(score=0.5)]) == merged  # the newest comes first
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class Experiment:
         name: as in `Revision`.
         truncate_to: layers left of a backbone that was cut before fine-tuning, else None.
         rows: `sweep`, `layers`, `exits` and `benchmark`, each as `plots/` has it; empty where there is none.
-        recipe: all else that the fine-tuned backbone follows from, see `smaller.recipe_of`.
+        recipe: all else that scores at full depth follow from, see `smaller.recipe_of`.
         backbone: DVC's hash of the fine-tuned model; None where the lock file has none.
     """
 
@@ -146,7 +146,7 @@ def was_run(revision: Revision, read_file: ReadFile, stage: str = "plot") -> boo
 
 
 def read_experiments(
-    shown: Sequence[Mapping[str, Any]], read_file: ReadFile, sections: Sequence[str] = ()
+    shown: Sequence[Mapping[str, Any]], read_file: ReadFile, wanted: Mapping[str, Any] | None = None
 ) -> list[Experiment]:
     """All runs that `shown`, of `show`, knows, newest first; of equal task, model, seed and recipe the newest.
 
@@ -154,21 +154,21 @@ def read_experiments(
     because somebody stopped it on the way, is passed over.
 
     Args:
-        sections: of the working tree's `params.yaml`; runs with other settings there are passed over.
+        wanted: sections of `params.yaml` by name; runs with other settings there are passed over.
     """
     newest: dict[str, Experiment] = {}
-    wanted = {section: params_of(shown[0]).get(section) for section in sections}
     for revision in revisions(shown):
         stages = _stages(revision, read_file)
         params = _chosen(stages) | _params(stages, "finetune_backbone")
         task = dataset_name(params["dataset"]) if "dataset" in params else None
         if task is None or task != revision.metrics["metrics/sweep.json"].get("task"):
             continue
-        if any(_params(stages, section).get(section) != wanted[section] for section in sections):
+        if any(_params(stages, section).get(section) != settings for section, settings in (wanted or {}).items()):
             continue
         model = resolve_model(params["model"], params["dataset"])
         download = _params(stages, "download_glue").get("download_glue", {})
-        truncate_to, recipe = recipe_of(download, params["finetune_backbone"])
+        deployed = {"deployed_precision": _params(stages, "train_ramps").get("precision", "fp32")}
+        truncate_to, recipe = recipe_of(download, params["finetune_backbone"], deployed)
         key = json.dumps([params["dataset"], model, params["seed"], truncate_to, recipe], sort_keys=True)
         if key in newest or not _is_of_one_run(stages, "plot"):
             continue

@@ -16,15 +16,31 @@ from deebert.reports.smaller import STANDS_FOR
 NOT_RUN, NO_NUMBER, OK, OKISH, FAIL = "not run", "no number in the paper", "OK", "OKish", "FAIL"
 LARGE_MODELS = ("bert-large", "roberta-large")
 HALVES = {"MNLI": ("MNLI", "validation_matched"), "MNLI-mm": ("MNLI", "validation_mismatched")}
+GRID = (  # its tasks and models, made so
+    "dvc exp run --queue -S 'dataset=SST-2,MRPC,RTE,QNLI,QQP,MNLI'"
+    " -S 'model=bert-base,roberta-base,bert-large,roberta-large'"
+    " -S finetune_backbone.objective=full_depth -S train_ramps.ramp=pooler"
+)
 ROUNDING_POINTS = 0.05  # the paper prints one digit
-# Fine-tuned otherwise, an experiment says nothing about the paper.
+# Made otherwise, an experiment says nothing about the paper.
+PAPER_RAMPS = {"ramp": "pooler"}
 PAPER_RECIPE = {
     "objective": "full_depth",
+    "class_weights": "none",
+    "deployed_precision": "fp32",
     "epochs": "default",
     "learning_rate": "default",
     "batch_size": "default",
     "max_length": 128,
 }
+
+
+def wanted_settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections that a run shares with the working tree's `params.yaml`, but for the ramps, which are the paper's."""
+    return {
+        "train_ramps": {**params.get("train_ramps", {}), **PAPER_RAMPS},
+        **{section: params.get(section) for section in ("eval_layers", "entropy_sweep")},
+    }
 
 
 def with_papers_recipe(experiments: Sequence[Experiment]) -> list[Experiment]:

@@ -28,6 +28,7 @@ ADDED_SETTINGS = {  # settings that older runs did not have -> what these did
     "objective": "full_depth",
     "full_depth_frac": "default",
     "class_weights": "none",
+    "deployed_precision": "fp32",
 }
 FOR_RAMPS = ("objective", "full_depth_frac")  # of the whole model's training; a smaller one needs no ramps
 
@@ -62,18 +63,18 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def recipe_of(download: Mapping[str, Any], finetune: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
-    """Depth and recipe of a fine-tuned backbone, from the settings of the stages that made it.
+def recipe_of(*settings_of_stages: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """Depth and recipe of a fine-tuned model, from the settings that its scores follow from.
 
     Args:
-        download: of `download_glue`.
-        finetune: of `finetune_backbone`. `default` may stand as in `params.yaml` or be None.
+        settings_of_stages: of `download_glue` and of `finetune_backbone`, where `default` may stand as in
+            `params.yaml` or be None; and `deployed_precision`, which is `precision` of the top of that file.
 
     Returns:
         The layers that the model was cut to, None where it was not; and all other settings, as `params.yaml` has them.
         Runs of before a setting existed have what they did then, so that they compare with later ones.
     """
-    settings = {**ADDED_SETTINGS, **download, **finetune}
+    settings = ADDED_SETTINGS | {key: value for each in settings_of_stages for key, value in each.items()}
     settings = {key: _as_written(value) for key, value in settings.items()}
     older_name = settings.pop("layers", "default")
     truncate_to = settings.pop("truncate_to", older_name)
@@ -107,11 +108,16 @@ def read_smaller(path: Path) -> list[Row]:
         for key, (is_allowed, allowed) in KEYS.items():
             if not is_allowed(row[key]):
                 raise UserError(f"{path}: row {number}: {key}: {row[key]!r} is not allowed; expected {allowed}")
-    return [{**row, "recipe": recipe_of({}, row["recipe"])[1]} for row in rows]
+    return [{**row, "recipe": recipe_of(row["recipe"])[1]} for row in rows]
 
 
 def smaller_rows(
-    rows: Sequence[Row], about: Mapping[str, Any], model: str, download: DownloadGlue, finetune: FinetuneBackbone
+    rows: Sequence[Row],
+    about: Mapping[str, Any],
+    model: str,
+    download: DownloadGlue,
+    finetune: FinetuneBackbone,
+    precision: str,
 ) -> list[Row]:
     """Those of `rows` that belong beside the run of which `about` and the parameters tell, with the columns of a sweep.
 
@@ -119,7 +125,8 @@ def smaller_rows(
     that each seed that has been run shows, and so may the code. `truncated` is the whole model cut to `threshold`
     layers, `distilled` a small model with so many. Beside a run that is cut itself there are none.
     """
-    truncate_to, recipe = recipe_of(dataclasses.asdict(download), dataclasses.asdict(finetune))
+    deployed = {"deployed_precision": precision}
+    truncate_to, recipe = recipe_of(dataclasses.asdict(download), dataclasses.asdict(finetune), deployed)
     if truncate_to is not None:
         return []
     depth = about["num_layers"]

@@ -41,8 +41,8 @@ def _rows(run: Experiment) -> list[Row]:
 
 
 def merge(known: Sequence[Row], found: Sequence[Row]) -> list[Row]:
-    """`known` with `found` in place of what they bring up to date, in an order that does not depend on either's."""
-    rows = {_name(row): row for row in [*known, *found]}
+    """`known` with `found`, newest first, in place of what they bring up to date, in an order of its own."""
+    rows = {_name(row): row for row in [*known, *reversed(found)]}
     return [rows[name] for name in sorted(rows)]
 
 
