@@ -53,7 +53,7 @@ def main(data_folder: Path, model_folder: Path, out: Path, metrics_file: Path) -
         write_json(folder / "layers.json", rows)
     main_split = task.validation_splits[0]
     metrics = layer_metrics(task.name, rows, main_split, data.sizes[main_split])
-    write_json(metrics_file, {**metrics, "weights": weights, "precision": engine.precision})
+    write_json(metrics_file, {**metrics, "split": main_split, "weights": weights, "precision": engine.precision})
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from deebert.figures.drawing import save
 from deebert.reports.smaller import read_smaller, smaller_rows
 from deebert.settings.download_glue import DownloadGlue
 from deebert.settings.finetune_backbone import FinetuneBackbone
+from deebert.settings.precision import PRECISION
 from deebert.settings.reading import read_section, read_value
-from deebert.settings.run import PRECISION
 
 PARAMS = Path("params.yaml")
 TABLES = ("sweep", "exits", "entropies", "depths", "bands", "choice", "certificates", "leavers", "calibration")

@@ -13,8 +13,8 @@ from deebert.inference.precisions import RECORD, resolve
 from deebert.model import DeeBert, save
 from deebert.ramps import has_ramps
 from deebert.settings.checks import SEED
+from deebert.settings.precision import PRECISION
 from deebert.settings.reading import read_section, read_value
-from deebert.settings.run import PRECISION
 from deebert.settings.train_ramps import TrainRamps
 from deebert.training.checkpoints import home
 from deebert.training.ramps import RampPlan, settings_read, train_ramps

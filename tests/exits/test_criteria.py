@@ -34,6 +34,7 @@ from deebert.exits.grids import (
     threshold_grid,
     thresholds_at,
 )
+from deebert.exits.rule import entropy
 from deebert.exits.table import CRITERIA, Grid
 from tests.heads import heads
 
@@ -394,6 +395,14 @@ def test_the_grid_of_thresholds(classes: int, points: int) -> None:
         assert grid[0] < 2e-9
         small = np.array([threshold for threshold in grid if threshold < 1e-4])
         assert (small[1:] / small[:-1] < 3).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 93, 112, 169, 308, 1000])
+def test_the_last_threshold_lets_everybody_go(classes: int) -> None:
+    """Also the ramps that know nothing, whose entropy float32 may make a little larger than ln C."""
+    equal = torch.zeros(3, classes)
+    equal[1:] += 1e-4 * torch.randn(2, classes, generator=torch.Generator().manual_seed(0))
+    assert (entropy(equal) < threshold_grid(classes, 50)[-1]).all()
 
 
 def test_thresholds_of_another_depth_are_refused() -> None:

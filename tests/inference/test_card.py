@@ -71,6 +71,7 @@ ALL = {
         "n": 1277,
         "num_layers": 12,
         "full_score": 0.6812,
+        "split": "validation",
         "weights": "0123456789ab",
         "precision": "fp32",
     },

@@ -684,7 +684,8 @@ def write_metrics(folder: Path, of: EarlyExitClassifier, task: str = "tiny") -> 
     choice = {"task": task, "n": 50, "cross_fitted_score_at": {"drop_2_0": 0.8765}}
     choice |= {"certified_confidence": 0.9, "certified_layers_saved_at": {}, "certified_threshold_at": {}}
     write_json(folder / "choice.json", choice)
-    layers = {"task": task, "n": 50, "num_layers": LAYERS, "full_score": 0.9, "weights": weights, "precision": "fp32"}
+    layers = {"task": task, "n": 50, "num_layers": LAYERS, "full_score": 0.9, "split": "validation", "weights": weights}
+    layers["precision"] = "fp32"
     write_json(folder / "layers.json", layers)
     return folder
 

@@ -29,6 +29,7 @@ def test_they_are_those_of_the_metrics() -> None:
     assert found.recommended[2] == Recommended(1.0, 0.4734, 0.332, 0.6711) and len(found.recommended) == 4
     assert found.certified == (Certified(0.01, 0.0, 0.0), Certified(0.05, 0.2513, 0.2707))
     assert found.for_drop(0.5) == 0.3185 and found.for_drop(3) == 0.5773
+    assert known(split="validation_matched").split == "validation_matched"
     assert known().scores == (HeadScore(12, 0.6812),)
     every = {layer: 0.5 + layer / 100 for layer in range(1, 13)}
     of_all = Thresholds.of_metrics("accuracy", {**ALL, "layer_scores": every})

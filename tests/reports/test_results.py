@@ -49,6 +49,7 @@ def test_scores_at_a_saving_lie_on_the_curve() -> None:
     assert result.score_at(0.5, 4) == pytest.approx(0.9 - 0.1 * 0.5 / 0.75)
     half = make_result(truncate_to=2)
     assert half.score_at(0.25, 4) is None and half.score_at(0.5, 4) == 0.9
+    assert result.score_at(0.75, 4) == pytest.approx(0.8) and result.score_at(0.76, 4) is None
     assert half.score_at(0.75, 4) == half.score_at(0.5, 2) == pytest.approx(result.score_at(0.5, 4))
     assert half.curve_of(4)[0] == (0.5, 0.9)
     tested = dataclasses.replace(result, n={"validation": 277, "test": 5}, curve={"test": [[0.0, 0.0, 0.5]]})

@@ -38,6 +38,7 @@ FRAME = {
     "training/launch.py",
     "training/stops.py",
 }
+MEANING = ROOT / "src/deebert/settings/run.py"  # says what the names of data sets and models mean: results follow
 MAX_SCRIPT_LINES = 60
 
 each_stage = pytest.mark.parametrize("stage", STAGES)
@@ -109,7 +110,8 @@ def is_name(node: ast.AST, name: str) -> bool:
 
 
 def frame() -> set[Path]:
-    return {file for pattern in FRAME for file in (ROOT / "src/deebert").glob(pattern) if file.name != "__init__.py"}
+    found = {file for pattern in FRAME for file in (ROOT / "src/deebert").glob(pattern) if file.name != "__init__.py"}
+    return found - {MEANING}
 
 
 def plain(value: Any) -> Any:
@@ -152,7 +154,7 @@ def test_code_deps_are_exactly_what_the_script_imports(stage: str) -> None:
 
 def test_the_frame_stands_on_itself() -> None:
     """What is no dep uses nothing that is one, but to know the process that it is in."""
-    allowed = frame() | {ROOT / "src/deebert/training/processes.py"}
+    allowed = frame() | {ROOT / "src/deebert/training/processes.py", MEANING}
     assert all(imported_files(file) <= allowed for file in frame())
 
 

@@ -49,7 +49,7 @@ def kept_rows(
     Returns:
         Rows with `kept_thresholds` (nats, of ramps 1..L-1, 0 where a ramp is dropped), `kept_layers_saved_frac` and
         `kept_compute_saved_frac`; and cross-fitted `kept_score`, `kept_drop_points` and
-        `kept_cross_fitted_compute_saved_frac`.
+        `kept_cross_fitted_compute_saved_frac`, means of `kept_divisions` divisions into folds.
     """
     exits = _Exits(logits, labels, metric, sorted({0.0, *thresholds}), ramp_cost_layers, resampling_seed)
     return [_row(exits, _eliminate(exits, drop / 100), drop / 100) for drop in drops_points]
@@ -166,4 +166,5 @@ def _row(exits: _Exits, kept: Sequence[Ramps], drop: float) -> Row:
         "kept_score": float(score.mean()),
         "kept_drop_points": float(100 * (full_depth - score.mean())),
         "kept_cross_fitted_compute_saved_frac": float(expected.mean()),
+        "kept_divisions": exits.divisions,
     }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from deebert.base.errors import UserError
 from deebert.cli import model
 from deebert.cli.arguments import count, number, part, share
-from deebert.settings.run import PRECISIONS
+from deebert.settings.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from deebert.inference.classifier import EarlyExitClassifier

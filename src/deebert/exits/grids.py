@@ -10,6 +10,7 @@ import torch
 NAMED_SHARES = tuple(nats / math.log(2) for nats in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
 # Nats: all ramps are run. Those of a deep model may be surer of many samples than the least of the sweep's thresholds.
 NEXT_TO_NOBODY = 1e-30
+ROUNDING_NATS = 1e-5  # by less than this float32 makes an entropy of ln C too large
 TIMED_SHARES = tuple(nats / math.log(2) for nats in (0.05, 0.2, 0.6))
 
 
@@ -29,7 +30,9 @@ def threshold_grid(num_labels: int, num_settings: int) -> list[float]:
     Those that then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
     """
     surest = (_up_to_two_that_count(value) for value in _entropies(24, 12, num_settings // 8 + 1, num_labels)[:-1])
-    return sorted({*surest, *(math.ceil(value * 1e4) / 1e4 for value in _entropies(12, 0, num_settings, num_labels))})
+    others = _entropies(12, 0, num_settings, num_labels)
+    others[-1:] = [largest + ROUNDING_NATS for largest in others[-1:]]
+    return sorted({*surest, *(math.ceil(value * 1e4) / 1e4 for value in others)})
 
 
 def _entropies(first_lead: float, last_lead: float, count: int, num_labels: int) -> list[float]:

@@ -25,6 +25,7 @@ NEEDED = {
         "n": COUNT,
         "num_layers": COUNT,
         "full_score": NUMBER,
+        "split": TEXT,
         "weights": TEXT,
         "precision": TEXT,
     },

@@ -27,7 +27,7 @@ from deebert.inference.precisions import multiplies, recorded, resolve
 from deebert.inference.thresholds import THRESHOLDS, Thresholds
 from deebert.model import DeeBert, fingerprint
 from deebert.ramps import kind_of, save_ramps
-from deebert.settings.run import PRECISIONS
+from deebert.settings.precision import PRECISIONS
 
 log = logging.getLogger(__name__)
 

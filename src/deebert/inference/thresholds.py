@@ -14,7 +14,6 @@ from deebert.base.errors import UserError, one_line
 from deebert.base.metric_keys import figure_target
 
 THRESHOLDS = "thresholds.json"
-SPLIT = "validation"  # which the stage `eval_layers` runs
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Thresholds:
         ]
         return cls(
             layers["weights"],
-            SPLIT,
+            layers["split"],
             layers["n"],
             layers["precision"],
             metric,

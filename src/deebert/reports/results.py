@@ -72,10 +72,12 @@ class Result:
     def score_at(self, saved_frac: float, num_layers: int) -> float | None:
         """Score (fraction) with that share of `num_layers` saved, between two points of the curve on a straight line.
 
-        None = even full depth saves more.
+        None = even full depth saves more, or no threshold so much.
         """
         points = sorted(self.curve_of(num_layers))
-        return float(np.interp(saved_frac, *np.array(points).T)) if saved_frac > points[0][0] - 1e-9 else None
+        if not points[0][0] - 1e-9 < saved_frac < points[-1][0] + 1e-9:
+            return None
+        return float(np.interp(saved_frac, *np.array(points).T))
 
     def saved_at(self, score: float, num_layers: int) -> float | None:
         """The largest share of `num_layers` that a threshold saves with at least this score (fraction); None = none."""

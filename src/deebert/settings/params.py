@@ -10,8 +10,9 @@ from deebert.settings.download_glue import DownloadGlue
 from deebert.settings.entropy_sweep import EntropySweep
 from deebert.settings.eval_layers import EvalLayers
 from deebert.settings.finetune_backbone import FinetuneBackbone
+from deebert.settings.precision import PRECISION
 from deebert.settings.reading import check_section, read_yaml
-from deebert.settings.run import DATASET, MODEL, PRECISION, resolve_model
+from deebert.settings.run import DATASET, MODEL, resolve_model
 from deebert.settings.train_ramps import TrainRamps
 
 

@@ -1,18 +1,16 @@
-"""The top of `params.yaml`: what to run."""
+"""The top of `params.yaml`: what to run. Unlike other settings it says what a name means, so it is a dep of stages."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-from deebert.settings.checks import Check, one_of, text
+from deebert.settings.checks import Check, text
 
 DATASETS = ("toy", "SST-2", "MRPC", "RTE", "QNLI", "QQP", "MNLI")
 FILE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 HUB_DATASET = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)(:(?P<config>[\w.-]+))?")
 HUB_FORM = "hub:owner/name@revision or hub:owner/name@revision:config"
 
-PRECISIONS = ("fp32", "bf16", "int8", "auto")  # of the deployed model
-PRECISION: Check = one_of(PRECISIONS)
 MODEL: Check = text  # which names are known is up to the encoders
 
 
