@@ -12,8 +12,9 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import huggingface_hub
 import numpy as np
@@ -150,8 +151,9 @@ def test_pairs_answer_as_the_offline_rule(of_pairs: EarlyExitClassifier) -> None
         (Patience(1), Patience(1)),
         (Patience(2), Patience(2)),
         (MaxProbability(0.8), MaxProbability(0.8)),
+        (LayerThresholds([0.4, 0.0, 0.9], drop_points=0), LayerThresholds((0.4, 0.0, 0.9), drop_points=0)),
         (
-            Consistency(((0, -1, 0), (0, -1, -1), (0, -1, -1)), 0.2),
+            Consistency([[0, -1, 0], [0, -1, -1], [0, -1, -1]], 0.2),
             Consistency(((0, -1, 0), (0, -1, -1), (0, -1, -1)), 0.2),
         ),
     ],
@@ -413,6 +415,22 @@ def test_a_model_that_does_not_say_takes_either_but_not_both(tmp_path: Path) -> 
         assert str(caught.value) == f"texts: {told}"
 
 
+@dataclass(frozen=True)
+class Loose(Criterion):
+    """One that may be changed after it was given."""
+
+    limits: list[float]
+    name: ClassVar[str] = "loose"
+    read = staticmethod(entropy)
+
+    @property
+    def setting(self) -> float:
+        return self.limits[0]
+
+    def decide(self, readings: torch.Tensor, layer: int, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return readings < self.limits[0], state
+
+
 @pytest.mark.parametrize(
     ("argument", "value", "error", "told"),
     [
@@ -440,6 +458,12 @@ def test_a_model_that_does_not_say_takes_either_but_not_both(tmp_path: Path) -> 
         *(
             ("threshold", value, TypeError, f"threshold: {value!r}; expected nats, a sequence of nats, or a Criterion")
             for value in ("0.1", None, True, {0.1}, ["0.1", "0.1", "0.1"], [None, 0.1, 0.1], [[0.1], [0.1], [0.1]])
+        ),
+        (
+            "threshold",
+            Loose([0.1]),
+            TypeError,
+            "threshold: Loose(limits=[0.1]) is not hashable",
         ),
         ("threshold", np.zeros((3, 1)), TypeError, "threshold: [[0.0], [0.0], [0.0]]; expected nats"),
     ],

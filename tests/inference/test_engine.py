@@ -385,3 +385,18 @@ def test_all_logits_keep_the_order(family: str, pack_tokens: int, monkeypatch: p
     logits = engine.all_logits(encoded)
     assert logits.shape == (6, LAYERS, LABELS) and logits.dtype == np.float32
     np.testing.assert_allclose(logits, offline(model, encoded).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "deberta-v2"])
+def test_a_callers_autocast_changes_nothing(family: str, precision: str) -> None:
+    """The engine has a precision of its own, to which its thresholds belong: answers are the same bit for bit."""
+    engine, encoded = Engine(copy.deepcopy(made(family)[0]), precision), eighty(family)[0][:9]
+    assert engine.device == torch.device("cpu")
+    for criterion in (FULL_DEPTH, Entropy(0.9)):
+        expected, logits = engine.answer(encoded, criterion), engine.all_logits(encoded)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = engine.answer(encoded, criterion)
+            np.testing.assert_array_equal(engine.all_logits(encoded), logits)
+        np.testing.assert_array_equal(found.logits, expected.logits)
+        np.testing.assert_array_equal(found.exit_layers, expected.exit_layers)

@@ -77,6 +77,18 @@ def test_pickled(precision: str) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(mapped))(states(7)), mapped(states(7)))
 
 
+@each_precision
+def test_what_the_program_has_made_the_default_device_does_not_matter(precision: str) -> None:
+    """A map is where its weight is, when it is made and when it comes out of a pickle."""
+    plain = linear()
+    expected = PRECISIONS[precision](plain)
+    with torch.device("meta"):
+        mapped = PRECISIONS[precision](plain)
+        received = pickle.loads(pickle.dumps(mapped))
+    for found in (mapped, received):
+        assert torch.equal(found(states(7)), expected(states(7)))
+
+
 @each_int8
 @pytest.mark.parametrize("weight", [WEIGHT_STEPS, -WEIGHT_STEPS])
 @pytest.mark.parametrize("state", [STATE_STEPS, -STATE_STEPS])

@@ -5,8 +5,9 @@ import copy
 import functools
 import itertools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from deebert.exits.criteria import Criterion, Entropy, LayerThresholds, Patience
 from deebert.exits.rule import entropy
 from deebert.exits.table import CRITERIA
 from deebert.inference import at_once, recorded
+from deebert.inference.cuda_graphs import CudaGraphs
 from deebert.inference.engine import FULL_DEPTH, Engine
 from deebert.inference.packs import cut_by_tokens
 from deebert.inference.precisions import PRECISIONS, Bf16Linear
@@ -93,10 +95,13 @@ class DoneAgain:
         memory = torch.zeros(count, dtype=torch.int64)
         return memory.numpy(), memory
 
+    def wait(self) -> None: ...
+
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(at_once, "varlen_attn", slow_attention)
+    monkeypatch.setattr(at_once, "multiplies", lambda *_: True)
     monkeypatch.setattr(recorded, "CudaGraphs", DoneAgain)
 
 
@@ -109,7 +114,8 @@ def engine_of(family: str, precision: str = "bf16") -> Engine:
 def on_gpu(model: DeeBert, precision: str = "bf16") -> Engine:
     attention_for = at_once.attention_for
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(at_once, "attention_for", lambda _, __, layers: attention_for(GPU, precision, layers))
+        patch.setattr(at_once, "multiplies", lambda *_: True)
+        patch.setattr(at_once, "attention_for", lambda _, __, *layers: attention_for(GPU, precision, *layers))
         patch.setattr(recorded, "CudaGraphs", DoneAgain)
         engine = Engine(model)
         assert engine.recorded
@@ -128,9 +134,24 @@ def test_which_attention_it_is() -> None:
         backbone = tiny.model(family)
         layers = family_of(backbone).layers(backbone)
         kind = at_once.Padded if family in PADDED else at_once.Varlen
-        assert type(at_once.attention_for(GPU, "bf16", layers)) is kind, family
-        assert type(at_once.attention_for(GPU, "fp32", layers)) is at_once.Padded
-        assert at_once.attention_for(torch.device("cpu"), "bf16", layers) is None
+        width = 16 * layers[0].num_heads
+        assert type(at_once.attention_for(GPU, "bf16", layers, width)) is kind, family
+        assert type(at_once.attention_for(GPU, "fp32", layers, width)) is at_once.Padded
+        assert at_once.attention_for(torch.device("cpu"), "bf16", layers, width) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "multiplies", "kind"),
+    [(26, True, at_once.Padded), (264, True, at_once.Padded), (256, True, at_once.Varlen), (64, False, at_once.Padded)],
+)
+def test_what_the_kernel_refuses_is_padded(
+    head: int, multiplies: bool, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads of other widths than a multiple of 8 up to 256, and GPUs that do not multiply bf16 themselves."""
+    monkeypatch.setattr(at_once, "multiplies", lambda *_: multiplies)
+    backbone = tiny.model("bert")
+    layers = family_of(backbone).layers(backbone)
+    assert type(at_once.attention_for(GPU, "bf16", layers, head * layers[0].num_heads)) is kind
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -167,7 +188,8 @@ def test_what_is_recorded_waits_for_nothing(family: str, precision: str, monkeyp
     for layer in layers:
         layer.convert(PRECISIONS[precision])
         layer.join(PRECISIONS[precision].joined)
-    attention = at_once.attention_for(GPU, precision, layers)
+    monkeypatch.setattr(at_once, "multiplies", lambda *_: True)
+    attention = at_once.attention_for(GPU, precision, layers, 16 * layers[0].num_heads)
     assert attention
     made_of = functools.partial(code.embed, backbone), attention, layers, model.head, backbone.config
     engine = recorded.Recorded(*made_of, torch.device("meta"), Unknown)
@@ -314,6 +336,97 @@ def test_a_gpu_that_says_nothing_is_an_error() -> None:
     engine.recorded = engine.recorded.with_graphs(Silent)
     with pytest.raises(RuntimeError, match="has not said what the ramp after layer 1 has left"):
         engine.answer(sentences("bert", [7, 3]), Entropy(0.5))
+
+
+def test_a_call_that_is_broken_off_waits_for_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it wrote later would be taken for the next call's."""
+    waited = []
+
+    class Waited(DoneAgain):
+        def wait(self) -> None:
+            waited.append(True)
+
+    engine = copy.copy(engine_of("bert"))
+    assert engine.recorded
+    engine.recorded = engine.recorded.with_graphs(Waited)
+    encoded = sentences("bert", [7, 3])
+    expected = engine.answer(encoded, Entropy(0.5))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(engine.recorded, "_look", Mock(side_effect=KeyboardInterrupt))
+        engine.answer(encoded, Entropy(0.5))
+    assert waited == [True]
+    np.testing.assert_array_equal(engine.answer(encoded, Entropy(0.5)).logits, expected.logits)
+
+
+class Stream:
+    """Of `torch.cuda`, as far as recording uses one: what it did goes into `done`."""
+
+    def __init__(self, name: str, done: list[str]) -> None:
+        self.name, self.done = name, done
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.done.append(f"{self.name} waits for {other.name}")
+
+
+@pytest.mark.parametrize("fails", ["", "done", "recorded"])
+@pytest.mark.parametrize("is_joined", [True, False])
+def test_a_recording_that_fails_leaves_nothing_under_way(
+    fails: str, is_joined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error is told and no other, all streams are waited for, and the next one gets another pool."""
+    done: list[str] = []
+    pools, runs = iter(range(9)), iter(("done", "recorded"))
+    streams = iter([Stream("recording", done), Stream("aside", done)])
+    current = [Stream("current", done)]
+
+    class Graph:
+        def capture_begin(self, pool: int, capture_error_mode: str) -> None:
+            done.append(f"begin in {pool}")
+
+        def capture_end(self) -> None:
+            done.append("end")
+            if fails:
+                raise RuntimeError("this capture has failed")
+
+        def replay(self) -> None: ...
+
+    @contextlib.contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        current.append(stream)
+        yield
+        current.pop()
+
+    fake = {
+        "graph_pool_handle": lambda: next(pools),
+        "Stream": lambda _: next(streams),
+        "current_stream": lambda _: current[-1],
+        "stream": on,
+        "CUDAGraph": Graph,
+    }
+    for name, value in fake.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    graphs = CudaGraphs(GPU)
+
+    def work() -> None:
+        with graphs.aside():
+            pass
+        if is_joined:
+            graphs.join()
+        if next(runs) == fails:
+            raise torch.OutOfMemoryError("no memory")
+        if not is_joined:
+            graphs.join()
+
+    if fails:
+        with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+            graphs.record(work)
+    else:
+        assert graphs.record(work)
+    assert done[-2:] == ["current waits for recording", "current waits for aside"]
+    assert graphs._pool == (1 if fails == "recorded" else 0)
+    if fails == "recorded":  # the block beside was joined, else the end itself would fail
+        assert done[done.index("begin in 0") :].count("recording waits for aside") == 1
+    assert ("end" in done) is (fails != "done")
 
 
 def test_queries_keys_and_values_are_one_product() -> None:

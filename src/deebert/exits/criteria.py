@@ -289,6 +289,7 @@ class LayerThresholds(Criterion):
     read = staticmethod(entropy)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "thresholds_nats", tuple(self.thresholds_nats))
         if not all(threshold >= 0 for threshold in self.thresholds_nats):
             raise UserError(f"{self.name}: thresholds are {self.thresholds_nats}; allowed: nats, 0 or more")
 
@@ -330,6 +331,7 @@ class Consistency(Criterion):
         for ramp, weights in enumerate(self.weights, start=1):
             if np.shape(weights) != (3,) or not np.isfinite(weights).all():
                 raise UserError(f"{self.name}: weights of ramp {ramp} are {weights}; allowed: three finite numbers")
+        object.__setattr__(self, "weights", tuple(map(tuple, self.weights)))
 
     @classmethod
     def fitted(cls, logits: np.ndarray, threshold: float) -> "Consistency":

@@ -27,6 +27,7 @@ def criterion_of(threshold: Any, num_layers: int) -> Criterion:
     try:
         if isinstance(threshold, Criterion):
             criterion = threshold
+            _check_lasting(criterion)
         elif is_number(threshold):
             criterion = Entropy(float(threshold))
         elif isinstance(threshold, Sequence) and all(map(is_number, threshold)):
@@ -37,6 +38,15 @@ def criterion_of(threshold: Any, num_layers: int) -> Criterion:
     except UserError as error:
         raise ValueError(str(error)) from None
     return criterion
+
+
+def _check_lasting(criterion: Criterion) -> None:
+    """TypeError where it could change later: what a GPU has recorded for it is kept and used again."""
+    try:
+        hash(criterion)
+    except TypeError as error:
+        told = f"threshold: {shown(criterion)} is not hashable ({one_line(error)})"
+        raise TypeError(f"{told}; expected a frozen dataclass that holds tuples and not lists") from None
 
 
 def parts_of(texts: Iterable[Any], expected: int | None) -> Iterator[tuple[str, ...]]:

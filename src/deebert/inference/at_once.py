@@ -6,7 +6,6 @@ Shapes: B sentences, T tokens of all of them together, L of the longest as they 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+from deebert.base.once import once
 from deebert.encoders.interface import Layer, Positions
+from deebert.inference.precisions import multiplies
 
+KERNEL_WIDTHS = range(8, 257, 8)  # of a head; the kernel refuses others, and GPUs that do not multiply bf16 themselves
 _UNREAD = np.empty(0, dtype=np.int64)  # positions, for a layer that reads none
 PACK_TOKENS = 131072  # bounds the memory: at bert-base's width some 3 GiB
 MOST_SCORES = 2**23  # of each head in a padded call; with 12 heads some 0.4 GiB in float32
@@ -40,28 +42,28 @@ class Sentences:
         """Numbers of the first tokens, (B,); one without tokens has a number too."""
         return self.bounds[:-1]
 
-    @cached_property
+    @once
     def each(self) -> Tensor:
         """Number of each token, (T,) int32."""
         return torch.arange(self.tokens, dtype=torch.int32, device=self.bounds.device)
 
-    @cached_property
+    @once
     def whose(self) -> Tensor:
         """Which sentence each token is of, (T,) int32; behind the last one's end anyone's."""
         ends = self.bounds[1:]
         return torch.searchsorted(ends, self.each, right=True, out_int32=True).clamp_(max=len(ends) - 1)
 
-    @cached_property
+    @once
     def positions(self) -> Tensor:
         """Position of each token in its sentence, (T,) int32; behind the last one's end any that there is."""
         return (self.each - self.firsts.index_select(0, self.whose)).clamp_(max=self.longest - 1)
 
-    @cached_property
+    @once
     def there(self) -> Tensor:
         """Which places of the padded sentences are of a token, (B, L)."""
         return torch.arange(self.longest, device=self.bounds.device) < self.bounds.diff()[:, None]
 
-    @cached_property
+    @once
     def padded(self) -> Tensor:
         """Number of the token at each place of the padded sentences, (B * L,) int32; in others the sentence's first.
 
@@ -70,12 +72,12 @@ class Sentences:
         at = torch.arange(self.longest, dtype=torch.int32, device=self.bounds.device)
         return (self.firsts[:, None] + at * self.there).flatten()
 
-    @cached_property
+    @once
     def places(self) -> Tensor:
         """Where each token is among the padded ones, (T,) int32."""
         return self.whose * self.longest + self.positions
 
-    @cached_property
+    @once
     def hides_padding(self) -> Tensor:
         """Added to scores, it hides the keys that are of no token: (B, 1, 1, L) float32."""
         shown = torch.zeros(self.there.shape, dtype=torch.float32, device=self.bounds.device)
@@ -160,12 +162,14 @@ class Padded(Attention):
         return rows.view(len(sentences.firsts), sentences.longest, layer.num_heads, -1).transpose(1, 2)
 
 
-def attention_for(device: torch.device, precision: str, layers: Sequence[Layer]) -> Attention | None:
-    """The kind for these layers; None where the device is no GPU of Nvidia's or AMD's."""
+def attention_for(device: torch.device, precision: str, layers: Sequence[Layer], width: int) -> Attention | None:
+    """The kind for these layers of `width` H; None where the device is no GPU of Nvidia's or AMD's."""
     if device.type != "cuda":
         return None
     plain = all(type(layer).attention is Layer.attention for layer in layers)
-    return Varlen() if plain and precision == "bf16" else Padded()
+    known = all(width // layer.num_heads in KERNEL_WIDTHS for layer in layers)
+    is_for_kernel = plain and known and precision == "bf16" and multiplies("bf16", device)
+    return Varlen() if is_for_kernel else Padded()
 
 
 def all_tokens(attention: Attention, layer: Layer, hidden: Tensor, sentences: Sentences) -> Tensor:

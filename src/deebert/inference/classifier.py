@@ -193,7 +193,7 @@ class EarlyExitClassifier:
                 are cut to what the model was trained on.
             threshold: nats of entropy: 0 = nobody leaves early, above ln C = everybody at layer 1. A sequence holds one
                 for each of the L-1 ramps. Or any `deebert.criteria.Criterion`.
-            batch_size: texts that are worked on together. Answers do not depend on it, speed and memory do.
+            batch_size: texts that are worked on together. Speed and memory depend on it, and answers by rounding alone.
 
         Returns:
             As many answers as there are texts; for none, empty ones.

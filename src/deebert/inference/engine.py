@@ -11,8 +11,11 @@ Three things make the layers saved become time saved.
   with or without ramps.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import wraps
+from threading import Lock
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deebert.base.devices import pick_device
+from deebert.base.once import once
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy
 from deebert.inference.packs import PACK_TOKENS, Pack, PackedBackbone, cut_by_tokens, joined, merged, take
@@ -31,6 +35,20 @@ WINDOW_TOKENS = 16384  # bounds the memory: states, keys and values of this many
 FIRST_TOKENS_FIRST = 64
 
 FULL_DEPTH = Entropy(0.0)
+
+_making = Lock()
+_Given, _Found = ParamSpec("_Given"), TypeVar("_Found")
+
+
+def as_made(method: "Callable[Concatenate[Engine, _Given], _Found]") -> "Callable[Concatenate[Engine, _Given], _Found]":
+    """A method that computes no gradients, and in the engine's precision, within any `torch.autocast` of a caller."""
+
+    @wraps(method)
+    def undisturbed(self: "Engine", *args: _Given.args, **options: _Given.kwargs) -> _Found:
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            return method(self, *args, **options)
+
+    return undisturbed
 
 
 @dataclass(frozen=True)
@@ -56,32 +74,35 @@ class Engine:
     """
 
     def __init__(self, model: DeeBert, precision: str = "fp32", device: torch.device | None = None) -> None:
-        self.device = device or pick_device()
         self.precision = precision
         self.config = model.backbone.config
-        self._model = model.to(self.device).eval()
+        self._model = model.to(device or pick_device()).eval()
+        self.device = model.backbone.device  # with its number: without one it is each thread's current GPU
         self._packed = PackedBackbone(model.backbone, precision)
 
     @property
     def num_layers(self) -> int:
         return len(self._packed.layers)
 
-    @cached_property
+    @once
     def recorded(self) -> Recorded | None:
         """What answers on a GPU; None elsewhere."""
-        if self._packed.attention is None:
+        packed, known = self._packed, vars(self)
+        if packed.attention is None:
             return None
-        layers = [each.layer for each in self._packed.layers]
-        return Recorded(
-            self._packed.embedded, self._packed.attention, layers, self._model.head, self.config, self.device
-        )
+        with _making:  # of several threads one makes it, for it takes much memory
+            if "recorded" not in known:
+                layers = [each.layer for each in packed.layers]
+                made_of = packed.embedded, packed.attention, layers, self._model.head, self.config, self.device
+                known["recorded"] = Recorded(*made_of)
+            return known["recorded"]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The `DeeBert`'s weights by name, bit for bit as they were loaded. Of fp32 alone: others have rounded them."""
         backbone = self._packed.state_dict()
         return self._model.state_dict() | {f"backbone.{name}": weight for name, weight in backbone.items()}
 
-    @torch.inference_mode()
+    @as_made
     def answer(self, encoded: Encoded, criterion: Criterion = FULL_DEPTH) -> Answers:
         """Answer the encoded samples (see `encode`), each at the layer where `criterion` lets it leave.
 
@@ -107,7 +128,7 @@ class Engine:
                 answers.exit_layers[left] = layer
         return answers
 
-    @torch.inference_mode()
+    @as_made
     def all_logits(self, encoded: Encoded) -> np.ndarray:
         """Logits (N, L, C) float32 of every head for the encoded samples, in their order."""
         logits = np.empty((len(encoded), self.num_layers, self.config.num_labels), dtype=np.float32)

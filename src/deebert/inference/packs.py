@@ -10,13 +10,13 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from deebert.base.once import once
 from deebert.data.encoded import Encoded
 from deebert.encoders.interface import Layer, positions_in
 from deebert.encoders.registry import family_of
@@ -40,24 +40,24 @@ class Layout:
     lengths: np.ndarray
     rows: np.ndarray
 
-    @cached_property
+    @once
     def starts(self) -> np.ndarray:
         """Number of each sentence's first token; (B,) int64."""
         return np.cumsum(self.lengths) - self.lengths
 
-    @cached_property
+    @once
     def positions(self) -> np.ndarray:
         """Position of every token in its own sentence, from 0; (T,) int64."""
         return positions_in(self.lengths)
 
-    @cached_property
+    @once
     def others(self) -> np.ndarray:
         """Numbers of the tokens that are not the first of their sentence; (T - B,) int64."""
         is_other = np.ones(self.lengths.sum(), dtype=bool)
         is_other[self.starts] = False
         return np.flatnonzero(is_other)
 
-    @cached_property
+    @once
     def runs(self) -> list[tuple[slice, slice]]:
         """Runs of neighbours of one length, as (sentences, their tokens)."""
         cuts = [0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self.lengths)]
@@ -245,7 +245,7 @@ class PackedBackbone:
         self._family = family_of(backbone)
         layers = self._family.layers(backbone)
         self._weights = LayerWeights(backbone, layers, precision)
-        self.attention = at_once.attention_for(backbone.device, precision, layers)
+        self.attention = at_once.attention_for(backbone.device, precision, layers, backbone.config.hidden_size)
         if self.attention:
             for layer in layers:
                 layer.join(PRECISIONS[precision].joined)

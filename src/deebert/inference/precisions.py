@@ -101,8 +101,8 @@ class Int8Linear:
         self._set(whole, scale[:, 0], 0.0 if linear.bias is None else linear.bias.detach())
 
     def _set(self, whole: Tensor, scale: Tensor, bias: Tensor | float) -> None:
-        self.bias = torch.as_tensor(bias)
-        zeros = torch.zeros(len(whole), dtype=torch.int64)
+        self.bias = torch.as_tensor(bias, device=whole.device)
+        zeros = torch.zeros(len(whole), dtype=torch.int64, device=whole.device)
         with _fbgemm():
             quantized = torch._make_per_channel_quantized_tensor(whole, scale.double(), zeros, 0)
             self._packed = torch.ops.quantized.linear_prepack(quantized, None)

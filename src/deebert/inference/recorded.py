@@ -167,25 +167,33 @@ class Recorded:
             lengths: (N,), tokens of each sample.
         """
         with self._lock:
-            graphs = self._graphs_of(criterion)
-            samples, tokens = len(lengths), int(lengths.sum())
-            longest = self._longest(int(lengths.max()))
-            names = tuple(inputs)
-            self._give(inputs, lengths, _size(tokens))
-            self._looks[:] = _UNSEEN
-            for number, span in enumerate(graphs.alone if tokens >= MANY_TOKENS else graphs.beside):
-                size = span, number % 2, _power_of_two(samples), _size(tokens), longest, () if number else names
-                known = size in graphs.by_size
-                record = partial(self._cuda.record, partial(self._run, graphs, *size))
-                again = _latest(graphs.by_size, size, record, GRAPHS_KEPT)
-                if known:  # else it has just been done
-                    again()
-                if span.ramp:
-                    left, tokens = divmod(self._look(span.ramp), _A_SAMPLE)
-                    if not left:
-                        break
-            answers = self._answers[: len(lengths)].to("cpu", copy=True).numpy()
-            return answers[:, :-1], answers[:, -1].astype(np.int64)
+            try:
+                return self._answered(inputs, lengths, self._graphs_of(criterion))
+            except BaseException:  # a graph that is under way would write into the next call's memory
+                self._cuda.wait()
+                raise
+
+    def _answered(
+        self, inputs: Mapping[str, np.ndarray], lengths: np.ndarray, graphs: _Graphs
+    ) -> tuple[np.ndarray, np.ndarray]:
+        samples, tokens = len(lengths), int(lengths.sum())
+        longest = self._longest(int(lengths.max()))
+        names = tuple(inputs)
+        self._give(inputs, lengths, _size(tokens))
+        self._looks[:] = _UNSEEN
+        for number, span in enumerate(graphs.alone if tokens >= MANY_TOKENS else graphs.beside):
+            size = span, number % 2, _power_of_two(samples), _size(tokens), longest, () if number else names
+            known = size in graphs.by_size
+            record = partial(self._cuda.record, partial(self._run, graphs, *size))
+            again = _latest(graphs.by_size, size, record, GRAPHS_KEPT)
+            if known:  # else it has just been done
+                again()
+            if span.ramp:
+                left, tokens = divmod(self._look(span.ramp), _A_SAMPLE)
+                if not left:
+                    break
+        answers = self._answers[: len(lengths)].to("cpu", copy=True).numpy()
+        return answers[:, :-1], answers[:, -1].astype(np.int64)
 
     def _longest(self, tokens: int) -> int:
         """For sentences of how many tokens the graph is, where the longest has so many."""
