@@ -92,6 +92,20 @@ def test_a_watch_goes_on_from_file_to_file(
     assert watch.read_bytes() == kept and not (tmp_path / "no.csv").exists()
 
 
+def test_a_mistake_leaves_no_watch(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a state nor a folder; and the state never takes the place of input or output."""
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    command = ("predict", model, source, tmp_path / "out.csv", "--epsilon", 0.1, "--watch")
+    assert "has no column" in error(capsys, *command, tmp_path / "deep/er/watch.json", "--text", "nothing")
+    for name, what in (("in.csv", "input"), ("out.csv", "output"), ("../out.csv", "output")):
+        place = tmp_path / name if "/" not in name else tmp_path / "new" / name
+        assert error(capsys, *command, place, "--force") == f"--watch: {place} is the {what}; expected another file"
+    assert [path.name for path in tmp_path.rglob("*")] == ["in.csv"]
+    (tmp_path / "watch.json").write_text("{}")
+    told = error(capsys, *command, tmp_path / "watch.json")
+    assert told == f"{tmp_path}/watch.json: damaged: it is no state of a monitor; Monitor.save writes it"
+
+
 def test_a_command_that_is_broken_off_counts_once(
     model: Path, classifier: EarlyExitClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +124,7 @@ def test_a_command_that_is_broken_off_counts_once(
     with monkeypatch.context() as patched:
         patched.setattr(Answering, "records", broken)
         assert status(*command) == 130
-    assert json.loads(watch.read_text())["samples"] == 0
+    assert not watch.exists()
     assert status(*command) == 0
     monitor = Monitor(classifier, epsilon=0.2, share=1)
     monitor.predict(sentences(), THRESHOLD)
@@ -214,6 +228,25 @@ def test_a_text_a_line(model: Path, classifier: EarlyExitClassifier, tmp_path: P
         assert status("predict", model, "-", tmp_path / f"out{ending}", "--threshold", THRESHOLD) == 0
         assert read(tmp_path / f"out{ending}")["label"][:9] == found["label"][:9]
     assert len(list(tmp_path.iterdir())) == len(FORMATS)
+
+
+def test_a_stream_that_is_broken_off_counts_what_was_answered(
+    model: Path, tmp_path: Path, streams: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream has no other end, and its answers have been given."""
+    output, watch = streams("\n".join(sentences()).encode()), tmp_path / "watch.json"
+    undisturbed, calls = Answering.records, []
+
+    def broken(*arguments: Any) -> np.ndarray:
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return undisturbed(*arguments)
+
+    monkeypatch.setattr(Answering, "records", broken)
+    options = ("--threshold", THRESHOLD, "--watch", watch, "--audit", 1, "--epsilon", 0.2)
+    assert status("predict", model, "-", "-", "--batch-rows", 7, *options) == 130
+    assert len(output.getvalue().splitlines()) == json.loads(watch.read_text())["samples"] == 21
 
 
 def test_two_texts_a_line(of_pairs: Path, streams: Any) -> None:

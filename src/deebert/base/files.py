@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -114,6 +115,20 @@ def write_bytes(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             scratch.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """UserError where `write_bytes` could not write `path`; neither a file nor a folder is left."""
+    made = [each for each in (path.parent, *path.parent.parents) if not each.exists()]
+    with write_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        finally:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def read_json(path: Path) -> Any:

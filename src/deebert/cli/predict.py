@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deebert.inference.classifier import EarlyExitClassifier
     from deebert.inference.cluster import Cluster
     from deebert.inference.monitor import Monitor
+    from deebert.inference.request import Request
 
 BATCH_ROWS = 4096
 DEFAULT_NATS = 0.1
@@ -85,6 +86,8 @@ def run(parsed: argparse.Namespace) -> None:
         replace=parsed.force,
     )
     request.check()  # before anything that takes long
+    if parsed.watch is not None:
+        _check_own_file(parsed.watch, request)
     from deebert.inference.bulk import answer
 
     classifier = model.load(parsed.model, parsed.precision, parsed.device)
@@ -95,11 +98,25 @@ def run(parsed: argparse.Namespace) -> None:
         threshold_nats = model.known_thresholds(parsed, classifier).for_drop(parsed.drop)
     monitor = None if parsed.watch is None else _monitor(parsed, classifier)
     print(f"threshold: {threshold_nats:g} nats", file=sys.stderr)
-    with _cluster(parsed, classifier) as cluster:
-        print(answer(classifier, request, threshold_nats, monitor, cluster).told(), file=sys.stderr)
-    if monitor is not None:
-        monitor.save(parsed.watch)
-        print(f"watch: {monitor}", file=sys.stderr)
+    is_whole = False
+    try:
+        with _cluster(parsed, classifier) as cluster:
+            print(answer(classifier, request, threshold_nats, monitor, cluster).told(), file=sys.stderr)
+        is_whole = True
+    finally:  # what went to standard output was given and counts, though broken off; a file counts once it is whole
+        if monitor is not None and (is_whole or (parsed.target == "-" and monitor.samples)):
+            monitor.save(parsed.watch)
+            print(f"watch: {monitor}", file=sys.stderr)
+
+
+def _check_own_file(watch: str, request: "Request") -> None:
+    """UserError where the state would take the place of the input or the output."""
+    from deebert.inference.folder import home_expanded
+
+    path = home_expanded(watch)
+    for other, what in ((request.source, "input"), (request.target, "output")):
+        if other is not None and path.resolve() == other.resolve():
+            raise UserError(f"--watch: {path} is the {what}; expected another file")
 
 
 def _cluster(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> AbstractContextManager["Cluster | None"]:
@@ -117,6 +134,7 @@ def _cluster(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> A
 
 def _monitor(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> "Monitor":
     """The monitor of an earlier command, which must have the same settings, or a new one."""
+    from deebert.base.files import check_writable
     from deebert.inference.folder import home_expanded
     from deebert.inference.monitor import Monitor
 
@@ -127,9 +145,8 @@ def _monitor(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> "
     }
     path = home_expanded(parsed.watch)
     if not path.exists():
-        monitor = Monitor(classifier, **wanted)
-        monitor.save(path)  # if it cannot be written, that is told before anything that takes long
-        return monitor
+        check_writable(path)  # before anything that takes long
+        return Monitor(classifier, **wanted)
     monitor = Monitor.load(path, classifier)
     for name, value in wanted.items():
         if getattr(monitor, name) != value:

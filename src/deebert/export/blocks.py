@@ -150,6 +150,11 @@ class Block(nn.Module):
         """The parameters of the layers, and in the first block those of all that comes before a layer."""
         (cut,) = self._cut
         yield from cut.layers[self.first - 1 : self.last].parameters()
+        yield from self.before_layers()
+
+    def before_layers(self) -> Iterator[nn.Parameter]:
+        """The parameters of all that comes before a layer, which is in the first block."""
+        (cut,) = self._cut
         if self.first == 1:
             inside = {id(parameter) for parameter in cut.layers.parameters()}
             yield from (each for each in self.backbone.base_model.parameters() if id(each) not in inside)

@@ -65,7 +65,7 @@ def write_graphs(cut: Cut, block_ends: list[int], precision: str, folder: Path) 
         _write(block, path)
         takes = _described(path, block)
         if precision == "int8":
-            quantize(path)
+            quantize(path, [weight.detach().numpy() for weight in block.before_layers()])
         yield Graph(path.name, (before + 1, last), _told(takes), _told(block.gives))
 
 

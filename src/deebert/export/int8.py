@@ -37,15 +37,20 @@ CONSTANTS = {
 }
 
 
-def quantize(path: Path) -> None:
-    """Rewrite a graph: linear maps of tokens multiply whole numbers. Heads, which read first tokens, stay float32."""
+def quantize(path: Path, exact: Sequence[np.ndarray] = ()) -> None:
+    """Rewrite a graph: linear maps of tokens multiply whole numbers. Heads, which read first tokens, stay float32.
+
+    Args:
+        exact: weights (out, in) of maps of tokens that stay float32, too, as they do in the engine.
+    """
     model = onnx.load(path)
     graph = model.graph
     weights = {each.name: each for each in graph.initializer}
     tokens = _tokens(model)
     joined: dict[str, list[NodeProto]] = defaultdict(list)  # products by the states that they read
     for node in graph.node:
-        if node.op_type == "MatMul" and node.input[0] in tokens and node.input[1] in weights:
+        is_map = node.op_type == "MatMul" and node.input[0] in tokens and node.input[1] in weights
+        if is_map and not _is_one_of(weights[node.input[1]], exact):
             joined[node.input[0]].append(node)
     products = {node.output[0]: same for same in joined.values() for node in same}
     nodes: list[NodeProto] = []
@@ -69,6 +74,12 @@ def quantize(path: Path) -> None:
         field.extend(content)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _is_one_of(weight: TensorProto, known: Sequence[np.ndarray]) -> bool:
+    """Whether a weight (in, out) of a graph is one of `known`, (out, in)."""
+    alike = [each for each in known if each.shape[::-1] == tuple(weight.dims)]
+    return any(np.array_equal(numpy_helper.to_array(weight).T, each) for each in alike)
 
 
 def _tokens(model: onnx.ModelProto) -> set[str]:

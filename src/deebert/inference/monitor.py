@@ -189,7 +189,10 @@ class Monitor:
         if not path.exists():
             raise UserError(f"{path}: no such file; Monitor.save writes it")
         try:
-            state = _State(**read_json(path))
+            content = read_json(path)
+            if not isinstance(content, dict) or set(content) != {field.name for field in dataclasses.fields(_State)}:
+                raise ValueError("it is no state of a monitor")
+            state = _State(**content)
             monitor = cls(classifier, **{name: getattr(state, name) for name in SETTINGS})
             sound = monitor._could_be(state)
         except (TypeError, ValueError) as error:
