@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from deebert.base.files import check_readable
 from deebert.encoders.loading import load_classifier
 from deebert.encoders.registry import family_of
-from deebert.ramps import Ramps, load_ramps, save_ramps
+from deebert.ramps import Ramps, check_has_ramps, load_ramps, save_ramps
 
 WEIGHTS = "model.safetensors"
 
@@ -65,6 +65,7 @@ class DeeBert(nn.Module):
             UserError: files are missing or damaged, do not belong together, or must not be read.
         """
         check_readable(folder)
+        check_has_ramps(folder)
         backbone, tokenizer = load_classifier(folder)
         config = backbone.config
         ramps = load_ramps(folder, config.num_hidden_layers - 1, config.hidden_size, config.num_labels)

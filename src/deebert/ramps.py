@@ -129,6 +129,12 @@ def load_ramps(folder: Path, num_ramps: int, hidden_size: int, num_labels: int) 
     return ramps.eval()
 
 
+def check_has_ramps(folder: Path) -> None:
+    """UserError where a folder is there and holds a model without ramps."""
+    if (folder / "config.json").is_file() and not has_ramps(folder):
+        raise UserError(f"{folder}: a model without ramps ({RAMPS} is missing); expected one such as models/deebert")
+
+
 def has_ramps(folder: Path) -> bool:
     """Whether a model's folder holds ramps already. A backbone's does if it was taken over with its own."""
     return (folder / RAMPS).is_file()

@@ -198,6 +198,29 @@ def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         assert end.value.code == f"error: {told}"
 
 
+def test_a_folder_that_is_not_whole(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The runner tells in one line which of its files is missing or damaged."""
+    for number, (name, content, told) in enumerate(
+        (
+            ("block-03.onnx", None, "no such file; expected the whole folder as it was exported"),
+            ("block-03.onnx", b"half", "cannot be loaded: "),
+            ("tokenizer.json", b"{", "cannot be loaded: "),
+            ("manifest.json", None, "cannot be read: No such file or directory"),
+            ("manifest.json", b"{", "damaged: "),
+            ("manifest.json", b"{}", "is of format None; expected 1"),
+        )
+    ):
+        out = shutil.copytree(exported, tmp_path / str(number))
+        (out / name).unlink()
+        if content is not None:
+            (out / name).write_bytes(content)
+        with pytest.raises(SystemExit) as end:
+            answers_of(out, monkeypatch, capsys, "w1")
+        assert str(end.value.code).startswith(f"error: {out / name}: {told}") and "\n" not in str(end.value.code)
+
+
 def test_mistakes(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +247,17 @@ def test_mistakes(
         ((model, out, "--check", unlabelled), f"{unlabelled}: has no column label; found sentence; name yours with"),
     ):
         assert error(capsys, "export", *arguments).startswith(told)
+        assert not out.exists()
+    metrics = write_metrics(tmp_path / "metrics", EarlyExitClassifier.from_pretrained(model))
+    for options, told in (
+        (("--drop", 1), "--drop: no threshold is known for a loss of 1 points: the model tells of no thresholds"),
+        (("--drop", 7, "--metrics", metrics), "--drop: no threshold is known for a loss of 7 points: expected one of"),
+        (
+            ("--drop", 2, "--metrics", metrics, "--blocks", 2),
+            "--drop: no threshold is known for a loss of 2 points: the",
+        ),
+    ):
+        assert error(capsys, "export", model, out, *options).startswith(told)
     monkeypatch.setattr(graphs, "MAX_BYTES", 1000)
     told = error(capsys, "export", model, out)
     assert told.startswith("--blocks: layers 1 to 1 and what they read have 0.0 GB of weights")

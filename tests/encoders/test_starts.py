@@ -230,7 +230,7 @@ FIRST_FAMILIES = "bert, camembert, deberta-v2, distilbert"
 DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "another family": (edit_config(model_type="gpt2"), ["gpt2 is not supported", FIRST_FAMILIES]),
     "a type nobody knows": (edit_config(model_type="brt"), ["brt is not supported", FIRST_FAMILIES]),
-    "no type": (write("config.json", "{}"), ["None is not supported", FIRST_FAMILIES]),
+    "no type": (write("config.json", "{}"), ["config.json says no model_type", FIRST_FAMILIES]),
     "foreign code": (edit_config(model_type="mine", auto_map=FOREIGN_CODE), ["mine is not supported"]),
     "a decoder": (edit_config(is_decoder=True), ["decoder", FIRST_FAMILIES]),
     "one layer": (edit_config(num_hidden_layers=1), ["1 layer", "2 or more"]),
@@ -252,7 +252,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ],
         ["tokenizer knows no words", "tokenizer.json"],
     ),
-    "tokenizer cut": (write("tokenizer.json", "{"), ["cannot be loaded", "JSONDecodeError"]),
+    "tokenizer cut": (write("tokenizer.json", "{"), ["its tokenizer cannot be loaded", "JSONDecodeError"]),
     "tokenizer of another make": (
         write("tokenizer.json", '{"added_tokens": [], "model": {"type": "WordLevel"}}'),
         ["cannot be loaded", "missing field"],

@@ -36,9 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--drop",
         type=number,
-        default=DEFAULT_DROP,
         metavar="POINTS",
-        help="recommended for a loss of so many points; %(default)g",
+        help=f"recommended for a loss of so many points; {DEFAULT_DROP:g}, where it is known",
     )
     which.add_argument("--threshold", type=number, metavar="NATS", help="this one")
     which = parser.add_argument_group("where thresholds come from")
@@ -62,16 +61,23 @@ def run(parsed: argparse.Namespace) -> None:
     about = classifier.about
     texts = tuple(name for name in (parsed.text, parsed.pair) if name is not None) or None
     samples = None if parsed.check is None else read_samples(parsed.check, Columns(texts, parsed.label), about)
-    known = None if samples is not None else classifier.thresholds(parsed.metrics)
+    drop = DEFAULT_DROP if parsed.drop is None else parsed.drop
     blocks = parsed.blocks or classifier.num_layers
+    unchecked = None
+    if samples is None:
+        known, same_ramps = classifier.thresholds(parsed.metrics), blocks == classifier.num_layers
+        unchecked = folder.Chosen.of_model(known, drop, same_ramps, parsed.precision)
+        if parsed.drop is not None and unchecked.threshold_nats is None:
+            why = unchecked.none_for(drop)
+            raise UserError(f"--drop: no threshold is known for a loss of {drop:g} points: {why}")
+        if parsed.threshold is not None:
+            unchecked = unchecked.with_threshold(parsed.threshold)
     told: list[str] = []
 
     def choose(written: Path) -> folder.Chosen:
         if samples is None:
-            same_ramps = blocks == classifier.num_layers
-            chosen = folder.Chosen.of_model(known, parsed.drop, same_ramps, parsed.precision)
-            return chosen if parsed.threshold is None else chosen.with_threshold(parsed.threshold)
-        checked = check(written, classifier, samples, parsed.drop, parsed.threshold)
+            return unchecked
+        checked = check(written, classifier, samples, drop, parsed.threshold)
         told.extend(_told(checked))
         return checked.chosen
 

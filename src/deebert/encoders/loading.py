@@ -82,7 +82,8 @@ def model_type_of(place: str | Path, revision: str | None = None) -> str | None:
 def supported_type(name: str, model_type: str | None) -> str:
     """`model_type` of the model `name`; UserError where early exit does not work on such a model."""
     if model_type not in FAMILIES:
-        raise UserError(f"model {name}: {model_type} is not supported; supported: {', '.join(FAMILIES)}")
+        told = f"{model_type} is not supported" if model_type else "config.json says no model_type"
+        raise UserError(f"model {name}: {told}; supported: {', '.join(FAMILIES)}")
     return model_type
 
 
@@ -120,7 +121,7 @@ def load_tokenizer(
     Raises:
         UserError: there is none, it is damaged, or it does not fit the model that `config` describes.
     """
-    with load_errors(name):
+    with load_errors(name, "its tokenizer "):
         # Without its files, Hugging Face makes one that knows no words and says nothing, or says much to no purpose.
         if Path(place).is_dir() and not any(Path(place, file).is_file() for file in (*VOCABULARIES, *SENTENCEPIECE)):
             raise UserError(f"model {name}: no tokenizer there; expected one of {', '.join(VOCABULARIES)}")
@@ -134,7 +135,7 @@ def load_tokenizer(
     if tokenizer.pad_token_id is None:
         raise UserError(f"model {name}: its tokenizer has no pad_token; expected one in tokenizer_config.json")
     _check_ids(name, tokenizer, config)
-    with load_errors(name):
+    with load_errors(name, "its tokenizer "):
         _fit_token_types(name, tokenizer, config)
         _check_case(name, place, tokenizer, revision)
     return tokenizer
@@ -208,8 +209,12 @@ def _has(place: str | Path, file: str, revision: str | None) -> bool:
 
 
 @contextlib.contextmanager
-def load_errors(name: str) -> Iterator[None]:
-    """Turn what Hugging Face raises on a bad model into one line, and keep its reports and retries off the screen."""
+def load_errors(name: str, part: str = "") -> Iterator[None]:
+    """Turn what Hugging Face raises on a bad model into one line, and keep its reports and retries off the screen.
+
+    Args:
+        part: of the model, with a space behind it; none = all of it.
+    """
     loggers = (transformers.logging, huggingface_hub.logging)
     verbosities = [logger.get_verbosity() for logger in loggers]
     for logger in loggers:
@@ -221,7 +226,9 @@ def load_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # on a damaged file each of its libraries raises types of its own, or bare Exception
         hint = "" if is_folder(name) or Path(name).exists() else "; without a network, give a folder as model"
-        raise UserError(f"model {name}: cannot be loaded: {type(error).__name__}: {one_line(error)}{hint}") from error
+        raise UserError(
+            f"model {name}: {part}cannot be loaded: {type(error).__name__}: {one_line(error)}{hint}"
+        ) from error
     finally:
         for logger, verbosity in zip(loggers, verbosities, strict=True):
             logger.set_verbosity(verbosity)

@@ -62,6 +62,12 @@ class Chosen:
         threshold = next((each.threshold_nats for each in known.recommended if each.drop_points == drop_points), None)
         return cls(threshold, told, known.n, known.metric, known.recommended)
 
+    def none_for(self, drop_points: float) -> str:
+        """Why there is no threshold for such a loss."""
+        if not self.recommended:
+            return self.chosen_on.removeprefix("none: ")
+        return f"expected one of {', '.join(f'{each.drop_points:g}' for each in self.recommended)}"
+
     def with_threshold(self, nats: float) -> "Chosen":
         """The same, with a threshold that somebody else has chosen."""
         return replace(self, threshold_nats=nats)

@@ -10,6 +10,7 @@ It needs onnxruntime, tokenizers and numpy, and nothing else of the project that
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -51,13 +52,17 @@ class Runner:
 
     Attributes:
         manifest: the content of manifest.json.
+
+    Raises:
+        ValueError: a file is missing or damaged.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
         folder = Path(folder)
-        self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if self.manifest["format"] != FORMAT:
-            raise ValueError(f"{folder}: format {self.manifest['format']} of the manifest; expected {FORMAT}")
+        self.manifest = _manifest(folder / "manifest.json")
+        files = [self.manifest["tokenizer"], *(told["file"] for told in self.manifest["graphs"])]
+        if missing := [file for file in files if not (folder / file).is_file()]:
+            raise ValueError(f"{folder / missing[0]}: no such file; expected the whole folder as it was exported")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Threads wait awake for the next operator, but for so many microseconds alone, and not until the next graph
@@ -71,7 +76,8 @@ class Runner:
             graph.read_later = given & {name for later in self._graphs[i + 1 :] for name in later.inputs}
         outputs = [each for told in self.manifest["graphs"] for each in told["outputs"]]
         self._fixed = {each["name"] for each in outputs if each["dims"][0] != "batch"}  # the same for all texts
-        self._tokenizer = Tokenizer.from_file(str(folder / self.manifest["tokenizer"]))
+        with _damage(folder / self.manifest["tokenizer"]):
+            self._tokenizer = Tokenizer.from_file(str(folder / self.manifest["tokenizer"]))
 
     def predict(self, texts: Iterable[Text], threshold: float | None = None) -> list[Answer]:
         """Answer texts, or pairs of texts, in their order. No answer depends on the others.
@@ -173,9 +179,10 @@ class _Graph:
 
     def __init__(self, folder: Path, told: dict[str, Any], options: onnxruntime.SessionOptions) -> None:
         # Joined with the sums before them, norms would take twice as long.
-        self._session = onnxruntime.InferenceSession(
-            folder / told["file"], options, ["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
-        )
+        with _damage(folder / told["file"]):
+            self._session = onnxruntime.InferenceSession(
+                folder / told["file"], options, ["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
+            )
         self.inputs = [each["name"] for each in told["inputs"]]
         self.exit_layer = told["layers"][1]
         self.others = [each["name"] for each in told["outputs"][1:]]
@@ -185,6 +192,29 @@ class _Graph:
         logits, *others = self._session.run(None, {name: tensors[name] for name in self.inputs})
         tensors.update(zip(self.others, others, strict=True))
         return logits
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged: {error}") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path}: is of format {found}; expected {FORMAT}")
+    return content
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Within the block, which does nothing but load a file, what a library says of it is told in one line."""
+    try:
+        yield
+    except Exception as error:  # each library has types of its own
+        told = " ".join(str(error).split())
+        raise ValueError(f"{path}: cannot be loaded: {told}") from None
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[np.ndarray]:
@@ -247,9 +277,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threshold", type=float, metavar="NATS", help="0 = full depth; by default the manifest's")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of each graph; by default all cores")
     parsed = parser.parse_args(arguments)
-    runner = Runner(Path(__file__).resolve().parent, parsed.threads)
-    size = runner.manifest["texts"]
     try:
+        runner = Runner(Path(__file__).resolve().parent, parsed.threads)
+        size = runner.manifest["texts"]
         if parsed.texts:
             if len(parsed.texts) % size:
                 raise ValueError(f"TEXT: {len(parsed.texts)} of them; expected {size} for each answer")

@@ -184,7 +184,8 @@ def test_columns_that_are_named_are_taken(tmp_path: Path) -> None:
         (["10", "9", "-1", "9"], ("-1", "9", "10")),
         ([10, 9, -1, 9], ("-1", "9", "10")),
         ([10.0, 9.0, -1.0, 9.0], ("-1", "9", "10")),
-        (["1.0", "+2", "3", "03"], ("1", "2", "3")),
+        (["1.0", "+2", "3", "3.0"], ("1", "2", "3")),
+        (["010", "10", "7", "007"], ("007", "010", "10", "7")),  # codes are words
         (["b", "B", " a ", "b"], ("B", "a", "b")),
         ([True, False, True, False], ("false", "true")),
         (["None", "NA", "nan", "null"], ("NA", "None", "nan", "null")),
@@ -313,13 +314,14 @@ BAD_FILES: dict[str, tuple[str, bytes, list[str]]] = {
     "no text column": (
         "train.csv",
         b"utterance,label\na,x\n",
-        ["no column for the text; found utterance, label", "sentence1"],
+        ["no column for the text; found utterance, label", "text, or sentence1 and sentence2, or premise"],
     ),
     "no label column": (
         "train.csv",
         b"text,y\na,x\n",
         ["no column for the label; found text, y", "columns.label", "intent"],
     ),
+    "commas in a tsv": ("train.tsv", b"text,label\na\tb,x\n", ["one column, with a comma in it", "a tab between them"]),
     "another delimiter": ("train.csv", b"text;label\na;x\n", ["no column for the text; found text;label"]),
     "a column twice": ("train.csv", b"text,label,label\na,x,y\n", ["has the column label twice"]),
     "too few fields": ("train.csv", LABELLED + b"c\n", ["train.csv: line 4: 1 fields; expected 2", "double quotes"]),

@@ -233,6 +233,13 @@ BAD = {
     "too few fields": ("in.csv", b"text,n\na,1\nb\n", "in.csv: line 3: 1 fields; expected 2"),
     "a comma unquoted": ("in.csv", b"text\na, b\n", "in.csv: line 2: 2 fields; expected 1"),
     "a quote left open": ("in.csv", b'text\n"a\nb\n', "in.csv: line 2: unexpected end of data; a field that begins"),
+    "semicolons": (
+        "in.csv",
+        b"text;n\na, b;c\n",
+        "the header has one column, with a semicolon in it; expected columns",
+    ),
+    "tabs": ("in.csv", b'text\tn\n"a"\tb\n', "with a tab in it; expected columns with a comma between them"),
+    "a quote within": ("in.tsv", b'text\tn\n"a"b\tc\n', "in.tsv: line 2: a tab expected after"),
     "a column twice": ("in.csv", b"text,text\na,b\n", "in.csv: has the column text twice"),
     "empty": ("in.csv", b"", "in.csv: is empty; expected a line with the names of its columns"),
     "latin-1": ("in.tsv", b"text\na\n\xe9\n", "in.tsv: line 3: not UTF-8"),

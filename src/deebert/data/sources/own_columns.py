@@ -1,6 +1,5 @@
 """Which columns of a person's own table hold the texts and the class."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,8 +51,8 @@ def _usual(where: str, names: Sequence[str], usual: Sequence[tuple[str, ...]], k
     for group in usual:
         if all(name in lower for name in group):
             return tuple(lower[name] for name in group)
-    looked_for = ", ".join(dict.fromkeys(itertools.chain.from_iterable(usual)))
+    looked_for = ", or ".join(" and ".join(group) for group in usual)
     raise UserError(
-        f"{where}: has no column for the {kind}; found {', '.join(names) or 'none'}; set download_glue.columns.{kind},"
-        f" or name it one of {looked_for}"
+        f"{where}: has no column for the {kind}; found {', '.join(names) or 'none'}; set download_glue.columns.{kind};"
+        f" looked for {looked_for}"
     )

@@ -1,7 +1,8 @@
 """The classes of a person's own table: words or whole numbers, and their ids.
 
 Ids follow the numbers in numeric order, or the words in alphabetical order (of code points), unless `labels` lists
-them. The names of a class column of the Hub keep the order that they have there.
+them. The names of a class column of the Hub keep the order that they have there. Where one label has a leading zero, as
+007 has, all are words: codes, which stay as they are written.
 """
 
 import re
@@ -12,6 +13,7 @@ from deebert.base.errors import UserError
 from deebert.data.sources.own_files import Rows
 
 WHOLE = re.compile(r"[-+]?[0-9]{1,18}(\.0*)?")
+CODE = re.compile(r"0[0-9]+")
 DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE][-+0-9]))([eE][-+]?[0-9]+)?")
 MAX_TOLD = 5
 
@@ -28,10 +30,12 @@ def label_names(rows: Rows, column: str, found: Iterable[str], listed: Sequence[
             f"{rows.where}: column {column}: has one class only ({', '.join(classes)}); expected two or more"
         )
     if listed is not None:
-        return _as_listed(rows.where, column, classes, [_canonical(name) for name in listed])
+        are_codes = any(map(CODE.fullmatch, (*classes, *listed)))
+        return _as_listed(rows.where, column, classes, [_canonical(name, are_codes) for name in listed])
     if order := rows.class_names.get(column):
         return tuple(name for name in order if name in classes)
-    numbers = {name for name in classes if WHOLE.fullmatch(name)}
+    are_codes = any(map(CODE.fullmatch, classes))
+    numbers = set() if are_codes else {name for name in classes if WHOLE.fullmatch(name)}
     if numbers and numbers != classes:
         raise UserError(
             f"{rows.where}: column {column}: mixes numbers and words ({min(numbers)} and {min(classes - numbers)});"
@@ -59,9 +63,11 @@ def read_labels(rows: Rows, column: str) -> list[str]:
         UserError: a value is neither a word nor a whole number.
     """
     values, seen = rows.values(column), {}
+    are_codes = any(isinstance(value, str) and CODE.fullmatch(value.strip()) for value in values)
     for row, value in enumerate(values):
         if (key := (type(value), value if isinstance(value, str | int | float) else None)) not in seen:
-            if not isinstance(value, str | int | float | None) or DECIMAL.fullmatch(name := _canonical(value)):
+            is_known = isinstance(value, str | int | float | None)
+            if not is_known or DECIMAL.fullmatch(name := _canonical(value, are_codes)):
                 raise UserError(
                     f"{rows.place(row)}: column {column}: {str(value)[:40]!r} is no class; expected a word or a whole"
                     " number"
@@ -70,12 +76,16 @@ def read_labels(rows: Rows, column: str) -> list[str]:
     return [seen[type(value), value] for value in values]
 
 
-def _canonical(value: Any) -> str:
-    """One spelling for each label: spaces around it do not count, 1.0 and +1 are 1, true and false are words."""
+def _canonical(value: Any, are_codes: bool) -> str:
+    """One spelling for each label: spaces around it do not count, 1.0 and +1 are 1, true and false are words.
+
+    Args:
+        are_codes: numbers stay as they are written.
+    """
     if value is None or value != value:  # NaN: what a missing number is read as
         return ""
     text = str(value).lower() if isinstance(value, bool) else str(value).strip()
-    return str(int(text.partition(".")[0])) if WHOLE.fullmatch(text) else text
+    return str(int(text.partition(".")[0])) if WHOLE.fullmatch(text) and not are_codes else text
 
 
 def some(names: Sequence[str]) -> str:

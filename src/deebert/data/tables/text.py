@@ -13,6 +13,9 @@ from typing import Any
 
 from deebert.base.errors import UserError, one_line
 
+NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
+SEPARATORS = tuple(NAMES)
+
 
 def records(file: Path, delimiter: str, max_chars: int = sys.maxsize) -> Iterator[tuple[int, list[str]]]:
     """The line where each record begins, from 1, and its fields; the header comes first.
@@ -31,18 +34,30 @@ def records(file: Path, delimiter: str, max_chars: int = sys.maxsize) -> Iterato
                     header = fields
                     _check_header(file, header)
                 elif fields and len(fields) != len(header):
+                    _check_delimiter(file, header, delimiter)
                     raise UserError(
                         f"{file}: line {begins}: {len(fields)} fields; expected {len(header)}, as in the header; a text"
-                        f" with a {'comma' if delimiter == ',' else 'tab'} in it stands in double quotes"
+                        f" with a {NAMES[delimiter]} in it stands in double quotes"
                     )
                 if fields:
                     yield begins, fields
                 begins = reader.line_num + 1
         except csv.Error as error:
+            _check_delimiter(file, header or [], delimiter)
+            told = one_line(str(error).replace(f"'{delimiter}'", f"a {NAMES[delimiter]}"))
             raise UserError(
-                f"{file}: line {begins}: {one_line(error)}; a field that begins with a double quote ends with one, and"
+                f"{file}: line {begins}: {told}; a field that begins with a double quote ends with one, and"
                 " those inside are doubled"
             ) from None
+
+
+def _check_delimiter(file: Path, header: list[str], delimiter: str) -> None:
+    """UserError where the columns seem to be separated by something else, for then all else is told wrongly."""
+    if len(header) == 1 and (found := [other for other in SEPARATORS if other in header[0]]):
+        raise UserError(
+            f"{file}: the header has one column, with a {NAMES[found[0]]} in it; expected columns with a"
+            f" {NAMES[delimiter]} between them, as the file's ending says"
+        )
 
 
 def _check_header(file: Path, header: list[str]) -> None:
