@@ -11,7 +11,8 @@ Shapes: N samples, B of them still in the batch, L layers (heads 1..L, ramps 1..
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +35,16 @@ def lead(logits: Tensor) -> Tensor:
     """Probability of the likeliest class less that of the second, 0 to 1, in float32; the last axis (..., C) goes."""
     first, second = torch.log_softmax(logits.float(), dim=-1).topk(2, dim=-1).values.exp().unbind(dim=-1)
     return first - second
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    """Whether it is a number from `low` to `high`, a truth value being none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_count(value: Any) -> bool:
+    """Whether it is a whole number, 1 or more."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
 
 
 class Criterion(ABC):
@@ -111,8 +122,8 @@ class Entropy(Criterion):
     read = staticmethod(entropy)
 
     def __post_init__(self) -> None:
-        if not self.threshold_nats >= 0:
-            raise UserError(f"{self.name}: threshold is {self.threshold_nats}; allowed: nats, 0 or more")
+        if not _within(self.threshold_nats, 0, math.inf):
+            raise UserError(f"{self.name}: threshold is {self.threshold_nats!r}; allowed: nats, 0 or more")
 
     @property
     def setting(self) -> float:
@@ -154,8 +165,8 @@ class MaxProbability(_Confidence):
     read = staticmethod(top_probability)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise UserError(f"{self.name}: threshold is {self.threshold}; allowed: a probability, 0 to 1")
+        if not _within(self.threshold, 0, 1):
+            raise UserError(f"{self.name}: threshold is {self.threshold!r}; allowed: a probability, 0 to 1")
 
     @classmethod
     def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["MaxProbability"]:
@@ -177,9 +188,9 @@ class Margin(_Confidence):
     read = staticmethod(lead)
 
     def __post_init__(self) -> None:
-        if not -1 <= self.threshold <= 1:
+        if not _within(self.threshold, -1, 1):
             raise UserError(
-                f"{self.name}: threshold is {self.threshold}; allowed: a difference of probabilities, -1 to 1"
+                f"{self.name}: threshold is {self.threshold!r}; allowed: a difference of probabilities, -1 to 1"
             )
 
     @classmethod
@@ -205,8 +216,8 @@ class Patience(Criterion):
     name: ClassVar[str] = "patience"
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise UserError(f"{self.name}: patience is {self.patience}; allowed: 1 or more")
+        if not _is_count(self.patience):
+            raise UserError(f"{self.name}: patience is {self.patience!r}; allowed: a whole number, 1 or more")
 
     @property
     def setting(self) -> float:
@@ -243,10 +254,10 @@ class ConfidentStreak(Criterion):
     read = staticmethod(top_probability)
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise UserError(f"confident_streak: length is {self.length}; allowed: 1 or more")
-        if not 0 <= self.threshold <= 1:
-            raise UserError(f"confident_streak: threshold is {self.threshold}; allowed: a probability, 0 to 1")
+        if not _is_count(self.length):
+            raise UserError(f"confident_streak: length is {self.length!r}; allowed: a whole number, 1 or more")
+        if not _within(self.threshold, 0, 1):
+            raise UserError(f"confident_streak: threshold is {self.threshold!r}; allowed: a probability, 0 to 1")
 
     @property
     def name(self) -> str:
@@ -290,7 +301,7 @@ class LayerThresholds(Criterion):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "thresholds_nats", tuple(self.thresholds_nats))
-        if not all(threshold >= 0 for threshold in self.thresholds_nats):
+        if not all(_within(threshold, 0, math.inf) for threshold in self.thresholds_nats):
             raise UserError(f"{self.name}: thresholds are {self.thresholds_nats}; allowed: nats, 0 or more")
 
     @property
@@ -326,8 +337,8 @@ class Consistency(Criterion):
     name: ClassVar[str] = "consistency"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise UserError(f"{self.name}: threshold is {self.threshold}; allowed: a probability, 0 to 1")
+        if not _within(self.threshold, 0, 1):
+            raise UserError(f"{self.name}: threshold is {self.threshold!r}; allowed: a probability, 0 to 1")
         for ramp, weights in enumerate(self.weights, start=1):
             if np.shape(weights) != (3,) or not np.isfinite(weights).all():
                 raise UserError(f"{self.name}: weights of ramp {ramp} are {weights}; allowed: three finite numbers")
