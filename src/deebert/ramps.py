@@ -132,7 +132,9 @@ def load_ramps(folder: Path, num_ramps: int, hidden_size: int, num_labels: int) 
 def check_has_ramps(folder: Path) -> None:
     """UserError where a folder is there and holds a model without ramps."""
     if (folder / "config.json").is_file() and not has_ramps(folder):
-        raise UserError(f"{folder}: a model without ramps ({RAMPS} is missing); expected one such as models/deebert")
+        raise UserError(
+            f"{folder}: a model without ramps ({RAMPS} is missing); `dvc repro` makes one in models/deebert"
+        )
 
 
 def has_ramps(folder: Path) -> bool:

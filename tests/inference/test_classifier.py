@@ -638,7 +638,7 @@ def test_a_repository_of_the_hub(
     [
         ("config.json", None, "model: no model here (config.json is missing)"),
         ("config.json", b"{", "model: "),
-        (RAMPS, None, f"a model without ramps ({RAMPS} is missing); expected one such as models/deebert"),
+        (RAMPS, None, f"a model without ramps ({RAMPS} is missing); `dvc repro` makes one in models/deebert"),
         (RAMPS, b"half", f"{RAMPS}: cannot be loaded"),
         ("model.safetensors", b"half", "model: cannot be loaded"),
         ("training.json", b"{", "training.json: not readable as JSON"),

@@ -462,7 +462,11 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         without_a_weight("models/backbone/model.safetensors"),
         ["models/backbone: damaged", "1 weights are missing"],
     ),
-    "no ramps": ("eval_layers", remove("models/deebert/ramps.safetensors"), ["ramps.safetensors: cannot be loaded"]),
+    "no ramps": (
+        "eval_layers",
+        remove("models/deebert/ramps.safetensors"),
+        ["a model without ramps (ramps.safetensors is missing); `dvc repro` makes one"],
+    ),
     "ramps cut": ("eval_layers", halve("models/deebert/ramps.safetensors"), ["ramps.safetensors: cannot be loaded"]),
     "ramps of another model": ("eval_layers", ramps_of_another_model, ["ramps.safetensors: cannot be loaded", "size"]),
     "no logits": ("entropy_sweep", remove("data/logits"), ["data/logits/about.json: no such file", "dvc repro"]),
