@@ -287,9 +287,74 @@ def test_words_with_capital_letters_are_not_made_small(family: str, tmp_path: Pa
     for call in (lambda: start_model(str(folder), NAMES, 16), lambda: load_classifier(folder)):
         message = error(call)
         assert "'Paris'" in message and "tokenizer_config.json with do_lower_case" in message
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert "'Paris'" in error(lambda: load_classifier(folder))
     for lower, read in ((False, "Paris"), (True, "paris")):
         (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
         assert start_model(str(folder), NAMES, 16)[1].tokenize("Paris") == [read]
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "electra"])
+def test_letters_are_read_as_the_file_says(family: str, tmp_path: Path) -> None:
+    """transformers makes letters small unless its settings say otherwise, whatever the file of the tokenizer says."""
+    folder = tiny.write_model(tmp_path, family)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    (folder / "vocab.txt").write_text(vocabulary("paris", "Paris"))
+    settings = folder / "tokenizer_config.json"
+    settings.write_text('{"do_lower_case": false}')
+    load_classifier(folder)[1].save_pretrained(folder)
+    assert (folder / "tokenizer.json").is_file() and load_classifier(folder)[1].tokenize("Paris") == ["Paris"]
+    told = json.loads(settings.read_text())
+    del told["do_lower_case"]
+    settings.write_text(json.dumps(told))
+    message = error(lambda: load_classifier(folder))
+    assert "tokenizer.json reads 'A\u00c9\u65e5' as 'A\u00c9" in message and "expected do_lower_case" in message
+    settings.write_text(json.dumps(told | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    assert load_classifier(folder)[1].tokenize("Paris") == ["Paris"]
+
+
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_token_types_of_the_file_are_made(family: str, tmp_path: Path) -> None:
+    """transformers 5 leaves them away unless the settings ask for them; the model has learned from both."""
+    folder = tiny.write_model(tmp_path / "model", family)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["model_input_names"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_classifier(folder)[1]
+    assert tokenizer("w1", "w2")["token_type_ids"] == [0, 0, 0, 1, 1]
+    tokenizer.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder)("w1", "w2")["token_type_ids"] == [0, 0, 0, 1, 1]
+
+
+def test_a_tokenizer_that_puts_nothing_first(tmp_path: Path) -> None:
+    """Heads read the first token, which must not be a word, and each text must have one."""
+    folder = tiny.write_model(tmp_path)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
+    assert "its tokenizer puts no token before a text" in error(lambda: load_classifier(folder))
+
+
+@pytest.mark.parametrize("changed", [{"return_dict": False}, {"chunk_size_feed_forward": 5}])
+def test_settings_of_how_it_is_computed_do_not_matter(changed: dict[str, Any], tmp_path: Path) -> None:
+    """The answers do not depend on them."""
+    folder = tiny.write_model(tmp_path)
+    inputs = tiny.inputs("bert", [7, 3])
+    expected = load_classifier(folder)[0](**inputs).logits
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changed))
+    assert torch.equal(load_classifier(folder)[0](**inputs).logits, expected)
+
+
+def test_labels_are_words(tmp_path: Path) -> None:
+    """Also where config.json has numbers."""
+    folder = tiny.write_model(tmp_path, labels=2)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"id2label": {"0": 0, "1": 1}, "label2id": {"0": 0, "1": 1}})
+    )
+    config = load_classifier(folder)[0].config
+    assert (config.id2label, config.label2id) == ({0: "0", 1: "1"}, {"0": 0, "1": 1})
 
 
 @pytest.fixture

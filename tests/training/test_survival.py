@@ -525,8 +525,10 @@ def test_checkpoints_take_little_time(tmp_path: Path, monkeypatch: pytest.Monkey
         assert [due(start + 7), due(start + 8)] == [False, True]
 
 
-def test_wrong_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pause that is no number is one line that names the variable."""
-    monkeypatch.setenv(PAUSE_VARIABLE, "often")
-    with pytest.raises(UserError, match=f"^{PAUSE_VARIABLE}: 'often' is not allowed; expected a number of seconds$"):
+@pytest.mark.parametrize("pause", ["often", "nan", "inf", "-1"])
+def test_wrong_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: str) -> None:
+    """A pause that is no number of seconds is one line that names the variable."""
+    monkeypatch.setenv(PAUSE_VARIABLE, pause)
+    told = f"^{PAUSE_VARIABLE}: '{pause}' is not allowed; expected a number of seconds, 0 or more$"
+    with pytest.raises(UserError, match=told):
         Checkpoints(tmp_path)

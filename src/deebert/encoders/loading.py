@@ -1,6 +1,7 @@
 """Loading with transformers, every failure told in one line."""
 
 import contextlib
+import json
 import logging
 import string
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import huggingface_hub
 import torch
 import transformers
+from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -31,7 +33,8 @@ log = logging.getLogger(__name__)
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # either holds the words of a supported family
 SENTENCEPIECE = ("sentencepiece.bpe.model", "spm.model")  # so does either, but transformers alone cannot read it
-TOKENIZER_SETTINGS = ("tokenizer_config.json", "tokenizer.json")  # either says whether capital letters are kept
+TOKENIZER_CONFIG, TOKENIZER_FILE = "tokenizer_config.json", "tokenizer.json"
+LETTERS = "A\u00c9\u65e5"  # a capital one, one with an accent, and a Chinese one: what normalizers change
 CAPITALS = frozenset(string.ascii_uppercase)
 
 if not sys.stderr.isatty():  # tqdm's own bars know that by themselves
@@ -104,6 +107,12 @@ def supported_config(name: str, place: str | Path, revision: str | None = None, 
             f"model {name}: {config.num_hidden_layers} layer leaves nothing to exit from; expected 2 or more"
         )
     refuse_settings(name, config)
+    config.return_dict = True  # how answers are handed on; and work in parts would only cost time
+    if hasattr(config, "chunk_size_feed_forward"):
+        config.chunk_size_feed_forward = 0
+    if not all(isinstance(label, str) for label in config.id2label.values()):
+        config.id2label = {row: str(label) for row, label in config.id2label.items()}
+        config.label2id = {label: row for row, label in config.id2label.items()}
     return config
 
 
@@ -136,8 +145,10 @@ def load_tokenizer(
         raise UserError(f"model {name}: its tokenizer has no pad_token; expected one in tokenizer_config.json")
     _check_ids(name, tokenizer, config)
     with load_errors(name, "its tokenizer "):
+        if not tokenizer("")["input_ids"]:
+            raise UserError(f"model {name}: its tokenizer puts no token before a text; expected one such as [CLS]")
         _fit_token_types(name, tokenizer, config)
-        _check_case(name, place, tokenizer, revision)
+        _check_normalizer(name, place, tokenizer, revision)
     return tokenizer
 
 
@@ -164,12 +175,19 @@ def _check_ids(name: str, tokenizer: PreTrainedTokenizerBase, config: PreTrained
 
 
 def _fit_token_types(name: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Have no token types made for a model with a single one, and tell it: the second text of a pair has another.
+    """Have as many token types made as the model knows: the second text of a pair has another.
+
+    For a model with a single one none are made, which is told. For one with several they are, where the tokenizer's
+    file has them: transformers 5 leaves them away unless `tokenizer_config.json` asks for them.
 
     Raises:
         UserError: the model has several, but fewer than the tokenizer.
     """
     known = getattr(config, "type_vocab_size", 0) if family_named(config.model_type).token_types else 0
+    names = tokenizer.model_input_names
+    are_left_away = known > 1 and tokenizer.is_fast and "token_type_ids" not in names
+    if are_left_away and max(tokenizer.backend_tokenizer.encode("a", "b").type_ids) > 0:
+        _set_inputs(tokenizer, [*names, "token_type_ids"])
     made = 1 + max(tokenizer("a", "b").get("token_type_ids") or [0])
     if known == 0 or made <= known:  # at 0 the model does not look at them
         return
@@ -177,20 +195,35 @@ def _fit_token_types(name: str, tokenizer: PreTrainedTokenizerBase, config: PreT
         raise UserError(
             f"model {name}: its tokenizer makes {made} token types; expected at most the {known} of the model"
         )
-    names = [each for each in tokenizer.model_input_names if each != "token_type_ids"]
-    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # the latter is what is saved
+    _set_inputs(tokenizer, [each for each in names if each != "token_type_ids"])
     log.info("model %s: it has one token type, so both texts of a pair get the same", name)
 
 
-def _check_case(name: str, place: str | Path, tokenizer: PreTrainedTokenizerBase, revision: str | None = None) -> None:
-    """UserError where nothing tells how to read words, and the library's way cannot reach those of the vocabulary.
+def _set_inputs(tokenizer: PreTrainedTokenizerBase, names: list[str]) -> None:
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # the latter is what is saved
 
-    From `vocab.txt` alone it makes a tokenizer that turns all letters into small ones, even if the model knows others.
+
+def _check_normalizer(
+    name: str, place: str | Path, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
+) -> None:
+    """UserError where nothing tells for sure how letters are read, for then words are read as others, or as unknown.
+
+    Unless `tokenizer_config.json` says `do_lower_case`, transformers' tokenizers of most families make all letters
+    small, or leave them all as they are. They do so whatever `tokenizer.json` says, and whatever `vocab.txt` holds.
     """
-    if any(_has(place, file, revision) for file in TOKENIZER_SETTINGS):
+    if not tokenizer.is_fast or "do_lower_case" in (_settings(place, TOKENIZER_CONFIG, revision) or {}):
         return
-    normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
-    if normalizer is None or normalizer.normalize_str("A") == "A":
+    found = _normalized(tokenizer.backend_tokenizer)
+    if file := _cached(place, TOKENIZER_FILE, revision):
+        expected = _normalized(Tokenizer.from_file(file))
+        if found != expected:
+            raise UserError(
+                f"model {name}: {TOKENIZER_FILE} reads {LETTERS!r} as {expected!r}, and transformers'"
+                f" {type(tokenizer).__name__} as {found!r}; expected do_lower_case in {TOKENIZER_CONFIG}, or"
+                " PreTrainedTokenizerFast as tokenizer_class there, which follows the file"
+            )
+        return
+    if found == LETTERS:
         return
     special = frozenset(tokenizer.all_special_tokens)
     words = (word for word in tokenizer.get_vocab() if word not in special and word[0] != "[")
@@ -198,14 +231,28 @@ def _check_case(name: str, place: str | Path, tokenizer: PreTrainedTokenizerBase
     if capital:
         raise UserError(
             f"model {name}: vocab.txt has words with capital letters, such as {capital!r}, and nothing says to keep"
-            f" them; expected tokenizer_config.json with do_lower_case, or tokenizer.json"
+            f" them; expected {TOKENIZER_CONFIG} with do_lower_case, or {TOKENIZER_FILE}"
         )
+
+
+def _normalized(tokenizer: Tokenizer) -> str:
+    return LETTERS if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(LETTERS)
+
+
+def _settings(place: str | Path, file: str, revision: str | None) -> dict[str, Any] | None:
+    path = _cached(place, file, revision)
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def _has(place: str | Path, file: str, revision: str | None) -> bool:
     """Whether a folder or a Hub repository holds `file`."""
+    return _cached(place, file, revision) is not None
+
+
+def _cached(place: str | Path, file: str, revision: str | None) -> str | None:
+    """Where `file` of a folder or a Hub repository is; None where there is none."""
     missing_is_no_error = {"_raise_exceptions_for_missing_entries": False}
-    return cached_file(place, file, revision=revision, **missing_is_no_error) is not None
+    return cached_file(place, file, revision=revision, **missing_is_no_error)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
 UNCOUNTED = ("base", "settings")
-MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".model")  # endings
+MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".model", ".codes")  # endings
 
 
 def resolve(model: str) -> tuple[Start, str]:

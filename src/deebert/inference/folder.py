@@ -16,7 +16,7 @@ from deebert.settings.model_names import HUB_ID, is_folder
 CARD = "README.md"  # where the Hub looks for it
 GIT = (".git", ".gitattributes", ".gitignore")  # of a clone, which a model may be saved into
 ABOUT = "training.json"
-HUB_FILES = (CARD, "*.json", "*.safetensors")
+HUB_FILES = (CARD, "*.json", "*.safetensors", "vocab.txt", "merges.txt", "bpe.codes")
 # What is not weights, and so is kept in memory as it was when the model was loaded.
 SMALL_FILES = (
     "config.json",
@@ -27,6 +27,7 @@ SMALL_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "bpe.codes",
     ABOUT,
     RECORD,
     THRESHOLDS,

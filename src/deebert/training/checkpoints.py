@@ -9,6 +9,7 @@ ended or a person clears them, see `tools/checkpoints.py`.
 
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -75,7 +76,9 @@ class Checkpoints:
         try:
             self._wanted_pause_s = None if wanted is None else float(wanted)
         except ValueError:
-            raise UserError(f"{PAUSE_VARIABLE}: {wanted!r} is not allowed; expected a number of seconds") from None
+            self._wanted_pause_s = math.nan
+        if self._wanted_pause_s is not None and not 0 <= self._wanted_pause_s < math.inf:
+            raise UserError(f"{PAUSE_VARIABLE}: {wanted!r} is not allowed; expected a number of seconds, 0 or more")
 
     def __enter__(self) -> Self:
         return self

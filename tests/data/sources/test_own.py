@@ -25,6 +25,8 @@ from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.data.dataset import DataSet
 from deebert.data.sources import own, table
+from deebert.data.sources.own_files import Rows
+from deebert.data.sources.own_labels import label_names, read_labels
 from deebert.settings.download_glue import Columns, DownloadGlue
 from tests.hub import Repo, serve
 
@@ -200,6 +202,12 @@ def test_ids_follow_a_rule(tmp_path: Path, found: list[Any], names: tuple[str, .
         assert load(folder(tmp_path / ending[1:], ending, train=content, dev=content)).task.label_names == names
 
 
+def test_class_names_are_spelled_as_labels_are() -> None:
+    """Those that come with a column of classes, too: 1.0 is 1 there, and spaces around a name do not count."""
+    rows = Rows("train", {"y": [0, 1]}, "row", [1, 2], {"y": ["2.0", " 1"]})
+    assert label_names(rows, "y", read_labels(rows, "y"), None) == ("2", "1")
+
+
 def test_labels_in_the_order_that_is_listed(tmp_path: Path) -> None:
     """`labels` decides the ids, also of words and numbers mixed; they must be the classes of train, all of them."""
     path = str(write(tmp_path / "mine.csv", TRAIN))
@@ -338,6 +346,7 @@ BAD_FILES: dict[str, tuple[str, bytes, list[str]]] = {
     "no JSON": ("train.jsonl", b'{"text": "a", "label": "x"}\n{"text\n', ["line 2: not readable as JSON"]),
     "no object": ("train.jsonl", b'["a", "x"]\n', ["line 1: expected an object"]),
     "a text that is none": ("train.jsonl", b'{"text": 1, "label": "x"}\n', ["line 1", "'1' is int; expected a text"]),
+    "a label with half a character": ("train.jsonl", b'{"text": "a", "label": "\\ud800"}\n', ["line 1", "half of a"]),
     "half a character": ("train.jsonl", b'{"text": "\\ud800", "label": "x"}\n', ["line 1", "half of a character"]),
     "a label that is none": ("train.jsonl", b'{"text": "a", "label": ["x"]}\n', ["line 1", "is no class"]),
     "a float": ("train.jsonl", b'{"text": "a", "label": 1e-9}\n', ["line 1", "'1e-09' is no class"]),

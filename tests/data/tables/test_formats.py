@@ -229,6 +229,13 @@ def test_row_groups_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(groups[1]) > 1 and min(groups[1][:-1]) >= 7
 
 
+def far() -> bytes:
+    """A parquet file with a time that Python cannot tell."""
+    written = io.BytesIO()
+    parquet.write_table(pa.table({"text": ["a"], "at": pa.array([10**18], pa.timestamp("ms"))}), written)
+    return written.getvalue()
+
+
 BAD = {
     "too few fields": ("in.csv", b"text,n\na,1\nb\n", "in.csv: line 3: 1 fields; expected 2"),
     "a comma unquoted": ("in.csv", b"text\na, b\n", "in.csv: line 2: 2 fields; expected 1"),
@@ -248,6 +255,7 @@ BAD = {
     "no object": ("in.jsonl", b'["a"]\n', "in.jsonl: line 1: expected an object"),
     "no text": ("in.jsonl", b'{"text": "a"}\n\n{"text": 1}\n', "in.jsonl: line 3: column text: '1' is int; expected"),
     "half a character": ("in.jsonl", b'{"n": "\\ud800"}\n', "in.jsonl: line 1: has half of a character"),
+    "a time beyond all": ("in.parquet", far(), "in.parquet: column at: cannot stand in a text: "),
     "no parquet": ("in.parquet", b"text\na\n", "in.parquet: not readable as parquet"),
     "unknown ending": ("in.txt", b"a\n", "in.txt: unknown ending .txt; expected .csv, .tsv, .jsonl or .parquet"),
     "no ending": ("in", b"a\n", "in: has no ending; expected"),

@@ -46,6 +46,13 @@ class Rows:
     def place(self, row: int) -> str:
         return f"{self.where}: {self.unit} {self.places[row]}"
 
+    def check_characters(self, row: int, column: str, text: str) -> None:
+        """UserError where a text of that row cannot be written as UTF-8."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{self.place(row)}: column {column}: has half of a character (a lone surrogate)") from None
+
 
 def find_files(path: Path) -> dict[str, Path]:
     """The file of each split that there is; of a single file, that one as train.

@@ -29,12 +29,11 @@ def label_names(rows: Rows, column: str, found: Iterable[str], listed: Sequence[
         raise UserError(
             f"{rows.where}: column {column}: has one class only ({', '.join(classes)}); expected two or more"
         )
+    are_codes = any(map(CODE.fullmatch, classes))
     if listed is not None:
-        are_codes = any(map(CODE.fullmatch, (*classes, *listed)))
         return _as_listed(rows.where, column, classes, [_canonical(name, are_codes) for name in listed])
     if order := rows.class_names.get(column):
-        return tuple(name for name in order if name in classes)
-    are_codes = any(map(CODE.fullmatch, classes))
+        return tuple(name for each in order if (name := _canonical(each, are_codes)) in classes)
     numbers = set() if are_codes else {name for name in classes if WHOLE.fullmatch(name)}
     if numbers and numbers != classes:
         raise UserError(
@@ -72,6 +71,7 @@ def read_labels(rows: Rows, column: str) -> list[str]:
                     f"{rows.place(row)}: column {column}: {str(value)[:40]!r} is no class; expected a word or a whole"
                     " number"
                 )
+            rows.check_characters(row, column, name)
             seen[key] = name
     return [seen[type(value), value] for value in values]
 

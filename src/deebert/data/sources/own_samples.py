@@ -52,6 +52,8 @@ def read_samples(rows: Rows, columns: Found, *, may_hide_labels: bool) -> Sample
     texts = list(zip(*(_texts(rows, column) for column in columns.texts), strict=True))
     labels = read_labels(rows, columns.label) if columns.label in rows.columns else None
     if may_hide_labels and labels is not None and set(labels) <= {"", HIDDEN}:
+        if HIDDEN in labels:
+            log.info("%s: all labels are %s, so they count as hidden", rows.where, HIDDEN)
         labels = None
     kept = [row for row, text in enumerate(texts) if all(map(str.strip, text)) and (labels is None or labels[row])]
     left_out = len(texts) - len(kept)
@@ -70,10 +72,7 @@ def _texts(rows: Rows, column: str) -> list[str]:
         if value is not None and not isinstance(value, str):
             found = type(value).__name__
             raise UserError(f"{rows.place(row)}: column {column}: {str(value)[:40]!r} is {found}; expected a text")
-        try:
-            (value or "").encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{rows.place(row)}: column {column}: has half of a character (a lone surrogate)") from None
+        rows.check_characters(row, column, value or "")
         texts.append(value or "")
     return texts
 

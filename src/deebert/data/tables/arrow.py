@@ -30,7 +30,10 @@ class Batch(Chunk):
 
     def values(self, column: str) -> Sequence[Any]:
         with _read_errors(self.where):
-            return self.batch.column(column).to_pylist()
+            try:
+                return self.batch.column(column).to_pylist()
+            except (OverflowError, ValueError) as error:  # a time beyond Python's
+                raise UserError(f"{self.where}: column {column}: cannot stand in a text: {one_line(error)}") from None
 
     def cells(self, names: Sequence[str]) -> Iterator[list[str]]:
         columns = [map(as_cell, self.values(name)) for name in names]
@@ -48,6 +51,8 @@ class Batch(Chunk):
             if "binary" in str(field.type):  # inside of lists, too
                 told = f"{self.where}: column {field.name}: bytes cannot stand in a text file"
                 raise UserError(f"{told}; expected a .parquet file to write to")
+            if pa.types.is_temporal(field.type):
+                self.values(field.name)
 
     def arrow(self, schema: pa.Schema) -> pa.Table:
         return pa.Table.from_batches([self.batch], schema)
