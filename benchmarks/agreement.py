@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from deebert.base.devices import pick_device
+from deebert.base.stage import told_in_one_line
 from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
 from deebert.data.scores import METRICS
@@ -76,4 +77,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line():
+        main()

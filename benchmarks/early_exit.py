@@ -22,6 +22,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.masking_utils import create_bidirectional_mask
 
+from deebert.base.stage import told_in_one_line
+from deebert.cli.arguments import count, some_of
 from deebert.data.batches import batches_by_length
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
@@ -57,6 +59,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # what tells a model of each from the o
         "position_biased_input": False,
     },
 }
+PARTS = ("all", "32", "1", "rivals", "memory")
 CPU = torch.device("cpu")
 PADDED_LENGTH = 128  # what the paper's code pads every sentence to
 
@@ -205,12 +208,11 @@ def main() -> None:
     parser.add_argument("--ramp", choices=KINDS, default="pooler")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--lengths", choices=LENGTHS, default="SST-2")
-    parser.add_argument("--samples", type=int, default=512, help="sentences of the batched part")
-    parser.add_argument("--single", type=int, default=48, help="sentences of the part one at a time")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--parts", default="all,32,1,rivals,memory", help="what to time, comma-separated")
+    parser.add_argument("--samples", type=count, default=512, help="sentences of the batched part")
+    parser.add_argument("--single", type=count, default=48, help="sentences of the part one at a time")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--parts", type=some_of(PARTS), default=PARTS, help=f"some of {','.join(PARTS)}; all of them")
     args = parser.parse_args()
-    parts = args.parts.split(",")
     torch.manual_seed(0)
     model = random_model(args.size, PADDED_LENGTH, args.ramp)
     untouched = copy.deepcopy(model)
@@ -232,15 +234,15 @@ def main() -> None:
             for name in ("size", "ramp", "precision", "lengths", "samples", "single", "rounds")
         },
     }
-    if "all" in parts:
+    if "all" in args.parts:
         result["all at once"] = compare(engine, sentences, len(sentences), criteria, args.rounds)
-    if "32" in parts:
+    if "32" in args.parts:
         result["32 at a time"] = compare(engine, sentences, 32, criteria, args.rounds)
-    if "1" in parts:
+    if "1" in args.parts:
         result["one at a time"] = compare(engine, single, 1, criteria, args.rounds)
-    if "rivals" in parts:
+    if "rivals" in args.parts:
         result["at 50 % saved"] = rivals(engine, untouched, sentences, args.single, half_saved, args.rounds)
-    if "memory" in parts:
+    if "memory" in args.parts:
         peaks = []
         for times_as_many in (1, 4):
             engine.answer(sentences.take(np.tile(np.arange(len(sentences)), times_as_many)), half_saved)
@@ -250,4 +252,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line():
+        main()

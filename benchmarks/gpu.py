@@ -29,6 +29,8 @@ from early_exit import (
 )
 
 from deebert.base.devices import pick_device
+from deebert.base.stage import told_in_one_line
+from deebert.cli.arguments import count, counts
 from deebert.data.batches import batches_by_length
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
@@ -93,8 +95,10 @@ def main() -> None:
     parser.add_argument("--ramp", choices=KINDS, default="linear")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
     parser.add_argument("--lengths", choices=LENGTHS, default="SST-2")
-    parser.add_argument("--to-a-call", default="1,32,64,256,1024,4096", help="sentences, comma-separated")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--to-a-call", type=counts, default=[1, 32, 64, 256, 1024, 4096], help="sentences, comma-separated"
+    )
+    parser.add_argument("--rounds", type=count, default=5)
     args = parser.parse_args()
     torch.manual_seed(0)
     device = pick_device()
@@ -107,7 +111,7 @@ def main() -> None:
         "torch": version("torch"),
         **{name: getattr(args, name) for name in ("size", "family", "ramp", "precision", "lengths", "rounds")},
     }
-    for size in map(int, args.to_a_call.split(",")):
+    for size in args.to_a_call:
         sentences = random_sentences(args.lengths, max(size, 16), vocabulary)
         result[f"{size} to a call"] = compare(engine, own, sentences, size, [0.3, 0.6, 0.75], args.rounds)
     labels = hugging_face(own, sentences)
@@ -116,4 +120,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line():
+        main()

@@ -43,6 +43,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 
 from deebert.base.devices import pick_device, resolve_precision
 from deebert.base.recipe import Recipe
+from deebert.base.stage import told_in_one_line
+from deebert.cli.arguments import count, some_of
 from deebert.data.encoded import Encoded, encode
 from deebert.data.scores import METRICS
 from deebert.data.sources import classic
@@ -68,6 +70,7 @@ SIZES = {  # layers, width, attention heads
     "mini": (6, 384, 12),
     "tiny": (3, 64, 2),
 }
+PARTS = ("finetuning", "ramps", "objectives", "memory", "scores")
 CPU = torch.device("cpu")
 BATCH_SIZE = 8  # the paper's
 OUR_RAMPS = TrainRamps(ramp="pooler", epochs=12, learning_rate=1e-3, batch_size=256, weight_decay=25000.0)
@@ -453,23 +456,24 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a folder with a pretrained one, instead of --size")
     parser.add_argument("--glue", type=Path, help="a folder in the classic layout, instead of --lengths")
     parser.add_argument("--task", choices=GLUE_TASKS, default="RTE", help="of --glue")
-    parser.add_argument("--train-samples", type=int, help="the first so many of its training split, otherwise all")
+    parser.add_argument("--train-samples", type=count, help="the first so many of its training split, otherwise all")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of ours")
-    parser.add_argument("--epochs", type=int, default=3, help="of fine-tuning, and of the paper's ramps")
+    parser.add_argument("--epochs", type=count, default=3, help="of fine-tuning, and of the paper's ramps")
     parser.add_argument("--learning-rate", type=float, default=2e-5, help="of fine-tuning, and of the paper's ramps")
-    parser.add_argument("--samples", type=int, default=256, help="sentences of the frozen pass")
-    parser.add_argument("--steps", type=int, default=8, help="of 8 samples, timed in each round")
-    parser.add_argument("--states", type=int, default=2560, help="samples of the ramps' epochs")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", default="finetuning,ramps", help="comma-separated; also objectives, memory, scores")
-    parser.add_argument("--large", type=int, default=400_000, help="samples of the part memory")
+    parser.add_argument("--samples", type=count, default=256, help="sentences of the frozen pass")
+    parser.add_argument("--steps", type=count, default=8, help="of 8 samples, timed in each round")
+    parser.add_argument("--states", type=count, default=2560, help="samples of the ramps' epochs")
+    parser.add_argument("--rounds", type=count, default=3)
+    help_on_parts = f"some of {','.join(PARTS)}; %(default)s"
+    parser.add_argument("--parts", type=some_of(PARTS), default="finetuning,ramps", help=help_on_parts)
+    parser.add_argument("--large", type=count, default=400_000, help="samples of the part memory")
     parser.add_argument("--ways", default="paper,ours", help=f"of the part scores: {', '.join(WAYS)}")
     parser.add_argument("--seeds", type=numbers, default=[1, 2, 3], help="of the part scores")
     parser.add_argument("--ramp-seeds", type=numbers, default=[1, 2, 3], help="those of them whose ramps are trained")
     args = parser.parse_args()
     if (args.model is None) != (args.glue is None):
         parser.error("--model and --glue: give both or neither")
-    parts = args.parts.split(",")
+    parts = args.parts
     if "scores" in parts and args.model is None:
         parser.error("--parts scores: needs --model and --glue")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the paper's way is written for a CPU here
@@ -498,4 +502,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line():
+        main()

@@ -25,6 +25,9 @@ def threshold_nats(text: str) -> float:
     return value
 
 
+threshold_nats.__name__ = "number of nats, 0 or more"  # argparse tells it
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("threshold", type=threshold_nats, help="nats; 0 = full depth")

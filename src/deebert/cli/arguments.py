@@ -1,6 +1,7 @@
 """Kinds of values on the command line. A ValueError is told by argparse, with the name of the kind."""
 
 import math
+from collections.abc import Callable, Sequence
 
 
 def number(text: str) -> float:
@@ -32,6 +33,25 @@ def share(text: str) -> float:
     return 1.0 if float(text) == 1 else part(text)
 
 
+def counts(text: str) -> list[int]:
+    """Of some, comma-separated."""
+    return [count(each) for each in text.split(",")]
+
+
+def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """A kind: some of the names, comma-separated."""
+
+    def chosen(text: str) -> list[str]:
+        found = text.split(",")
+        if not set(found) <= set(names):
+            raise ValueError
+        return found
+
+    chosen.__name__ = f"some of {','.join(names)}"
+    return chosen
+
+
 # argparse tells them
+counts.__name__ = "whole numbers of 1 or more, comma-separated"
 number.__name__, count.__name__ = "number of 0 or more", "whole number of 1 or more"
 part.__name__, share.__name__ = "number above 0 and below 1", "number above 0 and at most 1"
