@@ -473,8 +473,7 @@ def main() -> None:
     args = parser.parse_args()
     if (args.model is None) != (args.glue is None):
         parser.error("--model and --glue: give both or neither")
-    parts = args.parts
-    if "scores" in parts and args.model is None:
+    if "scores" in args.parts and args.model is None:
         parser.error("--parts scores: needs --model and --glue")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the paper's way is written for a CPU here
     precision = resolve_precision(args.precision, pick_device())
@@ -484,19 +483,19 @@ def main() -> None:
     result: dict[str, Any] = {"device": processor_name(), "threads": torch.get_num_threads(), "torch": version("torch")}
     result |= {name: value for name, value in vars(args).items() if name not in ("model", "glue")}
     result["precision"] = precision
-    if {"finetuning", "objectives", "ramps"} & set(parts):
+    if {"finetuning", "objectives", "ramps"} & set(args.parts):
         model = task.start(0)
         batches = epoch_batches(plan.train.encoded.lengths, BATCH_SIZE, plan.seed, 0)[: args.steps]
-        if "finetuning" in parts:
+        if "finetuning" in args.parts:
             result["finetuning"] = compare_finetuning(model, plan, batches, args)
-        if "objectives" in parts:
+        if "objectives" in args.parts:
             result["step_cpu_time_over_full_depth"] = compare_objectives(model, plan, batches, args)
-        if "ramps" in parts:
+        if "ramps" in args.parts:
             result["ramps"] = compare_ramps(model, plan, batches, args)
-    if "memory" in parts:
+    if "memory" in args.parts:
         layers, width, _ = SIZES[args.size]
         result["memory"] = [large_states(count, layers, width) for count in (args.large // 4, args.large)]
-    if "scores" in parts:
+    if "scores" in args.parts:
         result["scores"] = compare_scores(task, args.ways.split(","), args.seeds, args.ramp_seeds)
     print(json.dumps(result))
 

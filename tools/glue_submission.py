@@ -9,28 +9,17 @@ The server wants all of its tasks in one archive: run the tasks one after the ot
 
 import argparse
 import logging
-import math
 from pathlib import Path
 
 from deebert.base.stage import told_in_one_line
+from deebert.cli.arguments import number
 from deebert.data.dataset import DataSet
 from deebert.reports import submission
 
 
-def threshold_nats(text: str) -> float:
-    """Parse a threshold in nats, 0 or more; what is wrong goes to argparse's line."""
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise ValueError
-    return value
-
-
-threshold_nats.__name__ = "number of nats, 0 or more"  # argparse tells it
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("threshold", type=threshold_nats, help="nats; 0 = full depth")
+    parser.add_argument("threshold", type=number, help="nats; 0 = full depth")
     parser.add_argument("--data", type=Path, default=Path("data/glue"))
     parser.add_argument("--logits", type=Path, default=Path("data/logits"))
     parser.add_argument("--out", type=Path, default=Path("submission"))

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,19 @@ def test_a_mistake_leaves_no_watch(model: Path, tmp_path: Path, capsys: pytest.C
     assert told == f"{tmp_path}/watch.json: damaged: it is no state of a monitor; Monitor.save writes it"
 
 
+def broken_off_at(call: int) -> Callable[..., np.ndarray]:
+    """`Answering.records`, in whose call of that number, from 1, somebody presses Ctrl-C."""
+    undisturbed, calls = Answering.records, []
+
+    def broken(*arguments: Any) -> np.ndarray:
+        calls.append(arguments)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return undisturbed(*arguments)
+
+    return broken
+
+
 def test_a_command_that_is_broken_off_counts_once(
     model: Path, classifier: EarlyExitClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,16 +127,8 @@ def test_a_command_that_is_broken_off_counts_once(
     source, watch = write(tmp_path / "in.csv", {"sentence": sentences()}), tmp_path / "watch.json"
     command = ("predict", model, source, tmp_path / "out.csv", "--batch-rows", 7, "--threshold", THRESHOLD)
     command = (*command, "--watch", watch, "--audit", 1, "--epsilon", 0.2)
-    undisturbed, calls = Answering.records, []
-
-    def broken(*arguments: Any) -> np.ndarray:
-        calls.append(arguments)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return undisturbed(*arguments)
-
     with monkeypatch.context() as patched:
-        patched.setattr(Answering, "records", broken)
+        patched.setattr(Answering, "records", broken_off_at(4))
         assert status(*command) == 130
     assert not watch.exists()
     assert status(*command) == 0
@@ -235,15 +241,7 @@ def test_a_stream_that_is_broken_off_counts_what_was_answered(
 ) -> None:
     """A stream has no other end, and its answers have been given."""
     output, watch = streams("\n".join(sentences()).encode()), tmp_path / "watch.json"
-    undisturbed, calls = Answering.records, []
-
-    def broken(*arguments: Any) -> np.ndarray:
-        calls.append(arguments)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return undisturbed(*arguments)
-
-    monkeypatch.setattr(Answering, "records", broken)
+    monkeypatch.setattr(Answering, "records", broken_off_at(4))
     options = ("--threshold", THRESHOLD, "--watch", watch, "--audit", 1, "--epsilon", 0.2)
     assert status("predict", model, "-", "-", "--batch-rows", 7, *options) == 130
     assert len(output.getvalue().splitlines()) == json.loads(watch.read_text())["samples"] == 21

@@ -200,6 +200,13 @@ def vocabulary(*words: str) -> str:
     return "\n".join(["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]", "[unused0]", *words])
 
 
+def keep_words_alone(folder: Path, words: str) -> None:
+    """Have a model's folder tell of its tokenizer no more than `words`, in vocab.txt."""
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    (folder / "vocab.txt").write_text(words)
+
+
 SENTENCEPIECE = [
     ("xlm-roberta", "sentencepiece.bpe.model"),
     ("camembert", "sentencepiece.bpe.model"),
@@ -244,9 +251,7 @@ def test_a_damaged_file_of_sentencepiece(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_pair_for_a_model_with_one_token_type(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Fine-tuning and exits read both texts as type 0, and so does the tokenizer that is saved; it is told once."""
     folder = tiny.write_model(tmp_path / "model", type_vocab_size=1)
-    for file in folder.glob("tokenizer*"):
-        file.unlink()
-    (folder / "vocab.txt").write_text(vocabulary("w1", "w2", "w3"))
+    keep_words_alone(folder, vocabulary("w1", "w2", "w3"))
     pairs = pd.DataFrame({"one": ["w1 w2", "w3"], "two": ["w3", "w1 w2 w3"]})
     caplog.set_level(logging.INFO)
     model, tokenizer, _ = start_model(str(folder), NAMES, 16)
@@ -279,9 +284,7 @@ def test_more_token_types_than_the_model_has(tmp_path: Path) -> None:
 def test_words_with_capital_letters_are_not_made_small(family: str, tmp_path: Path) -> None:
     """From vocab.txt alone of a cased model no tokenizer is made; with a word on the case it is, as it says."""
     folder = tiny.write_model(tmp_path, family)
-    for file in folder.glob("tokenizer*"):
-        file.unlink()
-    (folder / "vocab.txt").write_text(vocabulary("paris", "##s"))
+    keep_words_alone(folder, vocabulary("paris", "##s"))
     assert start_model(str(folder), NAMES, 16)[1].tokenize("Paris") == ["paris"]
     (folder / "vocab.txt").write_text(vocabulary("paris", "Paris"))
     for call in (lambda: start_model(str(folder), NAMES, 16), lambda: load_classifier(folder)):
@@ -298,9 +301,7 @@ def test_words_with_capital_letters_are_not_made_small(family: str, tmp_path: Pa
 def test_letters_are_read_as_the_file_says(family: str, tmp_path: Path) -> None:
     """transformers makes letters small unless its settings say otherwise, whatever the file of the tokenizer says."""
     folder = tiny.write_model(tmp_path, family)
-    for file in folder.glob("tokenizer*"):
-        file.unlink()
-    (folder / "vocab.txt").write_text(vocabulary("paris", "Paris"))
+    keep_words_alone(folder, vocabulary("paris", "Paris"))
     settings = folder / "tokenizer_config.json"
     settings.write_text('{"do_lower_case": false}')
     load_classifier(folder)[1].save_pretrained(folder)

@@ -119,7 +119,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def check_writable(path: Path) -> None:
     """UserError where `write_bytes` could not write `path`; neither a file nor a folder is left."""
-    made = [each for each in (path.parent, *path.parent.parents) if not each.exists()]
+    made = [each for each in path.parents if not each.exists()]
     with write_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -211,7 +211,7 @@ def _check_normalizer(
     Unless `tokenizer_config.json` says `do_lower_case`, transformers' tokenizers of most families make all letters
     small, or leave them all as they are. They do so whatever `tokenizer.json` says, and whatever `vocab.txt` holds.
     """
-    if not tokenizer.is_fast or "do_lower_case" in (_settings(place, TOKENIZER_CONFIG, revision) or {}):
+    if not tokenizer.is_fast or "do_lower_case" in _settings(place, revision):
         return
     found = _normalized(tokenizer.backend_tokenizer)
     if file := _cached(place, TOKENIZER_FILE, revision):
@@ -239,9 +239,10 @@ def _normalized(tokenizer: Tokenizer) -> str:
     return LETTERS if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(LETTERS)
 
 
-def _settings(place: str | Path, file: str, revision: str | None) -> dict[str, Any] | None:
-    path = _cached(place, file, revision)
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+def _settings(place: str | Path, revision: str | None) -> dict[str, Any]:
+    """What `tokenizer_config.json` says; nothing where there is none."""
+    path = _cached(place, TOKENIZER_CONFIG, revision)
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
 
 def _has(place: str | Path, file: str, revision: str | None) -> bool:

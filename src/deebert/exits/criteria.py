@@ -37,14 +37,19 @@ def lead(logits: Tensor) -> Tensor:
     return first - second
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is one, a truth value being none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _within(value: Any, low: float, high: float) -> bool:
-    """Whether it is a number from `low` to `high`, a truth value being none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
+    """Whether it is a number from `low` to `high`."""
+    return is_number(value) and low <= value <= high
 
 
 def _is_count(value: Any) -> bool:
     """Whether it is a whole number, 1 or more."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, Integral) and _within(value, 1, math.inf)
 
 
 class Criterion(ABC):

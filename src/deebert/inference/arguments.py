@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Real
 from operator import index
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from deebert.base.devices import pick_device
 from deebert.base.errors import UserError, one_line
-from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
+from deebert.exits.criteria import Criterion, Entropy, LayerThresholds, is_number
 
 MAX_SHOWN = 200  # characters of a wrong value
 
@@ -112,11 +111,6 @@ def count(name: str, value: Any) -> int:
     if found < 1:
         raise ValueError(f"{name}: {shown(value)} is not allowed; expected a whole number, 1 or more")
     return found
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is one, a truth value being none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def shown(value: Any) -> str:
