@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from deebert.base.devices import pick_device
 from deebert.base.stage import told_in_one_line
@@ -22,7 +21,7 @@ from deebert.data.encoded import encode
 from deebert.data.scores import METRICS
 from deebert.exits.criteria import Entropy
 from deebert.exits.rule import layers_saved_frac
-from deebert.inference.clock import processor_name
+from deebert.inference.clock import hardware_name
 from deebert.inference.engine import Answers, Engine
 from deebert.inference.precisions import PRECISIONS
 from deebert.model import DeeBert
@@ -66,7 +65,7 @@ def main() -> None:
         "split": task.validation_splits[0],
         "n": len(frame),
         "metric": task.metrics[0],
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "device": hardware_name(device),
         "torch": version("torch"),
     }
     for threshold in THRESHOLDS:

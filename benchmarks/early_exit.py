@@ -29,7 +29,7 @@ from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.exits.grids import NEXT_TO_NOBODY
 from deebert.exits.rule import entropy, layers_saved_frac
-from deebert.inference.clock import processor_name, race
+from deebert.inference.clock import hardware_name, race
 from deebert.inference.engine import PACK_TOKENS, Engine
 from deebert.inference.precisions import PRECISIONS
 from deebert.model import DeeBert
@@ -226,7 +226,7 @@ def main() -> None:
         criteria[f"{100 * saved:.0f} % saved"] = LayerThresholds(fitted, drop_points=0)
     half_saved = criteria["50 % saved"]
     result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
+        "device": hardware_name(engine.device),
         "threads": torch.get_num_threads(),
         "torch": version("torch"),
         **{

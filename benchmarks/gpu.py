@@ -36,7 +36,7 @@ from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion, Entropy, LayerThresholds
 from deebert.exits.grids import NEXT_TO_NOBODY
 from deebert.exits.rule import entropy, layers_saved_frac
-from deebert.inference.clock import race
+from deebert.inference.clock import hardware_name, race
 from deebert.inference.cuda_graphs import CudaGraphs
 from deebert.inference.engine import Engine
 from deebert.inference.precisions import PRECISIONS
@@ -107,7 +107,7 @@ def main() -> None:
     vocabulary = model.backbone.config.vocab_size
     engine = Engine(model, args.precision, device)
     result = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": hardware_name(device),
         "torch": version("torch"),
         **{name: getattr(args, name) for name in ("size", "family", "ramp", "precision", "lengths", "rounds")},
     }

@@ -19,7 +19,7 @@ from typing import Any
 from contenders.graph import export
 from contenders.interface import ALONE, GRAPH
 from contenders.material import evenly, judged_split, settings_of, write_sentences
-from contenders.race import MODES, Entry, Model, Race
+from contenders.race import Entry, Model, Race
 from contenders.rows import rows_of
 from contenders.sentences import Written
 from contenders.table import LIBRARIES, Contender, contenders
@@ -31,7 +31,7 @@ from deebert.base.stage import log_to_stderr, told_in_one_line
 from deebert.data.dataset import DataSet
 from deebert.encoders.loading import load_classifier
 from deebert.figures.drawing import save
-from deebert.figures.rivals import draw_rivals
+from deebert.figures.rivals import MODES, draw_rivals
 from deebert.inference.clock import processor_name
 from deebert.inference.precisions import recorded
 from deebert.reports.rivals import rivals_table

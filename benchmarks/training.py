@@ -251,10 +251,6 @@ def compare_ramps(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray],
     encoded = plan.train.encoded[: args.samples]
     tokens = int(encoded.lengths.sum())
 
-    def frozen_pass(_: object) -> None:
-        with tempfile.TemporaryDirectory() as folder, states_of(model, encoded, plan.precision, folder):
-            pass
-
     rng = np.random.default_rng(0)
     states = rng.standard_normal((args.states, layers - 1, width), dtype=np.float32)
     seen = States(states, rng.integers(0, 2, args.states))
@@ -270,7 +266,8 @@ def compare_ramps(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray],
                 step(batch)
             row.append((time.perf_counter() - start) / sum(map(len, batches)))
         start = time.perf_counter()
-        frozen_pass(None)
+        with tempfile.TemporaryDirectory() as folder, states_of(model, encoded, plan.precision, folder):
+            pass
         row.append((time.perf_counter() - start) / len(encoded))
         start = time.perf_counter()
         train_ramps(RampPlan(seen, unseen, "accuracy", 2, OUR_RAMPS, seed=1), CPU)

@@ -4,7 +4,14 @@ from collections import defaultdict
 from pathlib import Path
 
 from deebert.analysis.logits import SplitLogits
-from deebert.analysis.sweep import choice_metrics, choice_tables, compute_metrics, split_tables, sweep_metrics
+from deebert.analysis.sweep import (
+    choice_metrics,
+    choice_tables,
+    compute_metrics,
+    scored_curve,
+    split_tables,
+    sweep_metrics,
+)
 from deebert.base.files import output_dir, read_json, write_json
 from deebert.base.stage import run
 from deebert.settings.entropy_sweep import EntropySweep
@@ -17,7 +24,7 @@ def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path, co
     tables = defaultdict(list)
     for split in about["splits"]:
         saved = SplitLogits.load(logits_folder / f"{split}.safetensors")
-        given = (split, saved, about["metric"], settings)
+        given = (scored_curve(split, saved, about["metric"], settings), saved, settings)
         found = split_tables(*given) | ({} if split in about["test_splits"] else choice_tables(*given))
         for name, rows in found.items():
             tables[name] += rows

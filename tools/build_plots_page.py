@@ -198,8 +198,7 @@ def main(page: Path, pipeline: Path, keep_scripts: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("page", type=Path, help="where to write the page")
-    parser.add_argument("--pipeline", type=Path, default=Path("dvc.yaml"), help="whose plots it shows")
     parser.add_argument("--keep-scripts", action="store_true", help="take Vega from the page that is there")
     arguments = parser.parse_args()
     with told_in_one_line():
-        main(arguments.page, arguments.pipeline, arguments.keep_scripts)
+        main(arguments.page, Path("dvc.yaml"), arguments.keep_scripts)

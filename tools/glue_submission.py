@@ -20,14 +20,11 @@ from deebert.reports import submission
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("threshold", type=number, help="nats; 0 = full depth")
-    parser.add_argument("--data", type=Path, default=Path("data/glue"))
-    parser.add_argument("--logits", type=Path, default=Path("data/logits"))
-    parser.add_argument("--out", type=Path, default=Path("submission"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with told_in_one_line():
-        task = DataSet.load(arguments.data).task
-        submission.write(task.name, arguments.logits, arguments.threshold, arguments.out)
+        task = DataSet.load(Path("data/glue")).task
+        submission.write(task.name, Path("data/logits"), arguments.threshold, Path("submission"))
 
 
 if __name__ == "__main__":

@@ -41,9 +41,14 @@ class Setting:
     saved_frac: float | None = None
 
 
+def spread(count: int, most: int) -> np.ndarray:
+    """At most so many of the numbers from 0 to `count` - 1, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
 def evenly(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     """At most `count` rows, evenly spread."""
-    return frame.iloc[np.unique(np.linspace(0, len(frame) - 1, min(count, len(frame))).round().astype(int))]
+    return frame.iloc[spread(len(frame), count)]
 
 
 def judged_split(data: DataSet) -> str:
@@ -64,7 +69,7 @@ def write_sentences(path: Path, tokenizer: PreTrainedTokenizerBase, data: DataSe
     }
     arrays = {
         "count": np.array(count),
-        "alone": np.unique(np.linspace(0, count - 1, min(count, TIMED_ALONE)).round().astype(int)),
+        "alone": spread(count, TIMED_ALONE),
     }
     for size, batches in groups.items():
         arrays |= _padded(str(size), encoded, batches, tokenizer.pad_token_id)

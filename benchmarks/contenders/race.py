@@ -18,7 +18,6 @@ from contenders.table import Contender
 log = logging.getLogger(__name__)
 
 SETTLE_S = 0.05  # before each turn, in which the last one's threads come to rest
-MODES = ("batch_1", "batched")
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class Race:
 
     def best_size(self, entry: Entry, mode: str) -> int:
         """Sentences to a call: 1, or for a whole data set that with which the entry is fastest."""
-        if mode == MODES[0]:
+        if mode == "batch_1":
             return ALONE
         return min(entry.contender.batch_sizes, key=lambda size: np.median(self.measured[entry].ms[size]))
 

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from contenders.race import MODES, Entry, Measured, Race
+from contenders.race import Entry, Measured, Race
 from contenders.table import LIBRARIES, OURS
 from deebert.base.rows import Row
 from deebert.data.scores import score_of, score_terms
 from deebert.exits.rule import layers_saved_frac
+from deebert.figures.rivals import MODES
 
 DRAWS = 2000
 PLAIN = OURS, "fp32"  # library and precision of the plain engine, with which times and answers are compared

@@ -137,11 +137,8 @@ def test_nothing_beats_the_oracles(seed: int, classes: int) -> None:
     logits, labels = heads(seed, classes, n=20)
     thresholds = [0.0, *threshold_grid(classes, 10)]
     oracle, full_depth = oracle_rows(logits, labels, "accuracy").values()
-    curves = [
-        entropy_curve(logits, thresholds),
-        fixed_layer_curve(answers_of(logits)),
-        *other_curves(logits, labels, "accuracy", thresholds, 10, resampling_seed=0),
-    ]
+    scored = ScoredCurve("validation", entropy_curve(logits, thresholds), labels, "accuracy", 0)
+    curves = [scored.curve, fixed_layer_curve(answers_of(logits)), *other_curves(scored, logits, 10)]
     rows = [row for curve in curves for row in curve.rows("validation", labels, "accuracy", RAMP_COST)]
     assert full_depth["score"] == rows[0]["score"]
     for row in rows + random_rows(logits, labels, thresholds, "accuracy"):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deebert.analysis import choice
-from deebert.analysis.choice import band_rows, choice_rows, over_seeds
+from deebert.analysis.choice import band_rows, choice_rows
 from deebert.analysis.curves import Curve, ScoredCurve
 from deebert.analysis.folds import stratified_folds
 from deebert.data.scores import METRICS
@@ -223,25 +223,3 @@ def test_an_unknown_metric_is_refused() -> None:
     """A metric that is no ratio of sums is an error, not a wrong interval."""
     with pytest.raises(NotImplementedError, match="matthews"):
         choice_rows(ScoredCurve("validation", *draw_grid(np.random.default_rng(0), 20), "matthews", 0), TARGETS)
-
-
-def test_over_seeds() -> None:
-    """Mean and sample standard deviation of each group, in order of appearance; one run has no spread."""
-    rows = [
-        {"split": "validation", "target_drop_points": target, "score": score, "threshold": 0.1}
-        for target, score in [(1, 0.8), (0, 0.9), (1, 0.9), (1, 0.7)]
-    ]
-    first, second = over_seeds(rows, ["split", "target_drop_points"], ["score"])
-    assert first == {
-        "split": "validation",
-        "target_drop_points": 1,
-        "score_mean": pytest.approx(0.8),
-        "score_std": pytest.approx(0.1),
-        "seeds": 3,
-    }
-    assert (second["target_drop_points"], second["score_mean"], second["score_std"], second["seeds"]) == (
-        0,
-        0.9,
-        None,
-        1,
-    )

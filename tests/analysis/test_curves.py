@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deebert.analysis.curves import cross_fitted_curve, entropy_curve, other_curves
+from deebert.analysis.curves import ScoredCurve, cross_fitted_curve, entropy_curve, other_curves
 from deebert.analysis.folds import stratified_halves
 from deebert.analysis.layer_thresholds import DROPS_POINTS, fit_layer_thresholds
 from deebert.analysis.layers import layer_rows
@@ -97,7 +97,7 @@ def test_curves_of_all_other_criteria(classes: int, metric: str) -> None:
     """Every criterion but entropy has a curve over its own settings, whose exits and answers are that setting's."""
     logits, labels = heads(5, classes)
     thresholds = threshold_grid(classes, 20)
-    others = other_curves(logits, labels, metric, thresholds, 20, resampling_seed=3)
+    others = other_curves(ScoredCurve("validation", entropy_curve(logits, thresholds), labels, metric, 3), logits, 20)
     curves = {curve.criterion: curve for curve in others}
     kinds = {
         "max_probability": MaxProbability,
@@ -130,5 +130,6 @@ def test_curves_of_all_other_criteria(classes: int, metric: str) -> None:
 def test_one_sample_cannot_be_fitted_and_judged() -> None:
     """A single sample has curves of every criterion but the fitted ones."""
     logits, labels = heads(1, n=1)
-    names = {curve.criterion for curve in other_curves(logits, labels, "accuracy", [0.1], 5, resampling_seed=0)}
+    scored = ScoredCurve("validation", entropy_curve(logits, [0.1]), labels, "accuracy", 0)
+    names = {curve.criterion for curve in other_curves(scored, logits, 5)}
     assert names == {"max_probability", "patience", "confident_streak_2", "confident_streak_3"}

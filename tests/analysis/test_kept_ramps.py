@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deebert.analysis import kept_ramps
-from deebert.analysis.curves import entropy_curve
+from deebert.analysis.curves import ScoredCurve, entropy_curve
 from deebert.analysis.folds import stratified_folds
 from deebert.analysis.kept_ramps import kept_rows
 from deebert.base.rows import Row
@@ -23,7 +23,8 @@ DROPS = (0.0, 1.0, 5.0)
 
 
 def kept(logits: np.ndarray, labels: np.ndarray, cost: float, metric: str = "accuracy", points: int = 20) -> list[Row]:
-    return kept_rows(logits, labels, metric, threshold_grid(logits.shape[2], points), DROPS, cost, resampling_seed=5)
+    curve = entropy_curve(logits, [0.0, *threshold_grid(logits.shape[2], points)])
+    return kept_rows(ScoredCurve("validation", curve, labels, metric, 5), logits, DROPS, cost)
 
 
 def by_hand(logits: np.ndarray, thresholds: list[float], cost: float) -> tuple[np.ndarray, float, float]:

@@ -20,6 +20,7 @@ from deebert.analysis.sweep import (
     entropy_rows,
     exit_rows,
     leaver_rows,
+    scored_curve,
     split_tables,
     sweep_metrics,
 )
@@ -125,7 +126,8 @@ def test_depth_by_difficulty() -> None:
 
 def tables_of(split: str, saved: SplitLogits, metric: str, settings: EntropySweep) -> dict[str, list[Row]]:
     """All tables of a validation split."""
-    return split_tables(split, saved, metric, settings) | choice_tables(split, saved, metric, settings)
+    given = (scored_curve(split, saved, metric, settings), saved, settings)
+    return split_tables(*given) | choice_tables(*given)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1"])
@@ -231,7 +233,8 @@ def test_two_validation_splits_are_kept_apart(tmp_path: Path, monkeypatch: pytes
 
     settings = read_params(Path("params.yaml")).entropy_sweep
     expected = [tables_of(split, saved, "accuracy", settings) for split, saved in splits.items()]
-    for name, rows in split_tables("held_out", held_out["held_out"], "accuracy", settings).items():
+    scored = scored_curve("held_out", held_out["held_out"], "accuracy", settings)
+    for name, rows in split_tables(scored, held_out["held_out"], settings).items():
         expected[-1][name] += rows
     written = {file.stem: read_json(file) for file in Path("sweep").iterdir()}
     assert written == {name: [row for tables in expected for row in tables[name]] for name in expected[0]}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deebert.analysis.baseline_table import BASELINES
 from deebert.analysis.logits import SplitLogits
-from deebert.analysis.sweep import choice_tables, split_tables
+from deebert.analysis.sweep import choice_tables, scored_curve, split_tables
 from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion
 from deebert.exits.table import CRITERIA, Entry
@@ -68,7 +68,7 @@ def test_a_new_criterion_is_one_class_and_one_entry() -> None:
     logits, labels = heads(1, LABELS)
     saved = SplitLogits(logits, labels, np.arange(len(labels)), np.full(len(labels), 5))
     settings = EntropySweep(1, (0.2,), 40, (1.0,), Risk((0.05,), 0.1), 0.1)
-    given = ("validation", saved, "accuracy", settings)
+    given = (scored_curve("validation", saved, "accuracy", settings), saved, settings)
     tables = split_tables(*given) | choice_tables(*given)
     rows = [row for row in tables["sweep"] if row["criterion"] == "logit_lead"]
     for row, criterion in zip(rows, LogitLead.grid(LAYERS, LABELS, 10), strict=True):

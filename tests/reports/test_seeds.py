@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from deebert.reports.seeds import draw_seeds, losses_on_test, runs_like_this, table
+from deebert.reports.seeds import draw_seeds, losses_on_test, over_seeds, runs_like_this, table
 from deebert.settings.params import read_params
 from tests.heads import entropy_rows_of, heads
 
@@ -99,3 +99,16 @@ def test_the_figure_has_every_seed_and_their_mean() -> None:
     for line, expected in zip(seeds, points, strict=True):
         np.testing.assert_allclose(line.get_xydata(), expected)
     assert mean.get_xydata() == pytest.approx(np.mean(points, axis=0))
+
+
+def test_over_seeds() -> None:
+    """Mean and sample standard deviation of each group, in order of appearance; one run has no spread."""
+    rows = [{"threshold": threshold, "score": score} for threshold, score in [(1, 0.8), (0, 0.9), (1, 0.9), (1, 0.7)]]
+    first, second = over_seeds(rows, "threshold", ["score"])
+    assert first == {
+        "threshold": 1,
+        "score_mean": pytest.approx(0.8),
+        "score_std": pytest.approx(0.1),
+        "seeds": 3,
+    }
+    assert second == {"threshold": 0, "score_mean": 0.9, "score_std": None, "seeds": 1}

@@ -4,8 +4,7 @@ The input describes any exit criterion on one split: a `ScoredCurve`. Points are
 Shapes: K settings of the curve, N samples, L layers, T terms of a sample's score (see `scores`).
 """
 
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -100,7 +99,7 @@ def choice_rows(scored: ScoredCurve, targets: Iterable[float]) -> list[Row]:
     and its true drop in 82 to 100 %, but for two cases of 24. One was 68 %, where 277 samples had to tell half a point;
     it erred on the safe side. The other was 72 % at a true drop of 0.007 points: an interval knows no kind of error
     that was not seen. The bound that holds is in `certificates`. Another training run is not in the intervals: see
-    `over_seeds`.
+    `make seeds`.
 
     Returns:
         Rows with `split`, `target_drop_points`, `threshold`, `layers_saved_frac`, `score`, `drop_points`, for each of
@@ -171,29 +170,3 @@ def band_rows(scored: ScoredCurve) -> list[Row]:
             row |= _ends(name, draws[name][k])
         rows.append(row | {"n": len(scored.labels)})
     return rows
-
-
-def over_seeds(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
-    """Mean and spread over training runs: one row per combination of the keys `by`, in order of appearance.
-
-    Args:
-        rows: of all runs, one after the other, such as `choice_rows` of each seed.
-        by: keys that tell the groups apart, such as `split` and `target_drop_points`.
-        values: keys of numbers, each giving `<key>_mean` and `<key>_std` (of a sample, so divided by one less than the
-            number of runs; None for a single run, whose spread nobody knows).
-
-    Returns:
-        Rows with `by`, those figures and `seeds`, the number of runs.
-    """
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in by), []).append(row)
-    summary = []
-    for names, members in groups.items():
-        result = dict(zip(by, names, strict=True))
-        for key in values:
-            numbers = [row[key] for row in members]
-            result[f"{key}_mean"] = statistics.fmean(numbers)
-            result[f"{key}_std"] = statistics.stdev(numbers) if len(numbers) > 1 else None
-        summary.append(result | {"seeds": len(members)})
-    return summary

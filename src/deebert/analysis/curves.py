@@ -135,24 +135,17 @@ def cross_fitted_curve(
     return curve_at(parts[0].criterion, parts[0].settings, exit_layers, logits.argmax(axis=2), ramps_run)
 
 
-def other_curves(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    main_metric: str,
-    thresholds: Sequence[float],
-    num_settings: int,
-    resampling_seed: int,
-) -> list[Curve]:
+def other_curves(entropy: ScoredCurve, logits: np.ndarray, num_settings: int) -> list[Curve]:
     """The curves of all criteria but entropy: each in the table that has a grid, then those that are fitted.
 
     A grid has up to about `num_settings` settings, none where L is too small for the criterion: then it has no curve.
-    Thresholds ramp by ramp, fitted over `thresholds` (nats), and the weights of consistency are judged by halves that
+    Thresholds ramp by ramp, fitted over those of entropy, and the weights of consistency are judged by halves that
     had no part in fitting. The former's setting is the drop in percentage points that the fit was allowed. A split of
     fewer than two samples has neither.
     """
 
     def layer_thresholds(logits: np.ndarray, labels: np.ndarray) -> list[LayerThresholds]:
-        return fit_layer_thresholds(logits, labels, main_metric, thresholds)
+        return fit_layer_thresholds(logits, labels, entropy.metric, entropy.curve.settings)
 
     def consistency(logits: np.ndarray, labels: np.ndarray) -> list[Consistency]:
         weights = fit_consistency(logits)
@@ -161,6 +154,7 @@ def other_curves(
     num_layers, num_labels = logits.shape[1:]
     grids = [entry.grid(num_layers, num_labels, num_settings) for entry in CRITERIA.values() if entry.grid]
     curves = [curve_of(criteria, logits) for criteria in grids if criteria]
-    if len(labels) > 1:
-        curves += [cross_fitted_curve(fit, logits, labels, resampling_seed) for fit in (layer_thresholds, consistency)]
+    given = logits, entropy.labels, entropy.resampling_seed
+    if len(entropy.labels) > 1:
+        curves += [cross_fitted_curve(fit, *given) for fit in (layer_thresholds, consistency)]
     return curves

@@ -8,17 +8,18 @@ Shapes: N samples, L layers, C classes, K thresholds, T terms of a score, G drop
 samples are judged side by side, so that each sample stands there M / N times; F counts the folds of all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from deebert.analysis.choice import DIVISIONS, FOLDS
+from deebert.analysis.curves import ScoredCurve
 from deebert.analysis.folds import stratified_folds
+from deebert.analysis.layer_thresholds import levels_that_let_go
 from deebert.base.rows import Row
 from deebert.data.scores import score_of, score_terms
-from deebert.exits.rule import compute_saved_frac, entropy, layers_saved_frac
+from deebert.exits.rule import compute_saved_frac, layers_saved_frac
 
 MAX_JUDGED = 20_000  # times T / 2: of many samples a few divisions tell as much
 
@@ -26,13 +27,7 @@ Ramps = tuple[int, ...]  # layers, rising
 
 
 def kept_rows(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    metric: str,
-    thresholds: Sequence[float],
-    drops_points: Sequence[float],
-    ramp_cost_layers: float,
-    resampling_seed: int,
+    scored: ScoredCurve, logits: np.ndarray, drops_points: Iterable[float], ramp_cost_layers: float
 ) -> list[Row]:
     """Per drop (points): the ramps to keep and their threshold, what they save, and what to expect of their score.
 
@@ -41,9 +36,8 @@ def kept_rows(
     figures are of samples that had no part: for each fold, all of this is done on the other folds.
 
     Args:
-        logits: (N, L, C), with (N,) labels.
-        metric: name in `scores.METRICS`.
-        thresholds: nats; 0 is always tried.
+        scored: entropy's curve, whose thresholds are tried.
+        logits: (N, L, C), of the same samples.
         ramp_cost_layers: of running a ramp for one sample, in layers.
 
     Returns:
@@ -51,32 +45,22 @@ def kept_rows(
         `kept_compute_saved_frac`; and cross-fitted `kept_score`, `kept_drop_points` and
         `kept_cross_fitted_compute_saved_frac`, means of `kept_divisions` divisions into folds.
     """
-    exits = _Exits(logits, labels, metric, sorted({0.0, *thresholds}), ramp_cost_layers, resampling_seed)
+    exits = _Exits(scored, logits, ramp_cost_layers)
     return [_row(exits, _eliminate(exits, drop / 100), drop / 100) for drop in drops_points]
 
 
 class _Exits:
     """What ramps and a threshold lead to, in each fold and in all the others."""
 
-    def __init__(
-        self,
-        logits: np.ndarray,
-        labels: np.ndarray,
-        metric: str,
-        thresholds: Sequence[float],
-        ramp_cost_layers: float,
-        resampling_seed: int,
-    ) -> None:
-        self.thresholds, self.ramp_cost_layers = thresholds, ramp_cost_layers
+    def __init__(self, scored: ScoredCurve, logits: np.ndarray, ramp_cost_layers: float) -> None:
+        self.thresholds, self.ramp_cost_layers = scored.curve.settings, ramp_cost_layers
         self.count, self.num_layers = logits.shape[:2]
-        terms = score_terms(labels[:, None], logits.argmax(axis=2), metric)  # (T, N, L)
+        terms = score_terms(scored.labels[:, None], logits.argmax(axis=2), scored.metric)  # (T, N, L)
         self.divisions = int(np.clip(2 * MAX_JUDGED // (self.count * len(terms)), 1, DIVISIONS))
-        rng = np.random.default_rng(resampling_seed)
-        folds = [stratified_folds(labels, FOLDS, rng) + FOLDS * i for i in range(self.divisions)]
+        rng = np.random.default_rng(scored.resampling_seed)
+        folds = [stratified_folds(scored.labels, FOLDS, rng) + FOLDS * i for i in range(self.divisions)]
         self._fold = np.concatenate(folds)  # (M,)
-        entropies = entropy(torch.from_numpy(logits))[:, :-1].contiguous()
-        # In float32, as the rule compares; right: a threshold equal to the entropy lets nobody go.
-        leaves_from = torch.searchsorted(torch.tensor(thresholds), entropies, right=True).numpy()
+        leaves_from = levels_that_let_go(logits, self.thresholds)
         full_depth = np.zeros((self.count, 1), dtype=np.int64)  # lets everybody go
         self._leaves_from = np.tile(np.hstack([leaves_from, full_depth]), (self.divisions, 1))  # (M, L)
         layers = np.broadcast_to(np.arange(1.0, self.num_layers + 1), terms.shape[1:])

@@ -65,6 +65,13 @@ class _Outcome:
         return passed
 
 
+def levels_that_let_go(logits: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """The lowest position among K rising `thresholds` (nats) at which each ramp lets a sample go, (N, L-1); K: none."""
+    entropies = entropy(torch.from_numpy(logits))[:, :-1].contiguous()
+    # In float32, as the rule compares; right: a threshold equal to the entropy lets nobody go.
+    return torch.searchsorted(torch.tensor(thresholds), entropies, right=True).numpy()
+
+
 def fit_layer_thresholds(
     logits: np.ndarray,
     labels: np.ndarray,
@@ -87,12 +94,9 @@ def fit_layer_thresholds(
         drops_points: percentage points, against the score of full depth on these samples.
     """
     levels_nats = sorted({0.0, *thresholds})
-    entropies = entropy(torch.from_numpy(logits))[:, :-1].contiguous()  # (N, L-1)
-    # In float32, as the rule compares; right: a threshold equal to the entropy lets nobody go.
-    leaves_from = torch.searchsorted(torch.tensor(levels_nats), entropies, right=True).numpy()
     terms = score_terms(labels[:, None], logits.argmax(axis=2), main_metric)  # (T, N, L)
     depth = np.broadcast_to(np.arange(1.0, logits.shape[1] + 1), terms.shape[1:])
-    outcome = _Outcome(leaves_from, np.stack([*terms, depth], axis=2), len(levels_nats))
+    outcome = _Outcome(levels_that_let_go(logits, levels_nats), np.stack([*terms, depth], axis=2), len(levels_nats))
 
     ramps = logits.shape[1] - 1
     singles = {(level,) * ramps: outcome.of(np.full(ramps, level)) for level in range(len(levels_nats))}

@@ -27,20 +27,19 @@ COARSER = 4  # grids of criteria that are there to be compared, not to choose a 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def split_tables(split: str, saved: SplitLogits, main_metric: str, settings: EntropySweep) -> dict[str, list[Row]]:
+def split_tables(scored: ScoredCurve, saved: SplitLogits, settings: EntropySweep) -> dict[str, list[Row]]:
     """The tables about any split, by name.
 
     `sweep` has the curves, entropy's first, then those of other criteria and baselines, on coarser grids. `exits`,
     `depths` and `entropies` tell who leaves where, and how sure heads are.
     """
-    logits, labels, seed = saved.logits, saved.labels, settings.resampling_seed
-    scored = scored_curve(split, saved, main_metric, settings)
-    curve, predictions, cost = scored.curve, logits.argmax(axis=2), settings.ramp_cost_layers  # (N, L)
+    split, curve, logits, labels = scored.split, scored.curve, saved.logits, saved.labels
+    predictions, cost = logits.argmax(axis=2), settings.ramp_cost_layers  # (N, L)
     baselines = [fixed_layer_curve(predictions), *oracle_curves(predictions, labels)]
-    others = other_curves(logits, labels, main_metric, curve.settings, settings.grid_points // COARSER, seed)
+    others = other_curves(scored, logits, settings.grid_points // COARSER)
     return {
         "sweep": [
-            *(row for each in (curve, *others, *baselines) for row in each.rows(split, labels, main_metric, cost)),
+            *(row for each in (curve, *others, *baselines) for row in each.rows(split, labels, scored.metric, cost)),
             *random_exit_rows(scored, predictions, cost),
         ],
         "exits": exit_rows(split, curve, named_thresholds(settings, logits.shape[2])),
@@ -49,16 +48,14 @@ def split_tables(split: str, saved: SplitLogits, main_metric: str, settings: Ent
     }
 
 
-def choice_tables(split: str, saved: SplitLogits, main_metric: str, settings: EntropySweep) -> dict[str, list[Row]]:
+def choice_tables(scored: ScoredCurve, saved: SplitLogits, settings: EntropySweep) -> dict[str, list[Row]]:
     """The tables about a validation split that tell what to deploy and how far to trust it, by name.
 
     They are `choice`, `bands`, `certificates`, `leavers` and `calibration`. A test split has none: it must not choose.
     """
-    scored = scored_curve(split, saved, main_metric, settings)
-    logits, labels, seed = saved.logits, saved.labels, settings.resampling_seed
-    targets, cost = settings.targets, settings.ramp_cost_layers
-    kept = kept_rows(logits, labels, main_metric, scored.curve.settings, targets, cost, seed)
-    by_threshold = {row["threshold"]: row for row in scored.curve.rows(split, labels, main_metric, cost)}
+    split, labels, targets, cost = scored.split, scored.labels, settings.targets, settings.ramp_cost_layers
+    kept = kept_rows(scored, saved.logits, targets, cost)
+    by_threshold = {row["threshold"]: row for row in scored.curve.rows(split, labels, scored.metric, cost)}
     choice = [
         row | {"compute_saved_frac": by_threshold[row["threshold"]]["compute_saved_frac"]} | more
         for row, more in zip(choice_rows(scored, targets), kept, strict=True)
@@ -69,7 +66,7 @@ def choice_tables(split: str, saved: SplitLogits, main_metric: str, settings: En
         "bands": band_rows(scored),
         "certificates": certificate_rows(scored, settings.risk.epsilons, settings.risk.delta),
         "leavers": leaver_rows(split, scored.curve, thresholds, saved),
-        "calibration": calibration_rows(split, logits, labels, seed) if len(labels) > 1 else [],
+        "calibration": calibration_rows(split, saved.logits, labels, scored.resampling_seed) if len(labels) > 1 else [],
     }
 
 
@@ -165,13 +162,19 @@ def depth_rows(split: str, curve: Curve, difficulty: np.ndarray | None) -> list[
     return rows
 
 
+def _deciding(split: str, tables: Mapping[str, Sequence[Row]]) -> tuple[Row, dict[str, Row]]:
+    """Of one split: full depth's row, and that of each target drop by its key in metrics files."""
+    full = full_depth_row(row for row in tables["sweep"] if row["split"] == split)
+    choice = {figure_key("drop", row["target_drop_points"]): row for row in tables["choice"] if row["split"] == split}
+    return full, choice
+
+
 def sweep_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """What was seen on `split`, from `split_tables` of one or more splits, as a pull request shows it.
+    """What was seen on `split`, from the tables of one or more splits, as a pull request shows it.
 
     Per target drop (points): the most layers saved and the threshold (nats) that does it.
     """
-    full = full_depth_row(row for row in tables["sweep"] if row["split"] == split)
-    choice = {figure_key("drop", row["target_drop_points"]): row for row in tables["choice"] if row["split"] == split}
+    full, choice = _deciding(split, tables)
     return {
         "task": task,
         "n": full["n"],
@@ -188,10 +191,10 @@ def compute_metrics(
 
     Per target drop (points): by the threshold in `sweep_metrics`, and by the ramps that are worth keeping.
     """
-    choice = {figure_key("drop", row["target_drop_points"]): row for row in tables["choice"] if row["split"] == split}
+    full, choice = _deciding(split, tables)
     return {
         "task": task,
-        "n": full_depth_row(row for row in tables["sweep"] if row["split"] == split)["n"],
+        "n": full["n"],
         "ramp_cost_layers": ramp_cost_layers,
         "compute_saved_at": {key: round(row["compute_saved_frac"], 4) for key, row in choice.items()},
         "kept_compute_saved_at": {key: round(row["kept_compute_saved_frac"], 4) for key, row in choice.items()},
@@ -205,7 +208,7 @@ def choice_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) -
     saved that are certified, with `certified_confidence`, not to cost more accuracy, and the threshold (nats) that
     saves them; 0 where none are.
     """
-    choice = {figure_key("drop", row["target_drop_points"]): row for row in tables["choice"] if row["split"] == split}
+    full, choice = _deciding(split, tables)
     certified = {
         figure_key("risk", row["epsilon"]): row
         for row in tables["certificates"]
@@ -214,7 +217,7 @@ def choice_metrics(task: str, split: str, tables: Mapping[str, Sequence[Row]]) -
     (delta,) = {row["delta"] for row in certified.values()}
     return {
         "task": task,
-        "n": full_depth_row(row for row in tables["sweep"] if row["split"] == split)["n"],
+        "n": full["n"],
         "cross_fitted_score_at": {key: round(row["score"], 4) for key, row in choice.items()},
         "certified_confidence": round(1 - delta, 4),
         "certified_layers_saved_at": {key: round(row["layers_saved_frac"], 4) for key, row in certified.items()},

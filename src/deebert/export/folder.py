@@ -128,7 +128,7 @@ def write(
             "labels": about["label_names"],
             "model_type": about["model_type"],
             "num_layers": model.num_layers,
-            "graphs": [graph.told() for graph in graphs],
+            "graphs": [asdict(graph) for graph in graphs],
             "precision": precision,
             "tokenizer": TOKENIZER,
             "max_length": max_length,

@@ -3,9 +3,8 @@
 import itertools
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -37,9 +36,6 @@ class Graph:
     layers: tuple[int, int]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-
-    def told(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def ends(num_layers: int, num_blocks: int) -> list[int]:

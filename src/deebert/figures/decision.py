@@ -17,6 +17,7 @@ from deebert.figures.drawing import (
     ORANGE,
     Header,
     layer_ticks,
+    legend_entries,
     line_style,
     metric_name,
     new_figure,
@@ -182,6 +183,5 @@ def draw_leavers(header: Header, leavers: Sequence[Row], choice: Sequence[Row]) 
         strict=True,
     ):
         ax.set_ylabel(label)
-    entries = {label: bars for ax in panels.flat for bars, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
+    figure.legend(*legend_entries(panels.flat), loc="outside lower center", ncols=3)
     return figure

@@ -9,7 +9,7 @@ that draws says which keys it reads. A `header` tells what they are about: `{tas
 import functools
 import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,15 @@ def split_name(header: Header, split: str) -> str:
 def metric_name(metric: str) -> str:
     """A metric as people write it."""
     return METRIC_NAMES[metric]
+
+
+def legend_entries(panels: Iterable[Axes]) -> tuple[list[Any], list[str]]:
+    """Handles and labels of all panels, each label once, for one legend of the whole figure."""
+    found: dict[str, Any] = {}
+    for ax in panels:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)
 
 
 def new_figure(what: str, header: Header, size_inches: tuple[float, float]) -> Figure:

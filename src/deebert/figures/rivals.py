@@ -13,6 +13,7 @@ from deebert.figures.drawing import (
     GREY,
     INK,
     ORANGE,
+    legend_entries,
     metric_name,
     name_points,
     new_figure,
@@ -53,11 +54,7 @@ def draw_rivals(result: Mapping[str, Any]) -> Figure:
             _draw_panel(ax, here, result["precision"])
             ax.set(title=f"{told}, threads: {count}", ylabel=f"{metric_name(result['metric'])} (%)")
             ax.set_xlabel("time of a sentence (ms)")
-    known: dict[str, Any] = {}
-    for ax in panels.flat:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            known.setdefault(label, handle)
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=2)
+    figure.legend(*legend_entries(panels.flat), loc="outside lower center", ncols=2)
     for ax in panels.flat:
         if hasattr(ax, "exits"):
             name_points(ax, ax.exits)

@@ -132,7 +132,11 @@ def _stream(answering: Answering, request: Request) -> Summary:
     """From standard input or to standard output; nothing of it can be kept for another run."""
     summary = Summary(answering.classifier.num_layers)
     target = FORMATS[STREAM_FORMAT] if request.target is None else format_of(request.target)
-    parts, texts, overview = (_from_input if request.source is None else _from_file)(answering, request, target)
+    if request.source is None:
+        parts, texts, overview = _from_input(answering, request)
+    else:
+        texts, overview = _overview(answering, request, request.source, target)
+        parts = chunks(request.source, request.batch_rows)
     bar = tqdm(desc="predict", total=overview.rows or None, unit="row", unit_scale=True, disable=None)
     with _opened(request) as file, bar:
         writer = _writer(file, target, overview.schema, request.prefix)
@@ -147,20 +151,11 @@ def _stream(answering: Answering, request: Request) -> Summary:
     return summary
 
 
-def _from_input(
-    answering: Answering, request: Request, target: Format
-) -> tuple[Iterator[Chunk], tuple[str, ...], Overview]:
+def _from_input(answering: Answering, request: Request) -> tuple[Iterator[Chunk], tuple[str, ...], Overview]:
     texts = ("text", "pair")[: len(answering.classifier.about.get("text_columns", ())) or 1]
     schema = pa.schema([(name, pa.string()) for name in texts])
     _check_names(schema.names, request.prefix, lines.WHERE)
     return lines.read(sys.stdin.buffer, request.batch_rows, texts), texts, Overview(0, schema)
-
-
-def _from_file(
-    answering: Answering, request: Request, target: Format
-) -> tuple[Iterator[Chunk], tuple[str, ...], Overview]:
-    texts, overview = _overview(answering, request, request.source, target)
-    return chunks(request.source, request.batch_rows), texts, overview
 
 
 @contextmanager

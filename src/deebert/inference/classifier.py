@@ -55,7 +55,7 @@ class EarlyExitClassifier:
 
     It can be pickled, for `multiprocessing`, and shared by threads. A forked process can use it too; PyTorch then has
     one thread there. A wrong argument is a TypeError or ValueError, a folder or file that cannot be used a
-    `deebert.errors.UserError`; the message is one line.
+    `deebert.base.errors.UserError`; the message is one line.
 
     Attributes:
         folder: where it was loaded from.

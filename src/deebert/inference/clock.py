@@ -142,11 +142,10 @@ def benchmark_metrics(task: str, rows: Sequence[Row], threshold: float, engine: 
     saved by them.
     """
     raced = {row["mode"]: row for row in rows if row["threshold"] == threshold}
-    device = engine.device
     return {
         "task": task,
         "n": raced["batched"]["n"],
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "device": hardware_name(engine.device),
         "threads": torch.get_num_threads(),
         "precision": engine.precision,
         "torch": torch.__version__,
@@ -169,6 +168,11 @@ def benchmark_metrics(task: str, rows: Sequence[Row], threshold: float, engine: 
             },
         },
     }
+
+
+def hardware_name(device: torch.device) -> str:
+    """The GPU's model, or the CPU's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 def processor_name() -> str:

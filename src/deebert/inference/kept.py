@@ -31,7 +31,7 @@ class Kept:
     """
 
     def __init__(self, out: Path, command: Mapping[str, Any], replace: bool) -> None:
-        """Prepare for what `open` does.
+        """Prepare for what the block does.
 
         Args:
             command: all that the answers depend on, as JSON has it.

@@ -15,6 +15,7 @@ from deebert.base.files import read_json
 from deebert.base.rows import Row
 from deebert.exits.table import CRITERIA
 from deebert.figures.drawing import metric_name
+from deebert.figures.rivals import MODES
 from deebert.reports.markdown import table
 from deebert.reports.results import Result, deepest_table, read_results, results_section
 from deebert.reports.rivals import by_subject, rivals_section
@@ -25,7 +26,6 @@ LOSS_POINTS = 1.0  # of score: what the text's example may lose
 EXACT = 1e-9  # two equal scores may differ in their last bit
 WIDTH = 120  # characters in a line
 LOSSES = {"accuracy_drop": "accuracy lost", "disagreement": "answers changed"}
-MODES = {"batch_1": "one at a time", "batched": "all at once"}
 SMALLER = {"truncated": "cut", "distilled": "DistilBERT"}
 
 

@@ -17,11 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
 from deebert.reports.smaller import recipe_of
+from deebert.settings.reading import parse_yaml
 from deebert.settings.run import dataset_name, resolve_model
 
 ReadFile = Callable[[str, str], str | None]  # revision, path -> text, None where it has no such file
@@ -138,11 +137,11 @@ def params_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     return ((entry.get("data") or {}).get("params") or {}).get("params.yaml", {}).get("data") or {}
 
 
-def was_run(revision: Revision, read_file: ReadFile, stage: str = "plot") -> bool:
-    """Whether `stage` and all before it ran with the revision's own `params.yaml`, each on what the last one wrote."""
+def was_run(revision: Revision, read_file: ReadFile) -> bool:
+    """Whether all stages up to `plot` ran with the revision's own `params.yaml`, each on what the last one wrote."""
     stages = _stages(revision, read_file)
-    read = {key: value for name in _up_to(stages, stage) for key, value in _params(stages, name).items()}
-    return bool(read) and _is_of_one_run(stages, stage) and all(revision.params.get(key) == read[key] for key in read)
+    read = {key: value for name in _up_to(stages, "plot") for key, value in _params(stages, name).items()}
+    return bool(read) and _is_of_one_run(stages, "plot") and all(revision.params.get(key) == read[key] for key in read)
 
 
 def read_experiments(
@@ -196,9 +195,7 @@ def _stages(revision: Revision, read_file: ReadFile) -> dict[str, Any]:
     return _parsed(read_file(revision.revision, "dvc.lock") or "{}").get("stages", {})
 
 
-@cache  # most commits have the lock file of the one before
-def _parsed(text: str) -> Mapping[str, Any]:
-    return YAML(typ="safe", pure=True).load(text)  # YAML 1.2: to PyYAML 3e-05 is a string
+_parsed = cache(parse_yaml)  # most commits have the lock file of the one before
 
 
 def _params(stages: Mapping[str, Any], stage: str) -> dict[str, Any]:

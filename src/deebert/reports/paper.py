@@ -92,7 +92,7 @@ def _papers_rows(table: Mapping[str, Any]) -> Iterator[_PapersRow]:
 
 def _compare_one(theirs: _PapersRow, tolerances: Mapping[str, Any], experiments: Sequence[Experiment]) -> Row:
     data_set, split = HALVES.get(theirs.task, (theirs.task, None))
-    ours = [run for run in full_depth(experiments) if (run.task, run.model) == (data_set, theirs.model)]
+    ours = [run for run in whole_models(experiments) if (run.task, run.model) == (data_set, theirs.model)]
     scores = [100 * run.full_score(split) for run in ours]
     score = statistics.mean(scores) if ours else None
     points = []
@@ -137,7 +137,7 @@ def saved_within(curve: Sequence[Row], drop_points: float) -> float:
     return max(row["layers_saved_frac"] for row in curve if row["score"] >= floor)
 
 
-def full_depth(experiments: Sequence[Experiment]) -> list[Experiment]:
+def whole_models(experiments: Sequence[Experiment]) -> list[Experiment]:
     """Those whose backbone was not cut."""
     return [run for run in experiments if run.truncate_to is None]
 
@@ -148,7 +148,7 @@ def smaller_models(experiments: Sequence[Experiment], whole: Experiment) -> list
     Rows have `model, layers, layers_saved_frac, score, seed`; the score is of its own classifier, no early exit.
     """
     cut = [run for run in experiments if run.model == whole.model and run.truncate_to]
-    small = [run for run in full_depth(experiments) if STANDS_FOR.get(run.model) == whole.model]
+    small = [run for run in whole_models(experiments) if STANDS_FOR.get(run.model) == whole.model]
     return [
         {
             "model": run.model,

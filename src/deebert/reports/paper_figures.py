@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deebert.figures.drawing import BLUE, DASHED, GREY, INK, ORANGE, grade_colors, layer_ticks, styled
+from deebert.figures.drawing import BLUE, DASHED, GREY, INK, ORANGE, grade_colors, layer_ticks, legend_entries, styled
 from deebert.reports.experiments import Experiment
-from deebert.reports.paper import LARGE_MODELS, full_depth, smaller_models
+from deebert.reports.paper import LARGE_MODELS, smaller_models, whole_models
 
 BASE_MODELS = ("bert-base", "roberta-base", "toy-bert")
 COLORS = dict.fromkeys(("bert-base", "bert-large", "toy-bert"), BLUE) | dict.fromkeys(
@@ -29,7 +29,7 @@ DrawPanel = Callable[[Axes, Sequence[Experiment]], None]
 def draw_all(table: Mapping[str, Any], experiments: Sequence[Experiment]) -> dict[str, Figure | None]:
     """`figure2` to `figure6`; None for a figure none of whose experiments has been run."""
     tasks = [*(task for task in table["models"]["bert-base"] if task != "MNLI-mm"), "toy"]
-    whole = full_depth(experiments)
+    whole = whole_models(experiments)
     base = [run for run in whole if run.model in BASE_MODELS]
     large = [run for run in whole if run.model in LARGE_MODELS]
     timed = [run for run in base if run.rows["benchmark"]]
@@ -63,11 +63,7 @@ def _grid(title: str, tasks: Sequence[str], runs: Sequence[Experiment], draw: Dr
         ax.set_title(task)
     for ax in panels[len(shown) :]:
         ax.remove()
-    entries: dict[str, Any] = {}
-    for ax in panels[: len(shown)]:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
+    figure.legend(*legend_entries(panels[: len(shown)]), loc="outside lower center", ncols=3)
     return figure
 
 

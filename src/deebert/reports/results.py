@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ruamel.yaml import YAML
 
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
 from deebert.figures.drawing import metric_name
 from deebert.reports.markdown import table
+from deebert.settings.reading import parse_yaml
 
 LOSSES = 0.5, 1.0  # points of the score at full depth
 SAVED = {"half": 1 / 2, "two thirds": 2 / 3, "three quarters": 3 / 4}  # of the layers
@@ -102,7 +102,7 @@ def take(folder: Path, committed_params: str) -> Result:
     training = read_json(folder / "models/deebert/training.json")
     about = read_json(folder / "metrics/layers.json")
     params, committed = (
-        dict(_flat(YAML(typ="safe", pure=True).load(text)))
+        dict(_flat(parse_yaml(text)))
         for text in ((folder / "params.yaml").read_text(encoding="utf-8"), committed_params)
     )
     if training["task"] != about["task"] or training["seed"] != params["seed"]:

@@ -3,12 +3,12 @@
 Spread is the standard deviation of a sample (divided by runs - 1).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from deebert.analysis.choice import over_seeds
 from deebert.base.rows import Row
 from deebert.figures.drawing import BLUE, GREY, new_figure, percents, set_score_axis, styled
 from deebert.reports import experiments, markdown
@@ -54,10 +54,35 @@ def losses_on_test(figures: Mapping[str, float], sweep: Sequence[Row]) -> dict[s
     return {f"test_loss_points_at.{key}": 100 * (score[0.0] - score[chosen[key]]) for key in chosen}
 
 
+def over_seeds(rows: Iterable[Row], by: str, values: Sequence[str]) -> list[Row]:
+    """Mean and spread over training runs: one row per value of the key `by`, in order of appearance.
+
+    Args:
+        rows: of all runs, one after the other.
+        values: keys of numbers, each giving `<key>_mean` and `<key>_std`, None for a single run, whose spread nobody
+            knows.
+
+    Returns:
+        Rows with `by`, those figures and `seeds`, the number of runs.
+    """
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[by], []).append(row)
+    summary = []
+    for name, members in groups.items():
+        result = {by: name}
+        for key in values:
+            numbers = [row[key] for row in members]
+            result[f"{key}_mean"] = statistics.fmean(numbers)
+            result[f"{key}_std"] = statistics.stdev(numbers) if len(numbers) > 1 else None
+        summary.append(result | {"seeds": len(members)})
+    return summary
+
+
 def table(runs: Runs) -> str:
     """Markdown: a line per figure, with mean, spread and the seeds' own values."""
     rows = [{"figure": name, "value": value} for _, figures in runs.values() for name, value in figures.items()]
-    summary = over_seeds(rows, ["figure"], ["value"])
+    summary = over_seeds(rows, "figure", ["value"])
     lines = []
     for row in summary:
         values = [figures[row["figure"]] for _, figures in runs.values()]
@@ -72,7 +97,7 @@ def draw_seeds(params: Params, sweeps: dict[int, list[Row]]) -> Figure:
     curves = {seed: [row for row in rows if row["criterion"] == "entropy"] for seed, rows in sweeps.items()}
     curves = {seed: [row for row in rows if row["split"] == rows[0]["split"]] for seed, rows in curves.items()}
     every = [row for rows in curves.values() for row in rows]
-    mean = over_seeds(every, ["threshold"], ["layers_saved_frac", "score"])
+    mean = over_seeds(every, "threshold", ["layers_saved_frac", "score"])
     mean = [row for row in mean if row["seeds"] == len(curves)]
     saved = [100 * row["layers_saved_frac_mean"] for row in mean]
     score = [100 * row["score_mean"] for row in mean]

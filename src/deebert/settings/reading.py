@@ -71,10 +71,15 @@ def _value_of(path: Path, key: str) -> Any:
     return content[key]
 
 
+def parse_yaml(text: str) -> Any:
+    """The content of a YAML file's text as DVC reads it."""
+    return yaml.load(text, Loader=_Yaml12Loader)
+
+
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file as DVC reads it."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the top folder of the project") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
