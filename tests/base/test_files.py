@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -144,12 +145,28 @@ with output_dir(Path({str(tmp_path / "out")!r})) as folder:
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     (tmp_path / ".out.1.old.tmp").mkdir()
     (tmp_path / ".it.json.1.tmp").write_text("half")
+    os.utime(tmp_path / ".it.json.1.tmp", (0, 0))
     assert len(list(tmp_path.iterdir())) == 3
     with output_dir(tmp_path / "out") as folder:
         (folder / "file").write_text("new")
     write_json(tmp_path / "it.json", {})
     assert tree(tmp_path) == {"out/file": "new", "it.json": "{}\n"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["it.json", "out"]
+
+
+def test_threads_write_one_file(tmp_path: Path) -> None:
+    """Whoever reads it meanwhile finds all of what one of them wrote, and nothing is left beside it."""
+    path = tmp_path / "it.json"
+    write_json(path, {"rows": []})
+
+    def write_often(number: int) -> None:
+        for _ in range(200):
+            write_json(path, {"rows": [number] * 1000 * number})
+            assert len(set(read_json(path)["rows"])) == 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write_often, range(1, 5)))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_being_written_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,9 +83,14 @@ def test_a_watch_goes_on_from_file_to_file(
     kept = watch.read_bytes()
     told = error(capsys, "predict", model, source, tmp_path / "no.csv", *options, 0.1)
     assert told == f"{watch}: made with --epsilon 0.2; expected the same here"
+    for other in (("--threshold", THRESHOLD / 2), ("--threshold", THRESHOLD, "--precision", "bf16")):
+        told = error(capsys, "predict", model, source, tmp_path / "no.csv", *other, *options[2:], 0.2)
+        assert told.startswith(f"{watch}: threshold: Entropy(") and "this watch began with" in told
     assert status("predict", model, source, tmp_path / "no.csv", *options, 1) == 2
     assert status("predict", model, source, tmp_path / "no.csv", *options[:4]) == 2
     assert status("predict", model, source, tmp_path / "no.csv", "--audit", 0.5) == 2
+    assert status("predict", model, source, tmp_path / "no.csv", "--metrics", "metrics") == 2
+    assert status("predict", model, source, tmp_path / "no.csv", "--threads", 10**11) == 2
     (tmp_path / "file").touch()
     elsewhere = ("--watch", tmp_path / "file/a", "--epsilon", 0.1)
     told = error(capsys, "predict", model, source, tmp_path / "no.csv", *elsewhere)
@@ -293,7 +298,8 @@ def test_which_threshold(
     classifier.save_pretrained(tmp_path / "saved", metrics)
     source = write(tmp_path / "in.csv", {"sentence": sentences()})
     written = set()
-    for folder, options in ((tmp_path / "saved", given), (model, (*given, "--metrics", metrics))):
+    metrics_too = (*given, "--metrics", metrics) if "--drop" in given else given
+    for folder, options in ((tmp_path / "saved", given), (model, metrics_too)):
         out = tmp_path / f"{folder.name}.csv"
         assert status("predict", folder, source, out, *options) == 0
         assert f"threshold: {threshold:g} nats" in capsys.readouterr().err
@@ -489,3 +495,73 @@ def test_help_comes_at_once() -> None:
     environment = {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("usage: deebert predict")
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("batch_rows", {"--batch-rows": 8}),
+        ("text", {"--text": "other"}),
+        ("precision", {"--precision": "bf16"}),
+        ("files", {}),
+    ],
+)
+def test_answers_of_another_command_are_not_gone_on_from(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, key: str, options: dict[str, Any]
+) -> None:
+    """Other batches, another column, precision or model may answer otherwise: the line says what differs."""
+    source = write(tmp_path / "in.csv", {"sentence": sentences(), "other": sentences(seed=1)})
+
+    def command(folder: Path, given: dict[str, Any]) -> tuple[object, ...]:
+        given = {"--threshold": THRESHOLD, "--batch-rows": 7, "--precision": "fp32", "--text": "sentence"} | given
+        return "predict", folder, source, tmp_path / "out.csv", *(word for pair in given.items() for word in pair)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Answering, "records", broken_off_at(4))
+        assert status(*command(model, {})) == 130
+    other = model if options else write_classifier(tmp_path / "another", "roberta")
+    told = error(capsys, *command(other, options))
+    assert "holds 21 answers of another command, which was broken off: " in told and f" {key} " in told
+    assert status(*command(model, {})) == 0
+
+
+def test_answers_of_a_stream_are_not_held_back(model: Path, streams: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch is flushed before the next one is read: whoever writes line by line gets answers line by line."""
+    output = streams("\n".join(sentences(9)).encode())
+    seen = []
+    monkeypatch.setattr(output, "flush", lambda: seen.append(output.getvalue().count(b"\n")), raising=False)
+    assert status("predict", model, "-", "-", "--threshold", THRESHOLD, "--batch-rows", 4) == 0
+    assert seen[:3] == [4, 8, 9]
+
+
+def test_the_models_own_column_comes_before_usual_names(model: Path, classifier, tmp_path: Path) -> None:
+    """A file that has both is answered by the column that the model was trained on."""
+    source = write(tmp_path / "in.csv", {"text": sentences(seed=1), "sentence": sentences()})
+    assert status("predict", model, source, tmp_path / "out.csv", "--threshold", THRESHOLD) == 0
+    check_answers(read(tmp_path / "out.csv"), classifier, sentences(), THRESHOLD)
+
+
+def test_a_probability_has_no_more_digits_than_float32(model: Path, tmp_path: Path) -> None:
+    """As few as tell it from its neighbours."""
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    assert status("predict", model, source, tmp_path / "out.csv", "--threshold", THRESHOLD) == 0
+    assert all(value == str(np.float32(value)) for value in read(tmp_path / "out.csv")["probability"])
+
+
+def test_a_change_of_equal_size_is_told(model: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """A byte that was mended in place, too."""
+    from deebert.inference.classifier import EarlyExitClassifier
+    from tests.cli.running import error
+
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    predict, calls = EarlyExitClassifier.predict_iter, []
+
+    def change(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            source.write_bytes(source.read_bytes().replace(b"w1", b"w2"))
+        return predict(self, *arguments, **options)
+
+    monkeypatch.setattr(EarlyExitClassifier, "predict_iter", change)
+    told = error(capsys, "predict", model, source, tmp_path / "out.csv", "--batch-rows", 10)
+    assert told == f"{source}: has changed while it was read; give the command again"

@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from deebert.base.errors import UserError
+from deebert.exits.criteria import Entropy
 from deebert.inference.betting import BettingTest
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.monitor import Monitor
@@ -148,6 +150,37 @@ def test_an_error_counts_nothing(classifier: EarlyExitClassifier, tmp_path: Path
     assert state_of(monitor, tmp_path) == before
 
 
+def test_one_watch_is_of_one_threshold(classifier: EarlyExitClassifier, tmp_path: Path) -> None:
+    """Another threshold or precision is refused, and not counted: epsilon was certified for the first. So in a file."""
+    monitor = Monitor(classifier, EPSILON, share=1)
+    monitor.predict(TEXTS, THRESHOLD)
+    before = state_of(monitor, tmp_path)
+    rounded = EarlyExitClassifier.from_pretrained(classifier.folder, precision="bf16")
+    for watch in (monitor, Monitor.load(tmp_path / "state.json", classifier)):
+        with pytest.raises(ValueError, match=r"^threshold: Entropy.*0\.5.*; expected .*0\.6.*began with"):
+            watch.predict(TEXTS, 0.5)
+        assert state_of(watch, tmp_path) == before
+        watch.predict([], Entropy(THRESHOLD))
+    with pytest.raises(ValueError, match=r"in bf16; expected .* in fp32"):
+        Monitor.load(tmp_path / "state.json", rounded).predict(TEXTS, THRESHOLD)
+    (tmp_path / "old.json").write_text(json.dumps({key: before[key] for key in before if key != "rule"}))
+    Monitor.load(tmp_path / "old.json", classifier).predict(TEXTS, 0.5)  # it does not know, so the next one counts
+
+
+def test_threads_save_whole_states(classifier: EarlyExitClassifier, tmp_path: Path) -> None:
+    """However many threads save, the file is whole at any moment, and at the end it has all counts."""
+    monitor, path = Monitor(classifier, EPSILON), tmp_path / "watch.json"
+
+    def answer_and_save(_: int) -> None:
+        monitor.predict(TEXTS[:2], THRESHOLD)
+        monitor.save(path)
+        Monitor.load(path, classifier)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(answer_and_save, range(100)))
+    assert Monitor.load(path, classifier).samples == 200 and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [(name, value) for name in ("epsilon", "delta", "share") for value in (0, -0.1, 1.5, math.nan, "0.1", True, None)]
@@ -169,6 +202,7 @@ def test_wrong_settings_are_told(classifier: EarlyExitClassifier, name: str, val
         ({"alarm_after": 999}, "do not fit"),
         ({"weights": [1.0]}, "do not fit"),
         ({"log_wealth": None}, "do not fit"),
+        ({"rule": 3}, "do not fit"),
         ({"epsilon": 2}, "epsilon: 2 is not allowed"),
         ({"delta": "x"}, "delta: 'x' is not allowed"),
         ({"exits": 3}, "damaged"),

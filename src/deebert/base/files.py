@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from safetensors import SafetensorError
 from deebert.base.errors import UserError, one_line
 from deebert.base.locks import NoLocksError, try_lock
 
+STALE_S = 3600  # of a single file, which is written in an instant; clocks of two machines may differ by minutes
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of these the system does not say for which file
 
 
@@ -104,8 +107,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file as a whole, and the folder where needed; a UserError says why that is not possible."""
-    scratch = _beside(path)
+    """Write a file as a whole, and the folder where needed; a UserError says why that is not possible.
+
+    Threads and processes may write one file: each writes its own, and the last to end wins.
+    """
+    scratch = _beside(path, f".{threading.get_ident()}")
     try:
         with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,13 +215,15 @@ def _remove_leftovers(path: Path) -> None:
     """Remove what killed processes left beside `path`.
 
     A folder that is still being written is locked by its process, and a lock ends with its process, even where process
-    numbers mean nothing, as between containers. Files are written in an instant and need no lock. Folders stay where
-    nobody can lock.
+    numbers mean nothing, as between containers. Folders stay where nobody can lock. A file has no lock, and goes once
+    it is so old that nobody can still be writing it.
     """
+    stale = time.time() - STALE_S
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         with suppress(OSError):
             if not leftover.is_dir():
-                leftover.unlink()
+                if leftover.stat().st_mtime < stale:
+                    leftover.unlink()
             elif (lock := _locked(leftover)) is not None:
                 shutil.rmtree(leftover)
                 os.close(lock)

@@ -13,9 +13,9 @@ def number(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number, 1 or more."""
+    """A whole number, 1 or more, and no more than libraries in C take."""
     value = int(text)
-    if value < 1:
+    if not 1 <= value < 2**31:
         raise ValueError
     return value
 

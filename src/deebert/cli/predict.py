@@ -71,6 +71,8 @@ def run(parsed: argparse.Namespace) -> None:
             parsed.usage_error(f"argument --{name}: needs --watch, for a file")
     if parsed.watch is not None and parsed.epsilon is None:
         parsed.usage_error("argument --watch: needs --epsilon")
+    if parsed.metrics is not None and parsed.drop is None:
+        parsed.usage_error("argument --metrics: needs --drop")
     if parsed.ray is not None and "-" in (parsed.source, parsed.target):
         parsed.usage_error("argument --ray: needs files as IN and OUT, and not -")
     if parsed.ray is not None and ":" in (parsed.device or ""):
@@ -96,7 +98,7 @@ def run(parsed: argparse.Namespace) -> None:
         threshold_nats = 0.0
     elif parsed.drop is not None:
         threshold_nats = model.known_thresholds(parsed, classifier).for_drop(parsed.drop)
-    monitor = None if parsed.watch is None else _monitor(parsed, classifier)
+    monitor = None if parsed.watch is None else _monitor(parsed, classifier, threshold_nats)
     print(f"threshold: {threshold_nats:g} nats", file=sys.stderr)
     is_whole = False
     try:
@@ -132,8 +134,8 @@ def _cluster(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> A
     return Cluster(parsed.ray, parsed.threads or classifier.about.get("cpu_threads") or 1)
 
 
-def _monitor(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> "Monitor":
-    """The monitor of an earlier command, which must have the same settings, or a new one."""
+def _monitor(parsed: argparse.Namespace, classifier: "EarlyExitClassifier", threshold_nats: float) -> "Monitor":
+    """The monitor of an earlier command, which must have the same settings and threshold, or a new one."""
     from deebert.base.files import check_writable
     from deebert.inference.folder import home_expanded
     from deebert.inference.monitor import Monitor
@@ -152,4 +154,8 @@ def _monitor(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> "
         if getattr(monitor, name) != value:
             option = "audit" if name == "share" else name
             raise UserError(f"{path}: made with --{option} {getattr(monitor, name):g}; expected the same here")
+    try:
+        monitor.rule_of(threshold_nats)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     return monitor

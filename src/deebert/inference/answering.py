@@ -54,7 +54,7 @@ class Answering:
         there = np.flatnonzero(records["exit_layer"] != NO_TEXT)
         texts, names = texts_of(chunk, text_columns), self.classifier.label_names
         labels = [names[label_id] for label_id in records["label_id"][there]]
-        self.monitor.audit([texts[row] for row in there], labels, records["exit_layer"][there])
+        self.monitor.audit([texts[row] for row in there], labels, records["exit_layer"][there], self.threshold_nats)
 
     def columns(self, records: np.ndarray) -> list[list[Any]]:
         """The records as `COLUMNS`, None where there is no answer.

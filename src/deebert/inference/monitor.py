@@ -17,7 +17,7 @@ import numpy as np
 from deebert.base.errors import UserError, one_line
 from deebert.base.files import read_json, write_json
 from deebert.exits.criteria import Criterion
-from deebert.inference.arguments import check_many, is_number, shown
+from deebert.inference.arguments import check_many, criterion_of, is_number, shown
 from deebert.inference.betting import BettingTest
 from deebert.inference.classifier import EarlyExitClassifier, Predictions, Text
 from deebert.inference.folder import home_expanded
@@ -28,6 +28,7 @@ class _State:
     """All that `Monitor.save` writes; `weights` are the test's, `fingerprint` the model's."""
 
     fingerprint: str
+    rule: str | None
     epsilon: float
     delta: float
     share: float
@@ -43,7 +44,7 @@ class _State:
 
 
 SETTINGS = ("epsilon", "delta", "share", "seed")
-COUNTS = ("samples", "audits", "disagreements", "audit_layers", "alarm_after")
+SO_FAR = ("samples", "audits", "disagreements", "audit_layers", "alarm_after", "rule")
 
 
 class Monitor:
@@ -52,6 +53,8 @@ class Monitor:
     While each audited sample differs with a probability of at most `epsilon`, whatever came before, the alarm is ever
     raised with a probability of at most `delta`. It may be looked at as often as one likes. Once raised it stays, and
     the test is over.
+
+    It watches one threshold in one precision, for epsilon was certified for these: the first that it is given.
 
     Threads can share a monitor. Each process needs one of its own.
 
@@ -71,6 +74,7 @@ class Monitor:
         audit_layers: layers that were run for audits, beyond those of the answers. A sample that has left early is run
             anew through all L layers; one that has not needs nothing more.
         alarm_after: the audit, from 1, that raised the alarm; None = no alarm.
+        rule: the criterion and the precision of all answers so far; None = there were none.
 
     Raises:
         ValueError: an argument is not as above.
@@ -92,6 +96,7 @@ class Monitor:
         self.disagreements = 0
         self.audit_layers = 0
         self.alarm_after: int | None = None
+        self.rule: str | None = None
         self._test = BettingTest(self.epsilon)
         self._lock = threading.Lock()
 
@@ -119,28 +124,51 @@ class Monitor:
         """Answer as `EarlyExitClassifier.predict` does, and audit the share of them.
 
         After an exception nothing of these texts is counted.
+
+        Raises:
+            ValueError: the threshold, or the classifier's precision, is not that of earlier answers.
+            TypeError, ValueError: as of `EarlyExitClassifier.predict`.
         """
         check_many(texts)
+        self.rule_of(threshold)
         texts = list(texts)
         answers = self.classifier.predict(texts, threshold, batch_size)
-        self.audit(texts, answers.labels, answers.exit_layers, batch_size)
+        self.audit(texts, answers.labels, answers.exit_layers, threshold, batch_size)
         return answers
 
+    def rule_of(self, threshold: float | Sequence[float] | Criterion) -> str:
+        """What lets samples leave; ValueError where it is not what was watched so far."""
+        rule = f"{shown(criterion_of(threshold, self.classifier.num_layers))} in {self.classifier.precision}"
+        if self.rule not in (None, rule):
+            raise ValueError(f"threshold: {rule}; expected {self.rule}, which this watch began with, or a new watch")
+        return rule
+
     def audit(
-        self, texts: Sequence[Text], labels: Sequence[str], exit_layers: np.ndarray, batch_size: int = 1024
+        self,
+        texts: Sequence[Text],
+        labels: Sequence[str],
+        exit_layers: np.ndarray,
+        threshold: float | Sequence[float] | Criterion,
+        batch_size: int = 1024,
     ) -> None:
         """Count answers that `classifier` has given to N texts, and audit the share of them.
 
         Args:
             labels: N names of classes.
             exit_layers: (N,) int, 1..L.
+            threshold: that they were given at.
+
+        Raises:
+            ValueError: it is not that of earlier answers.
         """
         with self._lock:
+            rule = self.rule_of(threshold)
             audited = self._chosen(len(texts))
             early = audited[exit_layers[audited] < self.classifier.num_layers]
             full = self.classifier.predict([texts[i] for i in early], 0.0, batch_size)
             differs = {i: labels[i] != label for i, label in zip(early, full.labels, strict=True)}
             self._count(exit_layers, [differs.get(i, False) for i in audited], len(early))
+            self.rule = rule
 
     def _chosen(self, count: int) -> np.ndarray:
         """Which of the next `count` samples are audited, numbered from 0; each has a draw of its own."""
@@ -160,7 +188,7 @@ class Monitor:
                     self.alarm_after = self.audits
 
     def save(self, path: str | Path) -> None:
-        """Write the state as JSON, whole or not at all, for `load`.
+        """Write the state as JSON, whole or not at all, for `load`. Of several threads the last to call wins.
 
         Raises:
             UserError: it cannot be written.
@@ -171,9 +199,9 @@ class Monitor:
                 exits=self.exits.tolist(),
                 log_wealth=float(self._test.log_wealth),
                 weights=self._test.weights.tolist(),
-                **{name: getattr(self, name) for name in (*SETTINGS, *COUNTS)},
+                **{name: getattr(self, name) for name in (*SETTINGS, *SO_FAR)},
             )
-        write_json(home_expanded(path), dataclasses.asdict(state))
+            write_json(home_expanded(path), dataclasses.asdict(state))  # within the lock: never an older state later
 
     @classmethod
     def load(cls, path: str | Path, classifier: EarlyExitClassifier) -> "Monitor":
@@ -190,6 +218,8 @@ class Monitor:
             raise UserError(f"{path}: no such file; Monitor.save writes it")
         try:
             content = read_json(path)
+            if isinstance(content, dict):
+                content.setdefault("rule", None)  # as in states that were written before there was one
             if not isinstance(content, dict) or set(content) != {field.name for field in dataclasses.fields(_State)}:
                 raise ValueError("it is no state of a monitor")
             state = _State(**content)
@@ -202,7 +232,7 @@ class Monitor:
         if state.fingerprint != classifier.fingerprint:
             found, expected = state.fingerprint, classifier.fingerprint
             raise UserError(f"{path}: of another model: weights {found}; expected {expected}")
-        for name in COUNTS:
+        for name in SO_FAR:
             setattr(monitor, name, getattr(state, name))
         monitor.exits = np.array(state.exits, np.int64)
         monitor._test.log_wealth = state.log_wealth
@@ -223,6 +253,7 @@ class Monitor:
             and weights.shape == self._test.weights.shape
             and bool((weights > 0).all())
             and math.isclose(weights.sum(), 1)
+            and (state.rule is None or isinstance(state.rule, str))
             and is_number(state.log_wealth)
             and math.isfinite(state.log_wealth)
         )

@@ -19,7 +19,8 @@ def spans(paths: Sequence[Path]) -> dict[str, list[int]]:
         paths: states of `Monitor.save`, of one monitor, the oldest first.
 
     Raises:
-        UserError: a file is missing or no such state, is of another model, or is no later than the one before it.
+        UserError: a file is missing or no such state, is of another model or threshold, or is no later than the one
+            before it.
     """
     found: dict[str, list[int]] = {}
     before: dict[str, Any] | None = None
@@ -31,6 +32,8 @@ def spans(paths: Sequence[Path]) -> dict[str, list[int]]:
             found[path.stem] = state["exits"]
         elif (state["fingerprint"], len(state["exits"])) != (before["fingerprint"], len(before["exits"])):
             raise UserError(f"{path}: of another model than the state before it")
+        elif (rules := {state.get("rule"), before.get("rule")} - {None}) and len(rules) > 1:
+            raise UserError(f"{path}: at {state['rule']}, and the state before it at {before['rule']}")
         else:
             found[path.stem] = [now - then for now, then in zip(state["exits"], before["exits"], strict=True)]
         if min(found[path.stem]) < 0 or not sum(found[path.stem]):
