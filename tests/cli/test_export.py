@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -191,11 +192,42 @@ def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (("a", "b", "c"), "", "TEXT: 3 of them; expected 2 for each answer"),
         ((), "a\tb\nc\n", "line 2: texts with tabs between them: 1; expected 2"),
         ((), "a\tb\n\udcff\n", "line 2: is not UTF-8"),
+        (("a", "\udcff"), "", r"texts: number 0 is ('a', '\udcff'), with half a character; expected whole ones"),
         (("--threshold", "-1", "a", "b"), "", "threshold: -1.0 is not allowed; expected nats, 0 or more"),
     ):
         with pytest.raises(SystemExit) as end:
             answers_of(out, monkeypatch, capsys, *arguments, lines=lines)
         assert end.value.code == f"error: {told}"
+        assert len(capsys.readouterr().out.splitlines()) == lines.count("a\tb"), "what came before is answered"
+
+
+def test_half_a_pair_has_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The runner leaves unanswered what the command does, in lines and as arguments."""
+    source = write_classifier(tmp_path / "pairs", columns=("a", "b"))
+    out = tmp_path / "out"
+    assert status("export", source, out, "--blocks", 2, "--threshold", 0.9) == 0
+    lines = "a\tb\na\t\n \tb\n\n\nb\ta\n"
+    write(tmp_path / "in.csv", {"a": ["a", "a", " ", "b"], "b": ["b", "", "b", "a"]})
+    assert status("predict", source, tmp_path / "in.csv", tmp_path / "out.csv", "--full-depth") == 0
+    command = [bool(line.split(",")[2]) for line in (tmp_path / "out.csv").read_text().splitlines()[1:]]
+    found = [each["label"] is not None for each in answers_of(out, monkeypatch, capsys, lines=lines)]
+    assert command == [True, False, False, True] and found == [*command[:3], False, False, True]
+    arguments = ("a", "b", "a", "", " ", "b", "b", "a")
+    assert [each["label"] is not None for each in answers_of(out, monkeypatch, capsys, *arguments)] == command
+
+
+def test_a_closed_pipe_is_told(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever reads the answers may have had enough of them."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed, monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "stdout", closed)
+        answers_of(exported, monkeypatch, capsys, "w1")
+    assert end.value.code == "error: standard output was closed before all was written"
 
 
 def test_a_folder_that_is_not_whole(

@@ -4,7 +4,8 @@
     python runner.py < texts.txt
 
 It prints a JSON object a line, with label, probability and exit_layer. For tasks on pairs, arguments are the two texts
-of a pair, then those of the next; a line has a tab between them. An empty line has no answer.
+of a pair, then those of the next; a line has a tab between them. A text that is empty or blank has no answer, and
+neither has a pair of which one text is.
 
 It needs onnxruntime, tokenizers and numpy, and nothing else of the project that wrote it.
 """
@@ -14,6 +15,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -150,6 +152,8 @@ class Runner:
             if not isinstance(parts, tuple) or not all(isinstance(part, str) for part in parts) or len(parts) != size:
                 expected = "a string" if size == 1 else "a pair of strings"
                 raise TypeError(f"texts: number {i} is {text!r:.80}; expected {expected}")
+            if any(0xD800 <= ord(each) <= 0xDFFF for part in parts if not part.isascii() for each in part):
+                raise ValueError(f"texts: number {i} is {text!r:.80}, with half a character; expected whole ones")
         return self._tokenizer.encode_batch([text if isinstance(text, str) or size == 2 else text[0] for text in texts])
 
     def _kept(self, name: str, tensor: np.ndarray, live: np.ndarray) -> np.ndarray:
@@ -247,9 +251,9 @@ def _entropy(row: list[float]) -> float:
     return math.log(total) - sum(w * (value - largest) for w, value in zip(weights, row, strict=True)) / total
 
 
-def _texts(lines: Iterable[tuple[int, bytes]], size: int) -> Iterator[Text | None]:
-    """The text or the pair of each numbered line, None where it is empty; ValueError where it is neither."""
-    for number, line in lines:
+def _texts(lines: Iterable[bytes], size: int) -> Iterator[tuple[str, ...]]:
+    """The parts of each line, a single one where it is blank; ValueError where it is no text or pair."""
+    for number, line in enumerate(lines, start=1):
         try:
             text = line.decode().rstrip("\r\n")
         except UnicodeDecodeError:
@@ -257,13 +261,32 @@ def _texts(lines: Iterable[tuple[int, bytes]], size: int) -> Iterator[Text | Non
         parts = tuple(text.split("\t")) if size > 1 else (text,)
         if text.strip() and len(parts) != size:
             raise ValueError(f"line {number}: texts with tabs between them: {len(parts)}; expected {size}")
-        yield None if not text.strip() else parts if size > 1 else text
+        yield parts
 
 
-def _print_answers(runner: Runner, texts: Sequence[Text | None], threshold: float | None) -> None:
-    answers = iter(runner.predict([text for text in texts if text is not None], threshold))
-    for text in texts:
-        told = dict.fromkeys(Answer._fields) if text is None else next(answers)._asdict()
+def _chunks(texts: Iterator[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:
+    """So many at a time; those before an error come before it."""
+    problem: ValueError | None = None
+    while problem is None:
+        chunk: list[tuple[str, ...]] = []
+        try:
+            for text in itertools.islice(texts, LINES_AT_ONCE):
+                chunk.append(text)
+        except ValueError as error:
+            problem = error
+        if chunk:
+            yield chunk
+        elif problem is None:
+            return
+    raise problem
+
+
+def _print_answers(runner: Runner, texts: Sequence[tuple[str, ...]], threshold: float | None) -> None:
+    there = [all(map(str.strip, parts)) for parts in texts]
+    asked = itertools.compress(texts, there)
+    answers = iter(runner.predict([parts if len(parts) > 1 else parts[0] for parts in asked], threshold))
+    for has in there:
+        told = next(answers)._asdict() if has else dict.fromkeys(Answer._fields)
         print(json.dumps(told, ensure_ascii=False))
     sys.stdout.flush()
 
@@ -283,12 +306,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if parsed.texts:
             if len(parsed.texts) % size:
                 raise ValueError(f"TEXT: {len(parsed.texts)} of them; expected {size} for each answer")
-            pairs = zip(parsed.texts[::2], parsed.texts[1::2], strict=False)
-            _print_answers(runner, list(pairs) if size > 1 else parsed.texts, parsed.threshold)
-            return
-        lines = enumerate(sys.stdin.buffer, start=1)
-        while part := list(itertools.islice(lines, LINES_AT_ONCE)):
-            _print_answers(runner, list(_texts(part, size)), parsed.threshold)
+            given = iter(zip(*[iter(parsed.texts)] * size, strict=True))
+        else:
+            given = _texts(sys.stdin.buffer, size)
+        for chunk in _chunks(given):
+            _print_answers(runner, chunk, parsed.threshold)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush fails at the end
+        sys.exit("error: standard output was closed before all was written")
     except ValueError as error:
         sys.exit(f"error: {error}")
 
