@@ -15,7 +15,7 @@ task=${tasks[$SLURM_ARRAY_TASK_ID]}; name=$task-$SLURM_ARRAY_JOB_ID
 cd "$SLURM_SUBMIT_DIR"; until [ -d .dvc ] || [ "$PWD" = / ]; do cd ..; done
 project=$PWD; top=$(git rev-parse --show-toplevel); below=$(git rev-parse --show-prefix) # maybe of a larger repository
 export PATH="$project/.venv/bin:$PATH" OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
-export DEEBERT_CHECKPOINTS=$project/.cache/slurm/$task # whichever job goes on with a training
+export DEEBERT_CHECKPOINTS=$project/.cache # of all clones: whichever job goes on, and `make checkpoints` has them all
 # DVC runs one experiment at a time in a folder, so each has a clone of the last commit; they share the project's cache.
 clone=$project/.cache/slurm/$name
 rm -rf "$clone"; git clone --quiet "$top" "$clone"; cd "$clone/$below"

@@ -51,6 +51,22 @@ def test_answers_come_back(tmp_path: Path) -> None:
     assert content_of(tmp_path) == {"new/out.csv": b"rows"}
 
 
+def test_a_file_that_came_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    """It stays, and so do the answers, for the same command with `replace`."""
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="out: exists already; "), Kept(out, COMMAND, False) as kept:
+        kept.append(records(5))
+        kept.output.write_bytes(b"rows")
+        out.write_bytes(b"precious")
+        kept.finish()
+    assert out.read_bytes() == b"precious"
+    with Kept(out, COMMAND, True) as kept:
+        assert kept.rows == 5
+        kept.output.write_bytes(b"rows")
+        kept.finish()
+    assert content_of(tmp_path) == {"out": b"rows"}
+
+
 @pytest.mark.parametrize("more", [b"\0", b"\xff" * 11, bytes(RECORD.itemsize), bytes(100 * RECORD.itemsize)])
 def test_what_was_half_written_does_not_count(tmp_path: Path, more: bytes) -> None:
     """Half a record, and the zeros that a disk may have after the machine itself has crashed, are no answers."""

@@ -2,14 +2,19 @@
 
 import json
 import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import deebert.classifier
+from deebert.analysis.layers import layer_metrics, layer_rows
 from deebert.base.errors import UserError
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.thresholds import Certified, HeadScore, Recommended, Thresholds
+from tests.heads import heads
 from tests.inference.test_card import ALL
 from tests.inference.test_classifier import write_classifier, write_metrics
 
@@ -85,6 +90,18 @@ def test_they_go_with_the_model(tmp_path: Path) -> None:
     assert rounded.identity["files"] == classifier.identity["files"] and rounded.identity != classifier.identity
 
 
+def test_other_code_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has another version of this package may answer otherwise, with the same weights and files."""
+    classifier = EarlyExitClassifier.from_pretrained(write_classifier(tmp_path / "model"))
+    package = shutil.copytree(Path(deebert.classifier.__file__).parent, tmp_path / "deebert")
+    before = classifier.identity
+    monkeypatch.setattr(sys.modules[EarlyExitClassifier.__module__], "__file__", package / "inference/classifier.py")
+    assert classifier.identity == before
+    rule = package / "exits/rule.py"
+    rule.write_text(rule.read_text() + "\n")
+    assert {key for key, value in classifier.identity.items() if value != before[key]} == {"code"}
+
+
 def test_those_of_another_model_are_refused(tmp_path: Path) -> None:
     """Their fingerprint says so, wherever they come from."""
     classifier = EarlyExitClassifier.from_pretrained(write_classifier(tmp_path))
@@ -98,3 +115,16 @@ def test_those_of_another_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics" / "layers.json").write_text(json.dumps(layers | {"weights": "0123456789ab"}))
     with pytest.raises(UserError, match="metrics of another model: weights 0123456789ab"):
         other.thresholds(tmp_path / "metrics")
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5, 6, 7])
+def test_the_middle_is_one_layer(layers: int) -> None:
+    """Where the depth is odd, too, metrics/layers.json and thresholds.json speak of the same layer."""
+    logits, labels = heads(layers, n=2000, layers=layers)
+    rows = layer_rows("validation", logits, labels, ["accuracy"])
+    metrics = layer_metrics("toy", rows, "validation", 2000)
+    found = Thresholds.of_metrics("accuracy", {**ALL, "layers": {**ALL["layers"], **metrics}})
+    scores = {row["layer"]: round(row["score"], 4) for row in rows}
+    assert len(set(scores.values())) == layers
+    assert metrics["ramp_middle_score"] == scores[layers // 2]
+    assert all(each.score == scores[each.layer] for each in found.scores)

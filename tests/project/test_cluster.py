@@ -131,7 +131,7 @@ def test_slurm_task(project: Path) -> None:
         f"{clone}: --cd {project} cache dir",
         f"{clone}: cache dir --local /the/cache",
         f"{clone}: exp run --name RTE-17 --set-param dataset=RTE -S model=/a  b -S seed=2",
-        f"{project}/.cache/slurm/RTE 3",
+        f"{project}/.cache 3",
         f"{clone}: exp push --force --no-cache origin RTE-17",
     ]
     assert not clone.exists()

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +33,7 @@ from deebert.settings.precision import PRECISIONS
 log = logging.getLogger(__name__)
 
 Text = str | tuple[str, str]
+LIBRARIES = ("torch", "transformers", "tokenizers")  # whose versions answers may depend on
 SPOKEN = (THRESHOLDS, CARD)  # what is said of the model; all other files decide what it answers
 
 
@@ -134,13 +136,17 @@ class EarlyExitClassifier:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What answers depend on beside text and threshold: weights, other files, precision, device, PyTorch."""
+        """What answers depend on beside text and threshold: weights, other files, precision, device, this very code.
+
+        It is of the process that asks. A worker which was handed the classifier may have other code.
+        """
         digest = hashlib.sha256()
         for name, content in sorted(self._files.items()):
             if name not in SPOKEN:
                 digest.update(f"{name} {len(content)} ".encode() + content)
         where = {"precision": self._engine.precision, "device": self._engine.device.type}
-        return {"weights": self.fingerprint, "files": digest.hexdigest()[:12], **where, "torch": torch.__version__}
+        versions = {name: version(name) for name in LIBRARIES}
+        return {"weights": self.fingerprint, "files": digest.hexdigest()[:12], **where, "code": _code(), **versions}
 
     def thresholds(self, metrics: str | Path | None = None) -> Thresholds | None:
         """What is known of the model's thresholds; None where nobody has written that down.
@@ -317,3 +323,11 @@ class EarlyExitClassifier:
             folder = Path(scratch) / "model"
             self.save_pretrained(folder, metrics)
             return push(folder, repo_id, commit_message, private, token, revision)
+
+
+def _code() -> str:
+    """12 hexadecimal digits of all of this package's code."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()[:12]

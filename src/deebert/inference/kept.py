@@ -119,7 +119,12 @@ class Kept:
         return self.folder / OUTPUT
 
     def finish(self) -> None:
-        """Give the output its place, and clear up."""
+        """Give the output its place, and clear up.
+
+        Raises:
+            UserError: a file has come there meanwhile, which must not be lost; the answers stay.
+        """
+        check_free(self.out, self.replace)
         with write_errors(self.out):
             self.output.replace(self.out)
             (self.folder / ANSWERS).unlink(missing_ok=True)  # first of all: without the command they are a riddle
