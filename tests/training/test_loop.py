@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -310,15 +312,40 @@ def test_processes_under_nohup_outlive_the_terminal(under_nohup: bool, monkeypat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv(VARIABLE, "2")
     monkeypatch.delenv("RANK", raising=False)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if under_nohup else signal.SIG_DFL)
+    wanted = {
+        signal.SIGHUP: signal.SIG_IGN if under_nohup else signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         with pytest.raises(SystemExit):
             launch()
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         logging.disable(logging.NOTSET)
     (heeded,) = [option.partition("=")[2].split(",") for option in given if option.startswith("--signals")]
     assert ("SIGHUP" in heeded) != under_nohup and {"SIGTERM", "SIGINT"} <= set(heeded)
+
+
+def test_several_processes_end_with_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun outlives DVC, so whoever has started it ends it, by what it passes on to all."""
+    parents, ended = iter((7, 7, 7, 1)), threading.Event()
+    monkeypatch.setattr("torch.distributed.run.main", lambda _: ended.wait(60))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr("deebert.training.launch.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    told = []
+    monkeypatch.setattr(os, "kill", lambda *given: (told.append(given), ended.set()))
+    monkeypatch.delenv("RANK", raising=False)
+    for name, value in ((VARIABLE, "2"), ("DVC_STAGE", "finetune_backbone")):
+        monkeypatch.setenv(name, value)
+    try:
+        with pytest.raises(SystemExit):
+            launch()
+    finally:
+        logging.disable(logging.NOTSET)
+    assert told == [(os.getpid(), signal.SIGTERM)] and not [*parents]
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:

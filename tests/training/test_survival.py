@@ -266,6 +266,19 @@ def test_two_processes_stop_together(project: Project) -> None:
 
 
 @pytest.mark.slow
+def test_a_killed_process_ends_the_other(project: Project) -> None:
+    """Whichever of the two the system kills, as for want of memory, one line says so, and the next run goes on."""
+    for rank in (0, 1):
+        went_on_from = newest_step(project) if project.checkpoints() else 0
+        process = project.start(processes=2)
+        wait_for(lambda step=went_on_from: project.checkpoints() and newest_step(project) > step, process)
+        os.kill(process_of_rank(rank, process.pid), signal.SIGKILL)
+        assert ended(process) == 1, project.told()
+        assert project.error() == "error: one of the 2 processes was killed: SIGKILL"
+        assert [line for line in project.told() if not line.startswith(PROGRESS)] == [project.error()]
+
+
+@pytest.mark.slow
 def test_what_ends_the_first_process_ends_the_other(project: Project) -> None:
     """A disk that is full for the first of two processes is one line; the other ends with it and says nothing."""
     assert project.run(processes=2, max_file_bytes=30_000) == 1
