@@ -4,8 +4,9 @@
     make results
     make results QUEUE=/models,/data
 
-A result is a small JSON that git keeps. `make results` draws a figure for each task and model, and one more of time
-where docs/rivals/ has a race of the two. It writes docs/results.md anew, and lists what is missing: the seeds that one
+A result is a small JSON that git keeps. Its settings are what differs from results/params.yaml, whatever params.yaml is
+committed. `make results` draws a figure for each task and model, and one more of time where docs/rivals/ has a race of
+the two. It writes docs/results.md anew, and lists what is missing: the seeds that one
 way of a comparison has and another has not. With QUEUE=... it puts these into DVC's queue, for `dvc queue start`; the
 folders are where models and data lie that results know by name.
 """
@@ -28,7 +29,6 @@ from deebert.figures.results import draw_results, draw_times
 from deebert.reports.results import (
     Result,
     by_comparison,
-    committed_params,
     depth_of,
     figure_name,
     main_ways,
@@ -40,6 +40,7 @@ from deebert.reports.results import (
 from deebert.reports.rivals import by_subject, times_of
 
 RESULTS, RACES = Path("results"), Path("docs/rivals")
+USUAL = RESULTS / "params.yaml"
 NAMES = {*KNOWN_MODELS, *GLUE_TASKS, "toy", "hub"}
 
 
@@ -47,7 +48,7 @@ def keep(name: str) -> None:
     if not name or name != Path(name).name or name.startswith("."):
         raise UserError(f"NAME: {name!r} is not allowed; expected a file's name without ending, such as rte-bert-42")
     path = RESULTS / f"{name}.json"
-    write_bytes(path, written(take(Path(), committed_params())).encode())
+    write_bytes(path, written(take(Path(), USUAL.read_text(encoding="utf-8"))).encode())
     print(f"{path}: written; now `make results`", file=sys.stderr)
 
 

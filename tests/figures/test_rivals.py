@@ -34,7 +34,7 @@ def make_result(threads: tuple[int, ...] = (1, 2), cut: bool = True) -> dict[str
             if cut:
                 add("cut", "ONNX Runtime", "int8", 0.25, 0.89, layers=3)
                 add("cut", "ONNX Runtime", "int8", 0.17, 0.86, layers=2)
-    about = {"task": "RTE", "model": "bert-base", "metric": "accuracy", "precision": "fp32"}
+    about = {"task": "RTE", "model": "bert-base", "metric": "accuracy", "precision": "fp32", "n": 200}
     return {**about, "rows": rows}
 
 

@@ -208,3 +208,17 @@ def test_the_tradeoff_figure_takes_in_baselines_and_the_paper() -> None:
     np.testing.assert_allclose(lines["bert-base"][0][:2], [[0, 0], [15, -2]], atol=1e-9)
     np.testing.assert_allclose(np.concatenate(lines["bert-base, first layers only"]), [[50, -2.5]], atol=1e-9)
     assert lines["bert-base, the paper's time on test"] == [[[9, -0.4], [11, -0.6], [33, -3.2]]]
+
+
+def test_a_cut_model_is_not_the_papers() -> None:
+    """Its score is none of the whole model's; a whole and a cut run of one seed both stay."""
+    whole, cut = run("RTE", "bert-base", 0.7), run("RTE", "bert-base", 0.6, cut=6)
+    (row,) = [row for row in paper.compare(TABLE, [whole, cut]) if row["score"] is not None]
+    assert row["score"] == pytest.approx(70) and row["experiments"] == [whole.name]
+    both = [dataclasses.replace(each, recipe=dict(paper.PAPER_RECIPE)) for each in (whole, cut)]
+    assert paper.with_papers_recipe(both) == both
+
+
+def test_every_seed_counts() -> None:
+    runs = [dataclasses.replace(run("RTE", "bert-base", 0.7, seed), recipe=dict(paper.PAPER_RECIPE)) for seed in (1, 2)]
+    assert paper.with_papers_recipe(runs) == runs

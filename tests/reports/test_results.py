@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from deebert.base.errors import UserError
 from deebert.figures.results import Times, draw_results, draw_times
 from deebert.reports.results import (
+    OBJECTIVE,
     Result,
+    at_equal_time,
     by_comparison,
     deepest_table,
     missing,
@@ -26,7 +29,14 @@ from deebert.reports.results import (
 from tests.figures.test_evaluation import check_texts
 
 TOP = Path(__file__).parents[2]
-COMMITTED = "dataset: toy\nmodel: default\nseed: 42\nfinetune_backbone:\n  epochs: default\n  truncate_to: default\n"
+USUAL = """dataset: toy
+model: default
+seed: 42
+finetune_backbone:
+  objective: alternating
+  epochs: default
+  truncate_to: default
+"""
 
 
 def make_result(seed: int = 1, truncate_to: int | None = None, lift: float = 0.0, **settings: Any) -> Result:
@@ -73,8 +83,9 @@ def test_seeds_are_averaged_and_ways_kept_apart() -> None:
     assert "| cut to 1 layers | 1 |  |  |  | 90.0 |  | 75.0 |" in text, "exactly a point below"
     assert "\ndvc exp run --queue -S dataset=RTE -S finetune_backbone.epochs=3 -S seed=1,2\n" in text
     assert "(results/rte-bert-base.svg)" in text and "-time.svg" not in text
-    raced = results_section({str(number): run for number, run in enumerate(runs)}, {("RTE", "bert-base")})
-    assert "(results/rte-bert-base-time.svg)" in raced
+    times = Times([(0.0, 9.0), (0.6, 3.0)], {2: 4.0}, 7.0, *("",) * 4)
+    raced = results_section({str(number): run for number, run in enumerate(runs)}, {("RTE", "bert-base"): times})
+    assert "(results/rte-bert-base-time.svg)" in raced and at_equal_time(groups, times) in raced
 
 
 def test_the_deepest_model_is_shown_first() -> None:
@@ -131,17 +142,25 @@ def write_run(folder: Path) -> None:
     training = {"model": "toy-bert", "task": "toy", "seed": 7}
     (folder / "models/deebert").mkdir(parents=True)
     (folder / "models/deebert/training.json").write_text(json.dumps(training))
-    params = COMMITTED.replace("42", "7").replace("epochs: default", "epochs: 2")
-    (folder / "params.yaml").write_text(params.replace("model: default", "model: /home/me/toy"))
+    params = USUAL.replace("42", "7").replace("epochs: default", "epochs: 2") + "benchmark:\n  samples: 3\n"
+    params = params.replace("model: default", "model: /home/me/toy")
+    (folder / "params.yaml").write_text(params)
+    lock = {"stages": {"plot": {"params": {"params.yaml": yaml.safe_load(params)}}}}
+    (folder / "dvc.lock").write_text(yaml.safe_dump(lock))
 
 
 def test_a_run_is_taken_as_it_is(tmp_path: Path) -> None:
-    """Scores are the figures', settings are what differs from the commit, and a path loses all but its last name."""
+    """Scores are the figures'. Settings are those which differ and scores follow from, and what names the run.
+
+    A path loses all but its last name.
+    """
     write_run(tmp_path)
-    result = take(tmp_path, COMMITTED)
+    result = take(tmp_path, USUAL)
     assert (result.task, result.model, result.seed, result.truncate_to) == ("toy", "toy-bert", 7, None)
-    assert result.settings == {"model": "toy", "finetune_backbone.epochs": 2}
-    command = "dvc exp run --queue -S model=toy -S finetune_backbone.epochs=2 -S seed=7"
+    expected = {"dataset": "toy", "model": "toy", OBJECTIVE: "alternating", "finetune_backbone.epochs": 2}
+    assert result.settings == expected
+    told = "-S model=toy -S finetune_backbone.objective=alternating -S finetune_backbone.epochs=2 -S seed=7"
+    command = f"dvc exp run --queue -S dataset=toy {told}"
     assert " ".join(result.command([7])) == command
     layers = json.loads((TOP / "plots/layers.json").read_text())
     expected = [row["score"] for row in layers if (row["split"], row["metric"]) == ("test", "accuracy")]
@@ -158,14 +177,105 @@ def test_a_run_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_what_is_no_finished_run(tmp_path: Path) -> None:
     """A model of another run, a missing file and a damaged result are one line each."""
     with pytest.raises(UserError, match=r"sweep.json: no such file"):
-        take(tmp_path, COMMITTED)
+        take(tmp_path, USUAL)
     write_run(tmp_path)
-    (tmp_path / "params.yaml").write_text(COMMITTED)
-    with pytest.raises(UserError, match=r"the model is of another run than metrics or params\.yaml"):
-        take(tmp_path, COMMITTED)
+    told = r"params\.yaml, the model and the metrics are not of one run; expected `dvc repro` first"
+    for name, old, new in (
+        ("params.yaml", "seed: 7", "seed: 8"),
+        ("params.yaml", "truncate_to: default", "truncate_to: 3"),  # edited, and nothing was run
+        ("models/deebert/training.json", 'toy", "seed', 'RTE", "seed'),
+    ):
+        content = (tmp_path / name).read_text()
+        assert old in content
+        (tmp_path / name).write_text(content.replace(old, new))
+        with pytest.raises(UserError, match=told):
+            take(tmp_path, USUAL)
+        (tmp_path / name).write_text(content)
+    take(tmp_path, USUAL)
     (tmp_path / "odd.json").write_text("{}")
     with pytest.raises(UserError, match=r"odd.json: expected the keys command|odd.json: expected the keys curve"):
         read_results(tmp_path)
+
+
+def test_settings_are_told_against_the_same_parameters_for_ever() -> None:
+    """results/params.yaml knows each parameter that there is, so a new one is told, too."""
+    kept, now = (yaml.safe_load((TOP / path / "params.yaml").read_text()) for path in ("results", "."))
+    assert {name: set(value) if isinstance(value, dict) else None for name, value in kept.items()} == {
+        name: set(value) if isinstance(value, dict) else None for name, value in now.items()
+    }
+
+
+def keep(folder: Path, **results: Result) -> Path:
+    for name, result in results.items():
+        (folder / f"{name}.json").write_text(written(result))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, "b.json: the run of .*a.json once more, with the same settings and seed; expected one file"),
+        (
+            {"seed": 2, "metric": "f1"},
+            r"b.json: f1 on 277 samples of validation, and .*a.json: accuracy on 277 samples",
+        ),
+        ({"seed": 2, "n": {"validation": 9}}, "b.json: accuracy on 9 samples of validation, and "),
+        (
+            {"seed": 2, "n": {"validation": 277, "test": 5}, "curve": {"validation": [[0.0] * 3], "test": [[0.0] * 3]}},
+            "on 5 samples of test",
+        ),
+    ],
+)
+def test_what_cannot_be_averaged_is_told(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
+    """One run under two names would be two seeds that agree, and means over two metrics or splits are of nothing."""
+    keep(tmp_path, a=make_result(), c=dataclasses.replace(make_result(), task="MRPC", metric="f1"))
+    assert len(read_results(tmp_path)) == 2
+    with pytest.raises(UserError, match=told):
+        read_results(keep(tmp_path, b=dataclasses.replace(make_result(), **changed)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"curve": {}},
+        {"curve": {"validation": []}},
+        {"curve": {"validation": [[0.0, 0.0]]}},
+        {"curve": {"validation": [[0.0, 0.0, None]]}},
+        {"n": None},
+        {"n": {}},
+        {"truncate_to": "2"},
+        {"seed": "1"},
+        {"task": None},
+    ],
+)
+def test_a_damaged_result_is_told(tmp_path: Path, change: dict[str, Any]) -> None:
+    """In one line, before anything is drawn."""
+    keep(tmp_path, a=make_result())
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=r"a\.json: damaged: [^\n]*$"):
+        read_results(tmp_path)
+
+
+def test_settings_of_one_name_are_kept_apart() -> None:
+    """Two sections have epochs; where both were changed, the whole name is told."""
+    runs = [make_result(seed) for seed in (1, 2, 3)]
+    runs += [make_result(1, **{"finetune_backbone.epochs": 9}), make_result(2, **{"train_ramps.epochs": 9})]
+    (groups,) = by_comparison(runs).values()
+    assert [*groups] == ["full_depth", "full_depth, finetune_backbone.epochs 9", "full_depth, train_ramps.epochs 9"]
+
+
+def test_early_exit_is_held_against_models_cut_short_at_equal_time() -> None:
+    """Between measured times; where no early exit is as fast it says so, and there is no table without cut models."""
+    groups = by_comparison([make_result(1), make_result(2, lift=0.02), make_result(1, 2)])["RTE", "bert-base"]
+    measured = [(0.0, 8.0), (0.3, 7.0), (0.3, 5.0), (0.6, 4.0)]
+    for cut_ms, told in ((4.0, "+0.0"), (5.0, "+1.2"), (8.0, "+1.0"), (3.9, "none is as fast")):
+        times = Times(measured, {2: cut_ms}, 9.0, *("",) * 4)
+        curve = [100 * (0.91 - 0.1 * saved / 0.75) for saved in (0.6, 0.45, 0.0)]
+        expected = {4.0: curve[0] - 90, 5.0: curve[1] - 90, 8.0: curve[2] - 90}.get(cut_ms)
+        cell = at_equal_time(groups, times).splitlines()[-1].split(" | ")[1].removesuffix(" |")
+        assert cell == told if expected is None else float(cell) == pytest.approx(expected, abs=0.1)
+    assert at_equal_time(groups, Times(measured, {3: 5.0}, 9.0, *("",) * 4)) == ""
 
 
 def test_the_figure_has_a_curve_for_each_way_and_a_band_for_seeds() -> None:
@@ -186,11 +296,13 @@ def test_the_figure_has_a_curve_for_each_way_and_a_band_for_seeds() -> None:
 
 
 def test_the_figure_of_time_goes_as_far_as_was_measured() -> None:
-    """Early exit lies on a line through what was measured, a cut model at its own time, and the whole one at its."""
+    """Early exit lies between what was measured, a cut model at its own time, and the whole one at its."""
     runs = [make_result(lift=lift).curve_of(4) for lift in (0.0, 0.02)]
     curves = {"full_depth": runs, "cut to 2 layers": [make_result(truncate_to=2).curve_of(4)]}
     curves["cut to 1 layers"] = [make_result(truncate_to=1).curve_of(4)]  # of which no time is known
-    times = Times([(0.0, 9.0), (0.3, 6.5), (0.3, 5.5), (0.6, 3.0)], {2: 4.0}, 7.0, "one thread", "ONNX Runtime")
+    times = Times(
+        [(0.0, 9.0), (0.3, 6.5), (0.3, 5.5), (0.6, 3.0)], {2: 4.0}, 7.0, "one thread", "ours", "cut", "ONNX Runtime"
+    )
     header = {"task": "RTE", "model": "bert-base", "metric": "accuracy"}
     figure = draw_times(header, curves, {"cut to 2 layers": 2, "cut to 1 layers": 1}, times)
     (ax,) = figure.axes
@@ -208,3 +320,9 @@ def test_the_committed_results_are_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     runpy.run_path(str(TOP / "tools/results.py"), run_name="__main__")
     figures = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert figures == {path.name: path.read_bytes() for path in (TOP / "docs/results").iterdir()}
+
+
+def test_missing_seeds_of_the_first_way() -> None:
+    """Seeds that another way has are missing in the first way, too."""
+    runs = [make_result(1), make_result(1, 2), make_result(2, 2)]
+    assert [(run.truncate_to, seeds) for run, seeds in missing(runs)] == [(None, [2])]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deebert.reports.rivals import rivals_section, rivals_table, times_of
+from deebert.reports.rivals import ratios_table, rivals_section, rivals_table, times_of
 
 ABOUT = {"task": "RTE", "model": "bert-base", "metric": "f1", "split": "test", "n": 1277, "num_layers": 6, "rounds": 5}
 ABOUT |= {"device": "AMD EPYC", "cores": 2, "versions": {"torch": "2.13.0"}, "left_out": {"OpenVINO bf16": "no bf16"}}
@@ -64,7 +64,11 @@ def test_times_are_of_our_fastest_way_one_at_a_time() -> None:
     times = times_of(race)
     assert sorted(times.early_exit) == [(0.0, 4.0), (0.5, 4.0)]
     assert (times.cut, times.whole, times.whole_told) == ({3: 4.5}, 4.0, "ONNX Runtime int8")
-    assert times.told == "DeeBERT int8, threads: 1, AMD EPYC"
+    assert (times.told, times.early_told, times.cut_told) == (
+        "threads: 1, AMD EPYC",
+        "DeeBERT int8",
+        "ONNX Runtime int8",
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,9 +90,11 @@ def test_a_section_shows_each_file() -> None:
     assert rivals_section({}) == "Nothing was measured yet."
 
 
-def test_a_model_cut_short_is_held_against_early_exit_as_fast() -> None:
-    """In its own mode: the best that takes no longer, or that there is none."""
-    told = [line for line in rivals_table(RESULT).splitlines() if line.startswith("- ") and "cut to" in line]
-    alone, batched = told
-    assert alone.startswith("- One at a time, ONNX Runtime int8, cut to 3 layers takes 4.50 ms and scores 88.0 %; ")
-    assert alone.endswith("early exit no slower scores 91.2 %.") and batched.endswith("; no early exit was as fast.")
+def test_the_short_table_has_the_threshold_for_one_point() -> None:
+    """Early exit there, with as few threads as were tried, beside the rival with its model cut to half."""
+    *_, line = ratios_table([RESULT]).splitlines()
+    assert line == "| RTE, bert-base, 6 layers, threads: 1, 50 % saved | 1.00 | 1.00 | 1.00 | 1.00 |"
+    other = copy.deepcopy(RESULT)
+    for each in other["rows"]:
+        each["drop_points"] = each["drop_points"] and 2.0
+    assert "| RTE, bert-base, 6 layers, threads: 1,  % saved |  | 1.00 |" in ratios_table([other])

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
-from deebert.reports.smaller import FOR_RAMPS, read_smaller, smaller_rows
+from deebert.reports.smaller import FOR_RAMPS, read_smaller, recipe_of, smaller_rows
 from deebert.reports.smaller_runs import collect, merge
 from deebert.settings.download_glue import Columns, DownloadGlue
 from deebert.settings.finetune_backbone import FinetuneBackbone
@@ -190,3 +191,13 @@ def test_the_projects_own_file_is_sound() -> None:
     """The rows in git pass the checks and are what merging leaves as it is."""
     rows = read_smaller(Path(__file__).parents[2] / "baselines/smaller_models.json")
     assert merge(rows, []) == rows
+
+
+def test_the_projects_own_rows_know_every_setting() -> None:
+    """A new setting of a stage needs what older runs did in its place, or these rows would fit no run and be gone."""
+    top = Path(__file__).parents[2]
+    committed = (top / "params.yaml").read_text()
+    params = yaml.safe_load(committed)
+    _, recipe = recipe_of(params["download_glue"], params["finetune_backbone"], {"deployed_precision": "fp32"})
+    rows = read_smaller(top / "baselines/smaller_models.json")
+    assert rows and all(set(row["recipe"]) == set(recipe) for row in rows)

@@ -177,6 +177,7 @@ def draw_leavers(header: Header, leavers: Sequence[Row], choice: Sequence[Row]) 
         kinds.set(xlabel="exit layer", xlim=(0.3, header["num_layers"] + 0.7), xticks=layer_ticks(header, 8))
         for ax in (shares, errors, kinds):
             ax.grid(axis="x", visible=False)
+    panels[1, 0].set_ylim(0, max(panels[1, 0].get_ylim()[1], 0.1))  # where nothing is wrong, too, from 0 up
     for ax, label in zip(
         panels[:, 0],
         ("samples (%)", "wrong, of all (%)", "mean difficulty" if graded else "mean tokens"),

@@ -26,14 +26,16 @@ class Times:
         early_exit: (share of the layers saved, ms) as measured, in any order.
         cut: layers of a model that was cut -> ms.
         whole: of the whole model, where it is fastest.
-        told: what was measured on what.
-        whole_told: what the whole model runs in.
+        told: where it was measured.
+        early_told, cut_told, whole_told: what early exit, cut models and the whole one run in.
     """
 
     early_exit: Sequence[tuple[float, float]]
     cut: Mapping[int, float]
     whole: float
     told: str
+    early_told: str
+    cut_told: str
     whole_told: str
 
     @property
@@ -41,8 +43,26 @@ class Times:
         return max(saved for saved, _ in self.early_exit)
 
     def of(self, saved: np.ndarray) -> np.ndarray:
-        """Of early exit, on the straight line that is nearest to what was measured (least squares)."""
-        return np.polyval(np.polyfit(*np.array(self.early_exit).T, 1), saved)
+        """Of early exit, on straight lines between what was measured; where that was twice, at the mean.
+
+        Not on one line through all: what the boldest threshold takes would be told too low, just where cut models are.
+        """
+        shares, times = np.array(self.early_exit).T
+        known = np.unique(shares)
+        return np.interp(saved, known, [times[shares == share].mean() for share in known])
+
+    def ahead(self, early: Seeds, cut: Seeds, layers: int) -> float | None:
+        """Points of the score by which early exit is ahead, in at most the time of a model cut to so many layers.
+
+        None = no early exit that was timed is as fast.
+
+        Args:
+            early, cut: for each seed points (share of the whole model's layers saved, score), from full depth on.
+        """
+        low, high = _range(early)
+        saved = np.linspace(low, min(high, self.most_saved), STEPS)
+        scores = _along(early, saved).mean(axis=0)[self.of(saved) <= self.cut[layers]]
+        return float(scores.max() - np.mean([100 * seed[0][1] for seed in cut])) if scores.size else None
 
 
 @styled
@@ -95,7 +115,8 @@ def draw_times(header: Mapping[str, Any], curves: Mapping[str, Seeds], cut: Mapp
         ax.plot(
             times.whole, _along(whole, np.zeros(1)).mean(), "o", color=INK, label=f"no early exit, {times.whole_told}"
         )
-    ax.set(xlabel=f"time of a sentence (ms), {times.told}", ylabel=f"{metric_name(header['metric'])} (%)")
+    ways = f"curves: {times.early_told}" + (f"; cut models: {times.cut_told}" if times.cut else "")
+    ax.set(xlabel=f"time of a sentence (ms), {times.told}\n{ways}", ylabel=f"{metric_name(header['metric'])} (%)")
     ax.set_xlim(left=0)
     _finish(figure, ax, shown)
     return figure

@@ -46,7 +46,7 @@ def draw_rivals(result: Mapping[str, Any]) -> Figure:
     """
     rows = result["rows"]
     threads = sorted({row["threads"] for row in rows})
-    figure = new_figure("Score against time", result, (max(9, 5.2 * len(threads)), 8.6))
+    figure = new_figure(f"Score against time, {result['n']:,} sentences", result, (max(9, 5.2 * len(threads)), 8.6))
     panels = figure.subplots(len(MODES), len(threads), squeeze=False)
     for axes, (mode, told) in zip(panels, MODES.items(), strict=True):
         for ax, count in zip(axes, threads, strict=True):

@@ -15,10 +15,19 @@ from deebert.base.files import read_json
 from deebert.base.rows import Row
 from deebert.exits.table import CRITERIA
 from deebert.figures.drawing import metric_name
+from deebert.figures.results import Times
 from deebert.figures.rivals import MODES
 from deebert.reports.markdown import table
-from deebert.reports.results import Result, deepest_table, read_results, results_section
-from deebert.reports.rivals import by_subject, rivals_section
+from deebert.reports.results import (
+    NOTHING,
+    Result,
+    at_equal_time,
+    deepest_comparison,
+    deepest_table,
+    read_results,
+    results_section,
+)
+from deebert.reports.rivals import by_subject, ratios_table, rivals_section, times_of
 
 METRICS = ("benchmark",)
 PLOTS = ("benchmark", "certificates", "choice", "layers", "leavers", "sweep")
@@ -87,7 +96,7 @@ def _of(rows: Iterable[Row], **wanted: Any) -> list[Row]:
 
 
 def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f}"
+    return f"{round(100 * share, digits) + 0.0:.{digits}f}"  # never -0.0
 
 
 def _points(number: float) -> str:
@@ -213,15 +222,16 @@ def clock(run: Run) -> str:
     ]
     where = (
         f"Measured on {about['device']} (threads: {about['threads']}), in {about['precision']}, with torch"
-        f" {about['torch']}, on {about['n']:,} validation samples. Brackets are the range over all rounds."
+        f" {about['torch']}, on {about['n']:,} validation samples. Brackets have how many rounds"
+        " there was time for, and their range."
     )
     heads = ["threshold (nats)", "layers saved (%)", *(f"time saved (%), {how}" for how in MODES.values())]
     return "\n\n".join([_paragraph(where), table(heads, lines), _paragraph(_break_even(modes["batch_1"]))])
 
 
 def _time(row: Row) -> str:
-    low, high = (_percent(row[f"time_saved_frac_{end}"]) for end in ("min", "max"))
-    return f"{_percent(row['time_saved_frac'])} ({low} to {high})"
+    middle, low, high = (_percent(row[f"time_saved_frac{end}"]) for end in ("", "_min", "_max"))
+    return f"{middle} (1 round)" if row["rounds"] == 1 else f"{middle} ({row['rounds']}: {low} to {high})"
 
 
 def _break_even(rows: Sequence[Row]) -> str:
@@ -248,7 +258,7 @@ def rivals(run: Run) -> str:
 
 def results(run: Run) -> str:
     """What git keeps of other runs: figures, tables, commands."""
-    return results_section(run.results, by_subject(run.rivals.values()))
+    return results_section(run.results, _times(run))
 
 
 def deepest(run: Run) -> str:
@@ -256,7 +266,36 @@ def deepest(run: Run) -> str:
     return deepest_table(run.results)
 
 
+def equal_time(run: Run) -> str:
+    """Of that model: early exit in the time of models cut short."""
+    deepest = deepest_comparison(run.results)
+    times = _times(run).get(deepest[0]) if deepest else None
+    return at_equal_time(deepest[1], times) if deepest and times else NOTHING
+
+
+def ratios(run: Run) -> str:
+    """Table: what part of the fastest rival's time early exit took in each race."""
+    return ratios_table(run.rivals.values())
+
+
+def _times(run: Run) -> dict[tuple[str, str], Times]:
+    return {subject: times_of(race) for subject, race in by_subject(run.rivals.values()).items()}
+
+
 BLOCKS: dict[str, Callable[[Run], str]] = {
     block.__name__: block
-    for block in (headline, recommended, certified, criteria, leavers, smaller, clock, rivals, results, deepest)
+    for block in (
+        headline,
+        recommended,
+        certified,
+        criteria,
+        leavers,
+        smaller,
+        clock,
+        rivals,
+        ratios,
+        results,
+        deepest,
+        equal_time,
+    )
 }

@@ -5,9 +5,8 @@ the machine. It has no samples and no weights. Runs that differ in nothing but t
 """
 
 import json
-import subprocess
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -17,7 +16,10 @@ import numpy as np
 
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
+from deebert.exits.criteria import is_number
 from deebert.figures.drawing import metric_name
+from deebert.figures.results import Times
+from deebert.reports.experiments import Revision, was_run
 from deebert.reports.markdown import table
 from deebert.settings.reading import parse_yaml
 
@@ -25,7 +27,10 @@ LOSSES = 0.5, 1.0  # points of the score at full depth
 SAVED = {"half": 1 / 2, "two thirds": 2 / 3, "three quarters": 3 / 4}  # of the layers
 UNCHANGED, OBJECTIVE = "default", "finetune_backbone.objective"
 OTHER_NAMES = ("dataset", "model", "download_glue.source", "finetune_backbone.truncate_to", OBJECTIVE)
+TOLD_ALWAYS = ("dataset", "model", OBJECTIVE)
+TOLD_NEVER = "benchmark."  # no score follows from it
 NOTHING = "Nothing was kept yet."
+NO_TIMES: Mapping[tuple[str, str], Times] = {}
 MADE_BY = "`make result NAME=...` writes it"
 
 
@@ -36,7 +41,7 @@ class Result:
     Attributes:
         task, model, metric, num_layers, seed: as in its figures.
         truncate_to: layers left of a backbone that was cut and fine-tuned alone, else None.
-        settings: parameters that were changed, by their dotted names; the objective always.
+        settings: parameters other than in `results/params.yaml`, by their dotted names, and some always.
         training: what `models/*/training.json` has: recipe, versions, hardware.
         n: samples of each split.
         layers: split -> score of the head after each layer 1..L, fractions.
@@ -89,11 +94,12 @@ class Result:
         return ["dvc", "exp", "run", "--queue", *chain.from_iterable(("-S", f"{key}={values[key]}") for key in values)]
 
 
-def take(folder: Path, committed_params: str) -> Result:
+def take(folder: Path, usual_params: str) -> Result:
     """The run that a project's folder holds, as `dvc repro` has left it.
 
     Args:
-        committed_params: text of the `params.yaml` that the run's settings are told against.
+        usual_params: text of a `params.yaml` that the run's settings are told against: the same one for all results,
+            or they would not be comparable.
 
     Raises:
         UserError: something is missing or of another run.
@@ -101,19 +107,24 @@ def take(folder: Path, committed_params: str) -> Result:
     sweep, layers = (read_json(folder / "plots" / f"{name}.json") for name in ("sweep", "layers"))
     training = read_json(folder / "models/deebert/training.json")
     about = read_json(folder / "metrics/layers.json")
-    params, committed = (
-        dict(_flat(parse_yaml(text)))
-        for text in ((folder / "params.yaml").read_text(encoding="utf-8"), committed_params)
-    )
-    if training["task"] != about["task"] or training["seed"] != params["seed"]:
-        raise UserError(f"{folder}: the model is of another run than metrics or params.yaml; expected a finished run")
+    given = parse_yaml((folder / "params.yaml").read_text(encoding="utf-8"))
+    params, usual = dict(_flat(given)), dict(_flat(parse_yaml(usual_params)))
+
+    def file_of(_: str, path: str) -> str | None:
+        return (folder / path).read_text(encoding="utf-8") if (folder / path).is_file() else None
+
+    same_run = (training["task"], training["seed"]) == (about["task"], params["seed"])
+    if not same_run or not was_run(Revision("workspace", "workspace", given, {}), file_of):
+        raise UserError(
+            f"{folder}: params.yaml, the model and the metrics are not of one run; expected `dvc repro` first"
+        )
     entropy = [row for row in sweep if row["criterion"] == "entropy"]
     splits = list(dict.fromkeys(row["split"] for row in entropy))
     metric = layers[0]["metric"]
     settings = {
         name: _nameable(value)
         for name, value in params.items()
-        if name == OBJECTIVE or (name != "seed" and committed.get(name) != value)
+        if name in TOLD_ALWAYS or (name != "seed" and not name.startswith(TOLD_NEVER) and usual.get(name) != value)
     }
     cut = params["finetune_backbone.truncate_to"]
     return Result(
@@ -152,14 +163,6 @@ def _curve(rows: Iterable[Mapping[str, Any]]) -> list[list[float]]:
     return sorted([round(row[key], 5) for key in keys] for row in rows)
 
 
-def committed_params() -> str:
-    """Text of `params.yaml` as the last commit has it."""
-    done = subprocess.run(["git", "show", "HEAD:./params.yaml"], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"params.yaml: not in git: {done.stderr.strip()}; what was changed can only be told against it")
-    return done.stdout
-
-
 def written(result: Result) -> str:
     """JSON with a line for each key, so that a difference can be read."""
     lines = [f'"{name}": {json.dumps(value)}' for name, value in asdict(result).items()]
@@ -170,16 +173,56 @@ def read_results(folder: Path) -> dict[str, Result]:
     """All of a folder by the names of their files.
 
     Raises:
-        UserError: a file is damaged.
+        UserError: a file is damaged, has the same run as another, or what cannot be compared with it.
     """
     names = {field.name for field in fields(Result)}
-    found = {}
+    found: dict[str, Result] = {}
     for path in sorted(folder.glob("*.json")):
         content = read_json(path)
         if not isinstance(content, dict) or set(content) != names:
             raise UserError(f"{path}: expected the keys {', '.join(sorted(names))}; {MADE_BY}")
-        found[path.stem] = Result(**content)
+        result = Result(**content)
+        if not _is_sound(result):
+            raise UserError(f"{path}: damaged: a value is not of its kind; {MADE_BY}")
+        for name, other in found.items():
+            _check_comparable(path, result, folder / f"{name}.json", other)
+        found[path.stem] = result
     return found
+
+
+def _is_sound(result: Result) -> bool:
+    """Whether all values are of their kinds."""
+    whole = all(type(value) is int for value in (result.num_layers, result.seed))
+    told = all(isinstance(value, str) for value in (result.task, result.model, result.metric))
+    tables = (result.settings, result.training, result.n, result.layers, result.curve)
+    if not whole or not told or not all(isinstance(value, dict) for value in tables):
+        return False
+    if result.truncate_to is not None and type(result.truncate_to) is not int:
+        return False
+    curves = result.curve.values()
+    return (
+        bool(result.n)
+        and set(result.n) == set(result.curve)
+        and all(type(count) is int for count in result.n.values())
+        and all(isinstance(curve, list) and curve for curve in curves)
+        and all(
+            isinstance(point, list) and [*map(is_number, point)] == [True] * 3 for curve in curves for point in curve
+        )
+    )
+
+
+def _check_comparable(path: Path, result: Result, other_path: Path, other: Result) -> None:
+    """UserError where a mean over both would be of nothing."""
+    if (result.task, result.model) != (other.task, other.model):
+        return
+    judged, theirs = ((each.metric, each.split, each.n[each.split]) for each in (result, other))
+    if judged != theirs:
+        told, expected = (f"{metric} on {n:,} samples of {split}" for metric, split, n in (judged, theirs))
+        raise UserError(f"{path}: {told}, and {other_path}: {expected}; expected the same of one data set and model")
+    if (result.settings, result.seed) == (other.settings, other.seed):
+        raise UserError(
+            f"{path}: the run of {other_path} once more, with the same settings and seed; expected one file"
+        )
 
 
 Groups = dict[str, list[Result]]  # how they were run -> a result for each seed
@@ -224,8 +267,10 @@ def _how(result: Result, usual: Mapping[str, str]) -> str:
     objective = result.training.get("objective", "full_depth")
     first = [f"cut to {result.truncate_to} layers"] if result.truncate_to else []
     told = [objective] if objective != "full_depth" or not first else []
-    own = (f"{name.split('.')[-1]} {value}" for name, value in _own(result, usual).items())
-    return ", ".join([*first, *told, *own])
+    lasts = Counter(name.split(".")[-1] for name in usual)
+    own = _own(result, usual).items()
+    short = {name: last if lasts[last := name.split(".")[-1]] == 1 else name for name, _ in own}
+    return ", ".join([*first, *told, *(f"{short[name]} {value}" for name, value in own)])
 
 
 def main_ways(groups: Groups) -> Groups:
@@ -251,14 +296,35 @@ def depth_of(groups: Groups) -> int:
 
 
 def deepest_table(results: Mapping[str, Result]) -> str:
-    """The `main_ways` of the task and model with the most layers, and of those the one with the most runs."""
-    compared = by_comparison(results.values()).values()
-    groups = max(compared, key=lambda groups: (depth_of(groups), sum(map(len, groups.values()))), default=None)
-    return _table(main_ways(groups)) if groups else NOTHING
+    """Scores of the `main_ways` of the `deepest_comparison`."""
+    deepest = deepest_comparison(results)
+    return _table(main_ways(deepest[1])) if deepest else NOTHING
 
 
-def results_section(results: Mapping[str, Result], raced: Collection[tuple[str, str]] = ()) -> str:
-    """For each task and model a heading, the figures, a table and the commands; of those `raced` a figure of time."""
+def at_equal_time(groups: Groups, times: Times) -> str:
+    """Table: how far early exit in a whole model is ahead of models cut short, in the time that these take.
+
+    Empty where there are none whose time was measured.
+    """
+    depth, shown = depth_of(groups), main_ways(groups)
+    curves = {how: [member.curve_of(depth) for member in group] for how, group in shown.items()}
+    cut = {layers: how for layers in times.cut if (how := f"cut to {layers} layers") in shown}
+    rows = []
+    for how in (how for how, group in shown.items() if not group[0].truncate_to):
+        ahead = [times.ahead(curves[how], curves[cut[layers]], layers) for layers in sorted(cut, reverse=True)]
+        rows.append([how, *("none is as fast" if points is None else f"{points:+.1f}" for points in ahead)])
+    heads = ["in the time of the model cut to", *(f"{layers} layers" for layers in sorted(cut, reverse=True))]
+    return table(heads, rows) if cut else ""
+
+
+def deepest_comparison(results: Mapping[str, Result]) -> tuple[tuple[str, str], Groups] | None:
+    """Of the task and model with the most layers, and of those the one with the most runs."""
+    compared = by_comparison(results.values()).items()
+    return max(compared, key=lambda each: (depth_of(each[1]), sum(map(len, each[1].values()))), default=None)
+
+
+def results_section(results: Mapping[str, Result], raced: Mapping[tuple[str, str], Times] = NO_TIMES) -> str:
+    """For each task and model a heading, the figures, a table and the commands; of those `raced` times, too."""
     parts = []
     for (task, model), groups in by_comparison(results.values()).items():
         members = list(chain.from_iterable(groups.values()))
@@ -271,20 +337,24 @@ def results_section(results: Mapping[str, Result], raced: Collection[tuple[str, 
             " model's layers saved; then the share (%) saved at a loss of so many points against the first row's full"
             " depth. ± is one standard deviation over seeds.",
             _table(groups),
-            *([_times_told(about, figure_name(task, model))] if (task, model) in raced else []),
+            *(_times_told(about, figure_name(task, model), groups, raced.get((task, model)))),
             "\n".join(["```bash", *commands, "```"]),
             _made_on(members),
         ]
     return "\n\n".join(parts) or NOTHING
 
 
-def _times_told(about: str, figure: str) -> str:
-    return (
+def _times_told(about: str, figure: str, groups: Groups, times: Times | None) -> list[str]:
+    if times is None:
+        return []
+    told = (
         f"![Score against time: {about}](results/{figure}-time.svg)\n\nScores are of the runs above. Times are of one"
-        " model of this kind, in [a race](speed.md#against-what-people-deploy), one sentence at a time. Those of early"
-        " exit lie on the straight line that is nearest to what was measured. Where the race is in another precision"
-        " than the runs, scores differ a little: see the rows of that precision."
+        " model of this kind, in [a race](speed.md#against-what-people-deploy), one sentence at a time. Between those"
+        " that were measured, curves are straight. Where the race is in another precision than the runs, scores differ"
+        " a little: see the rows of that precision."
     )
+    equal = at_equal_time(groups, times)
+    return [told, f"So many points early exit is ahead:\n\n{equal}"] if equal else [told]
 
 
 def figure_name(task: str, model: str) -> str:

@@ -9,6 +9,8 @@ from deebert.figures.results import Times
 from deebert.figures.rivals import MODES, cut_line
 from deebert.reports.markdown import table
 
+SHOWN_POINTS = 1.0  # of score: what `ratios_table` allows to lose
+
 
 def rivals_section(results: Mapping[str, Mapping[str, Any]]) -> str:
     """A heading, the figure and the tables of each file in docs/rivals/, by its name without ending."""
@@ -30,8 +32,6 @@ def rivals_table(result: Mapping[str, Any]) -> str:
     for threads in sorted({row["threads"] for row in result["rows"]}):
         here = [row for row in result["rows"] if row["threads"] == threads]
         lines += ["", f"Threads: {threads}", "", _table(here, metric_name(result["metric"])), ""]
-        for mode in MODES:
-            lines += _equal_times([row for row in here if row["mode"] == mode])
     lines += ["", *(f"- {name} took no part: {why}." for name, why in result["left_out"].items())]
     return "\n".join(lines).rstrip()
 
@@ -48,13 +48,38 @@ def times_of(race: Mapping[str, Any]) -> Times:
     own = [row for row in rows if row["kind"] in ("plain", "early_exit") and row["precision"] == race["precision"]]
     way = min((row for row in own if row["kind"] == "early_exit"), key=lambda row: row["ms"])["library"]
     whole = min((row for row in rows if row["kind"] == "rival"), key=lambda row: row["ms"])
+    cut = cut_line(rows)[:-1]
     return Times(
         [(row["layers_saved_frac"], row["ms"]) for row in own if row["library"] == way],
-        {row["layers"]: row["ms"] for row in cut_line(rows)[:-1]},
+        {row["layers"]: row["ms"] for row in cut},
         whole["ms"],
-        f"{way} {race['precision']}, threads: {threads}, {race['device']}",
+        f"threads: {threads}, {race['device']}",
+        f"{way} {race['precision']}",
+        f"{cut[0]['library']} {cut[0]['precision']}" if cut else "",
         name_of(whole),
     )
+
+
+def ratios_table(results: Iterable[Mapping[str, Any]]) -> str:
+    """For each race a row: the part of the fastest rival's time that early exit takes, and a model cut to half.
+
+    With as few threads as were tried, at the threshold recommended for a loss of one point.
+    """
+    heads, lines = (
+        ["", *(f"{mode}: {way}" for mode in MODES.values() for way in ("engine / graphs", "cut to half"))],
+        [],
+    )
+    for result in results:
+        threads = min(row["threads"] for row in result["rows"])
+        cells = [f"{result['task']}, {result['model']}, {result['num_layers']} layers, threads: {threads}"]
+        for mode in MODES:
+            rows = [row for row in result["rows"] if (row["threads"], row["mode"]) == (threads, mode)]
+            ours = [row for row in rows if row["kind"] == "early_exit" and row["drop_points"] == SHOWN_POINTS]
+            cut = [row for row in cut_line(rows)[:-1] if 2 * row["layers"] == result["num_layers"]]
+            cells += [" / ".join(f"{row['vs_fastest_rival']:.2f}" for row in each) for each in (ours, cut)]
+        saved = sorted({f"{100 * row['layers_saved_frac']:.0f}" for row in ours})
+        lines.append([f"{cells[0]}, {' to '.join(saved)} % saved", *cells[1:]])
+    return table(heads, lines)
 
 
 def _table(rows: Sequence[Row], metric: str) -> str:
@@ -81,20 +106,6 @@ def _times(row: Row) -> list[str]:
     size = f" ({row['batch_size']})" if (row["batch_size"] or 1) > 1 else ""
     ratios = ["" if row[key] is None else f"{row[key]:.2f}" for key in ("vs_fastest_rival", "vs_plain")]
     return [f"{mark}{row['ms']:.2f}{mark}{size}", *ratios]
-
-
-def _equal_times(rows: Sequence[Row]) -> list[str]:
-    """Of rows of one mode and number of threads: what early exit scores in the time of each model cut short."""
-    lines = []
-    for cut in cut_line(rows)[:-1]:
-        fast = [row for row in rows if row["kind"] == "early_exit" and row["ms"] <= cut["ms"]]
-        best = max(fast, key=lambda row: row["score"], default=None)
-        there = "no early exit was as fast" if best is None else f"early exit no slower scores {_score(best)} %"
-        lines.append(
-            f"- {MODES[cut['mode']].capitalize()}, {name_of(cut)} takes {cut['ms']:.2f} ms and scores {_score(cut)} %;"
-            f" {there}."
-        )
-    return lines
 
 
 def name_of(row: Row) -> str:

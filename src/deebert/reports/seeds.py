@@ -80,8 +80,14 @@ def over_seeds(rows: Iterable[Row], by: str, values: Sequence[str]) -> list[Row]
 
 
 def table(runs: Runs) -> str:
-    """Markdown: a line per figure, with mean, spread and the seeds' own values."""
-    rows = [{"figure": name, "value": value} for _, figures in runs.values() for name, value in figures.items()]
+    """Markdown: a line per figure that all runs have, with mean, spread and the seeds' own values."""
+    every = [figures for _, figures in runs.values()]
+    rows = [
+        {"figure": name, "value": value}
+        for figures in every
+        for name, value in figures.items()
+        if all(name in others for others in every)
+    ]
     summary = over_seeds(rows, "figure", ["value"])
     lines = []
     for row in summary:
