@@ -1,8 +1,10 @@
 """All that follows from the saved logits, by arithmetic: data/sweep and metrics. No model is run."""
 
+import logging
 from collections import defaultdict
 from pathlib import Path
 
+from deebert.analysis.layers import ramp_ahead
 from deebert.analysis.logits import SplitLogits
 from deebert.analysis.sweep import (
     choice_metrics,
@@ -17,6 +19,12 @@ from deebert.base.stage import run
 from deebert.settings.entropy_sweep import EntropySweep
 from deebert.settings.reading import read_section
 
+log = logging.getLogger("deebert.entropy_sweep")
+UNLEARNED = (
+    "%s: the ramp after layer %d is right on %.1f %%, full depth on %.1f %%; the last layers have not learned the task,"
+    " so train for longer before you choose a threshold"
+)
+
 
 def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path, compute_file: Path) -> None:
     settings = read_section(Path("params.yaml"), EntropySweep)
@@ -28,6 +36,8 @@ def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path, co
         found = split_tables(*given) | ({} if split in about["test_splits"] else choice_tables(*given))
         for name, rows in found.items():
             tables[name] += rows
+        if split not in about["test_splits"] and (ahead := ramp_ahead(saved.logits, saved.labels)):
+            log.warning(UNLEARNED, split, *ahead)
     with output_dir(out) as folder:
         for name, rows in tables.items():
             write_json(folder / f"{name}.json", rows)

@@ -5,19 +5,29 @@ told at once. `start.json` is what fine-tuning starts from; `family.json` tells 
 """
 
 import dataclasses
+import logging
 from pathlib import Path
 
 from deebert.base.files import write_json
 from deebert.base.stage import run
 from deebert.encoders.resolve import family_fingerprint, resolve
 from deebert.settings.params import read_params
+from deebert.settings.run import DATASETS
 from deebert.training.objective_names import check
+
+log = logging.getLogger("deebert.plan")
+SEEN = (
+    "finetune_backbone.epochs: 0, so the classifier stays as it is; validation has to be a file that it was not trained"
+    " on: as a part of train, scores, thresholds and certificates would be too good"
+)
 
 
 def main(start_file: Path, family_file: Path) -> None:
     params = read_params(Path("params.yaml"))
     check(params.finetune_backbone.objective)
     start, family = resolve(params.backbone)
+    if params.finetune_backbone.epochs == 0 and params.dataset not in DATASETS:
+        log.warning(SEEN)
     write_json(start_file, dataclasses.asdict(start))
     write_json(family_file, {"family": family, "code": family_fingerprint(family)})
 

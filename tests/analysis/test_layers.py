@@ -1,8 +1,9 @@
 """The score of every head: rows and the figures a pull request shows."""
 
+import numpy as np
 import pytest
 
-from deebert.analysis.layers import layer_metrics, layer_rows
+from deebert.analysis.layers import layer_metrics, layer_rows, ramp_ahead
 from tests.heads import check_metrics, heads, naive_accuracy, naive_f1
 
 N, LAYERS = 40, 4
@@ -40,3 +41,22 @@ def test_layer_metrics(metrics: list[str]) -> None:
     assert list(content) == list(
         layer_metrics("RTE", layer_rows("v", other_logits, other_labels, ["accuracy"]), "v", 1)
     )
+
+
+def test_of_equally_good_ramps_the_first_is_the_best() -> None:
+    logits = np.zeros((4, 5, 2), dtype=np.float32)
+    logits[:, 1:, 1] = 1
+    metrics = layer_metrics("toy", layer_rows("v", logits, np.ones(4, int), ["accuracy"]), "v", 4)
+    assert metrics["ramp_best_layer"] == 2
+
+
+def test_a_ramp_far_ahead_of_full_depth_is_found() -> None:
+    """The best of those that are ahead by more than chance; not where few samples say so, or few points."""
+    labels = np.arange(400) % 4
+    logits = np.zeros((400, 4, 4), np.float32)
+    for layer, right in enumerate((100, 300, 250, 200)):
+        logits[np.arange(right), layer, labels[:right]] = 1
+        logits[np.arange(right, 400), layer, (labels[right:] + 1) % 4] = 1
+    assert ramp_ahead(logits, labels) == (2, 75.0, 50.0)
+    assert ramp_ahead(logits[:, [0, 3]], labels) is None, "full depth is ahead"
+    assert ramp_ahead(logits[196:204], labels[196:204]) is None, "8 samples"

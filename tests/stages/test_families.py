@@ -13,7 +13,7 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from deebert.analysis.logits import SplitLogits
-from deebert.base.files import read_json
+from deebert.base.files import read_json, write_json
 from deebert.data.dataset import DataSet
 from deebert.data.encoded import encode
 from deebert.inference.engine import Engine
@@ -136,3 +136,102 @@ def check_last_layer(family: str) -> None:
     saved = SplitLogits.load(Path("data/logits/validation.safetensors")).logits
     assert expected.std() > 0.05
     np.testing.assert_allclose(saved[:, -1], expected, atol=1e-4)
+
+
+def weights() -> dict[str, bytes]:
+    return {name: Path(f"models/deebert/{name}.safetensors").read_bytes() for name in ("model", "ramps")}
+
+
+@pytest.mark.parametrize("kind", ["pooler", "linear"])
+def test_validation_has_no_part_in_the_weights(kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other validation samples fine-tuning and ramps give the same bytes, with other train samples others."""
+    monkeypatch.chdir(tmp_path)
+    write_project("bert")
+    import yaml
+
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["train_ramps"]["ramp"] = kind
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    made = []
+    data = DataSet.load(Path("data/glue"))
+    tables = {split: data[split] for split in data.sizes}
+    other = tiny.samples(16, seed=9)
+    for changed in ({}, {"validation": other}, {"train": other}):
+        DataSet.of(data.task, tables | changed).save(Path("data/glue"))
+        for stage in ("plan", "finetune_backbone", "train_ramps"):
+            run_stage(stage, monkeypatch)
+        made.append(weights())
+    assert made[0] == made[1]
+    assert all(made[0][name] != made[2][name] for name in made[0])
+
+
+def test_the_seed_reaches_both_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another seed gives another backbone and, on the same backbone, other ramps."""
+    monkeypatch.chdir(tmp_path)
+    write_project("bert")
+    for stage in ("plan", "finetune_backbone", "train_ramps"):
+        run_stage(stage, monkeypatch)
+    first = weights()
+    set_param("seed", 7)
+    run_stage("train_ramps", monkeypatch)
+    again = weights()
+    assert again["model"] == first["model"] and again["ramps"] != first["ramps"]
+    run_stage("finetune_backbone", monkeypatch)
+    assert Path("models/backbone/model.safetensors").read_bytes() != first["model"]
+
+
+def test_the_seed_is_told_and_draws_the_fresh_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With next to no learning the heads of two seeds differ; the record says which seed it was."""
+    import yaml
+    from safetensors.numpy import load_file
+
+    monkeypatch.chdir(tmp_path)
+    write_project("bert")
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["finetune_backbone"]["learning_rate"] = 1e-9
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    heads = []
+    for seed in (1, 2):
+        set_param("seed", seed)
+        for stage in ("plan", "finetune_backbone"):
+            run_stage(stage, monkeypatch)
+        assert read_json(Path("models/backbone/training.json"))["seed"] == seed
+        heads.append(load_file("models/backbone/model.safetensors")["classifier.weight"])
+    assert np.abs(heads[0] - heads[1]).max() > 0.01
+
+
+def test_a_classifier_that_stays_needs_unseen_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At 0 epochs on own data a line says so, before anything is done; and of no other run."""
+    monkeypatch.chdir(tmp_path)
+    write_project("bert")
+    for dataset, epochs, count in (("./own", 0, 1), ("./own", 1, 0), ("RTE", 0, 0)):
+        content = yaml.safe_load(Path("params.yaml").read_text()) | {"dataset": dataset}
+        content["finetune_backbone"]["epochs"] = epochs
+        Path("params.yaml").write_text(yaml.safe_dump(content))
+        caplog.clear()
+        run_stage("plan", monkeypatch)
+        assert caplog.text.count("validation has to be a file that it was not trained on") == count
+
+
+def test_a_head_that_has_not_learned_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a ramp is far ahead of full depth, the sweep says so: what loses nothing against it may be bad."""
+    monkeypatch.chdir(tmp_path)
+    write_project("bert")
+    labels = np.arange(200) % 2
+    logits = np.zeros((200, 3, 2), np.float32)
+    logits[np.arange(200), 1, labels] = 1.0
+    about = {"task": "toy", "model": "m", "num_layers": 3, "metric": "accuracy", "splits": ["validation"]}
+    about |= {"test_splits": [], "n": {"validation": 200}}
+    for given, told in ((logits, True), (logits[:, [1, 1, 1]], False)):
+        Path("data/logits").mkdir(exist_ok=True)
+        SplitLogits(given, labels, np.arange(200), np.full(200, 5), None).save(
+            Path("data/logits/validation.safetensors")
+        )
+        write_json(Path("data/logits/about.json"), about)
+        caplog.clear()
+        run_stage("entropy_sweep", monkeypatch)
+        assert ("validation: the ramp after layer 2 is right on 100.0 %, full depth on 50.0 %; " in caplog.text) == told
