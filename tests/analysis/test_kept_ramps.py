@@ -118,3 +118,12 @@ def test_few_samples_and_layers(n: int, layers: int) -> None:
     rows = kept(logits, labels, 0.1)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows == kept(logits, labels, 0.1)
     assert all(len(row["kept_thresholds"]) == layers - 1 for row in rows)
+
+
+def test_of_thresholds_that_save_the_same_the_lowest_is_told() -> None:
+    """Nobody's entropy lies between 0.1 and 0.5 nats: of the thresholds there it is the lowest."""
+    sure, unsure = [6.0, 0.0], [0.1, 0.0]
+    logits = np.float32([[sure, sure, sure]] * 20 + [[unsure, unsure, sure]] * 20)
+    curve = entropy_curve(logits, [0.0, 0.1, 0.2, 0.3, 0.5])
+    rows = kept_rows(ScoredCurve("validation", curve, np.zeros(40, int), "accuracy", 1), logits, [0.0], 0.1)
+    assert max(rows[0]["kept_thresholds"]) == 0.1

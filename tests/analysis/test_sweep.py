@@ -243,3 +243,45 @@ def test_two_validation_splits_are_kept_apart(tmp_path: Path, monkeypatch: pytes
     compute = read_json(Path("compute.json"))
     assert compute == compute_metrics("MNLI", "validation_matched", expected[0], settings.ramp_cost_layers)
     check_metrics(compute)
+
+
+def test_what_is_saved_once_ramps_are_paid() -> None:
+    """The choice and the metrics have the curve's own compute at the threshold chosen, and less than layers saved."""
+    tables = tables_of("validation", saved_logits(1), "accuracy", SETTINGS)
+    curve = {row["threshold"]: row for row in tables["sweep"] if row["criterion"] == "entropy"}
+    for row in tables["choice"]:
+        assert row["compute_saved_frac"] == curve[row["threshold"]]["compute_saved_frac"]
+    assert any(row["compute_saved_frac"] < row["layers_saved_frac"] for row in tables["choice"])
+    metrics = compute_metrics("toy", "validation", tables, SETTINGS.ramp_cost_layers)
+    for name, column in (
+        ("compute_saved_at", "compute_saved_frac"),
+        ("kept_compute_saved_at", "kept_compute_saved_frac"),
+    ):
+        assert list(metrics[name].values()) == [round(row[column], 4) for row in tables["choice"]]
+
+
+def test_certified_is_what_accuracy_loses() -> None:
+    """The metrics are of the accuracy's drop, not of how often answers change, for which other thresholds hold."""
+    tables = tables_of("validation", saved_logits(3, n=400), "accuracy", SETTINGS)
+    of = {
+        loss: [row for row in tables["certificates"] if row["loss"] == loss]
+        for loss in ("accuracy_drop", "disagreement")
+    }
+    metrics = choice_metrics("toy", "validation", tables)
+    assert list(metrics["certified_threshold_at"].values()) == [row["threshold"] for row in of["accuracy_drop"]]
+    assert list(metrics["certified_layers_saved_at"].values()) == [
+        round(row["layers_saved_frac"], 4) for row in of["accuracy_drop"]
+    ]
+    assert [row["threshold"] for row in of["accuracy_drop"]] != [row["threshold"] for row in of["disagreement"]]
+
+
+def test_an_oracle_pays_for_the_ramps_before_its_exit() -> None:
+    """The last head is no ramp: who gets there was put to L-1 of them."""
+    saved = saved_logits(4)
+    tables = tables_of("validation", saved, "accuracy", SETTINGS)
+    answers = saved.logits.argmax(axis=2)
+    right = np.column_stack([answers == saved.labels[:, None], np.ones(len(answers), bool)]).argmax(axis=1)
+    exits = np.minimum(right + 1, 4)
+    assert 4 in exits
+    (row,) = [row for row in tables["sweep"] if row["criterion"] == "oracle"]
+    assert row["compute_saved_frac"] == pytest.approx(1 - (exits + 0.1 * np.minimum(exits, 3)).mean() / 4)

@@ -16,6 +16,7 @@ from deebert.base.files import write_json
 from deebert.classifier import EarlyExitClassifier
 from deebert.data.dataset import DataSet
 from deebert.data.scores import METRICS
+from deebert.figures.rivals import COLORS
 from deebert.reports.rivals import rivals_table
 from tests import tiny
 from tests.inference.test_classifier import LABELS, WIDTH, write_classifier, write_metrics
@@ -266,3 +267,9 @@ def test_a_model_of_other_labels_is_refused(rivals: ModuleType, trained: SimpleN
     other = tiny.write_model(tmp_path / "other", labels=LABELS, id2label=dict(enumerate(("a", "b", "c"))))
     with pytest.raises(UserError, match=r"other: answers a, b, c; expected the labels no, yes, maybe$"):
         rivals.prepared(other, trained.data, SAMPLES, tmp_path / "work")
+
+
+def test_every_rival_has_a_colour() -> None:
+    """Else the figure would fail at the end of a race."""
+    libraries = importlib.import_module("contenders.table").LIBRARIES
+    assert {library.name for library in libraries.values()} == set(COLORS)

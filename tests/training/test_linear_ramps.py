@@ -219,3 +219,46 @@ def test_states_that_are_not_finite() -> None:
     states.states[3, 1, 2] = np.inf
     with pytest.raises(UserError, match=r"^train_ramps: the first tokens' states are not finite"):
         trained(states)
+
+
+def test_the_optimum_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To go on until derivatives are a hundred times smaller moves no weight by more than a hundredth."""
+    train = noisy(12)
+    found = trained(train).state_dict()
+    monkeypatch.setattr(linear_ramps, "OPTIMAL", 3e-6)
+    exact = trained(train).state_dict()
+    for name in exact:
+        assert (found[name] - exact[name]).abs().max() < 0.05 * exact[name].abs().max(), (
+            found[name] - exact[name]
+        ).abs().max() / exact[name].abs().max()
+
+
+def test_one_strength_that_is_worse_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two in a row do, for every ramp; each ramp gets its best."""
+    told = iter([(5, 5), (6, 6), (4, 7), (5, 8), (6, 9), (0, 0)])
+    folds = [batch_of(noisy(1, n=30)), batch_of(noisy(2, n=30))]
+    losses = {}
+
+    def losses_on(batches, weights):
+        calls.append(1)
+        if len(calls) % 2:
+            losses["now"] = np.array(next(told), float)
+        return losses["now"] / 2
+
+    calls = []
+    monkeypatch.setattr(linear_ramps, "losses_on", losses_on)
+    chosen = choose_strengths(folds, Axes.of(folds), 3)
+    assert list(chosen) == [STRENGTHS[2], STRENGTHS[0]] and len(calls) == 2 * 5
+
+
+def test_a_strength_is_weighed_against_the_samples_it_is_tried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three folds two: the penalty counts as it will on all samples."""
+    counts, original = [], linear_ramps.Problem.__init__
+
+    def noted(self, batches, count, *more):
+        counts.append((count, sum(len(labels) for _, labels in batches())))
+        original(self, batches, count, *more)
+
+    monkeypatch.setattr(linear_ramps.Problem, "__init__", noted)
+    trained(noisy(3, n=101))
+    assert counts and all(told == there for told, there in counts)

@@ -17,7 +17,7 @@ from deebert.base.recipe import Recipe
 from deebert.data.encoded import encode
 from deebert.training import objectives
 from deebert.training.checkpoints import Checkpoints
-from deebert.training.loop import finetune
+from deebert.training.loop import finetune, score
 from deebert.training.objective import Objective, find
 from deebert.training.objective_names import names
 from deebert.training.objectives.full_depth import FullDepth
@@ -220,3 +220,54 @@ def test_class_weights_weigh_the_loss(tmp_path: Path) -> None:
     weights = trained(plan, tmp_path / "none")
     for name, weight in trained(dataclasses.replace(plan, class_weights="balanced"), tmp_path / "balanced").items():
         assert torch.equal(weight, weights[name]), name
+
+
+@pytest.mark.parametrize("changed", [{"weight_decay": 0.5}, {"adam_beta2": 0.5}, {"warmup_frac": 0.5}])
+def test_every_setting_of_the_recipe_has_a_part(changed, tmp_path: Path) -> None:
+    """Another decay, beta or warm-up gives other weights."""
+    plan = dataclasses.replace(PLAN, recipe=dataclasses.replace(PLAN.recipe, **changed))
+    one, other = trained(PLAN, tmp_path), trained(plan, tmp_path)
+    assert not all(torch.equal(weight, other[name]) for name, weight in one.items())
+
+
+def test_matrices_alone_decay() -> None:
+    """Biases and norms do not; and the optimizer has the recipe's beta."""
+    plan = dataclasses.replace(PLAN, recipe=dataclasses.replace(PLAN.recipe, weight_decay=0.5, adam_beta2=0.9))
+    groups = Training(tiny.model("bert", layers=2), plan).optimizer.param_groups
+    for group in groups:
+        assert {weight.ndim > 1 for weight in group["params"]} <= {group["weight_decay"] == 0.5}
+        assert group["betas"] == (0.9, 0.9)
+
+
+def test_every_step_draws_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two steps drop the same numbers: each begins with a seed of its own."""
+    seeds, original = [], Training.step
+
+    def step(self, *arguments):
+        seeds.append(torch.default_generator.initial_seed())
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Training, "step", step)
+    trained(PLAN, tmp_path)
+    assert len(seeds) == len(set(seeds)) == 12
+
+
+def test_dropout_has_no_part_in_a_score() -> None:
+    """Of a model in training mode: the same score each time, that of eval mode; and the mode stays."""
+    model = tiny.model("bert", layers=2, hidden_dropout_prob=0.9).train()
+    scores = [score(model, PLAN) for _ in range(5)]
+    assert model.training and scores == [score(model.eval(), PLAN)] * 5
+
+
+def test_no_step_follows_a_gradient_longer_than_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However steep the loss is."""
+    norms, original = [], torch.optim.AdamW.step
+
+    def step(self, *arguments):
+        grads = [weight.grad for group in self.param_groups for weight in group["params"] if weight.grad is not None]
+        norms.append(float(torch.cat([grad.flatten() for grad in grads]).norm()))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    trained(PLAN, tmp_path, head=100.0)
+    assert len(norms) == 12 and max(norms) == pytest.approx(1, rel=1e-3)

@@ -23,6 +23,7 @@ from deebert.base.recipe import Recipe
 from deebert.data.encoded import encode
 from deebert.ramps import PoolerRamps, Ramps
 from deebert.settings.train_ramps import TrainRamps
+from deebert.training import pooler_ramps
 from deebert.training.checkpoints import Checkpoints
 from deebert.training.loop import finetune
 from deebert.training.objective import find
@@ -301,3 +302,65 @@ def test_few_samples_do_not_spoil_the_ramps() -> None:
     seen = States(states, labels)
     ramps, _ = train_ramps(RampPlan(seen, seen, "accuracy", 2, settings, 1), CPU)
     assert all(weight.abs().max() < 10 for weight in ramps.parameters())
+
+
+def trained_with(**changed):
+    seen = States(*made_states())
+    return train_ramps(
+        RampPlan(seen, States(*made_states(seed=9)), "accuracy", 2, dataclasses.replace(RAMPS, **changed), 1), CPU
+    )[0]
+
+
+def size_of(ramps) -> float:
+    return sum(float(weight.square().sum()) for weight in ramps.parameters())
+
+
+def test_decay_makes_weights_smaller() -> None:
+    """The more of it, the smaller they are."""
+    sizes = [size_of(trained_with(weight_decay=decay)) for decay in (0.0, 300.0, 3000.0)]
+    assert sizes[0] > 1.1 * sizes[1] > 1.1 * sizes[2]
+
+
+def test_the_rate_falls_in_a_line_to_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, original = [], torch.optim.AdamW.step
+
+    def step(self, *arguments):
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    trained_with()
+    np.testing.assert_allclose(rates, 0.01 * (1 - np.arange(100) / 100), atol=1e-9)
+
+
+def test_ramps_train_with_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which changes what they learn, and is gone afterwards."""
+    with_it = trained_with()
+    monkeypatch.setattr(pooler_ramps, "DROPOUT", 0.0)
+    without = trained_with()
+    assert not any(torch.equal(a, b) for a, b in zip(with_it.parameters(), without.parameters(), strict=True))
+
+
+@pytest.fixture
+def run_of_ramps(monkeypatch: pytest.MonkeyPatch):
+    """The trainings of ramps, as they begin."""
+    begun, original = [], pooler_ramps._Run.__init__
+    monkeypatch.setattr(
+        pooler_ramps._Run, "__init__", lambda self, *given: (begun.append(self), original(self, *given))[1]
+    )
+    return begun
+
+
+def test_an_epoch_has_every_sample_once_in_an_order_of_its_own(run_of_ramps) -> None:
+    trained_with(epochs=1)
+    orders = [np.concatenate([*run_of_ramps[0].epoch_batches()]) for _ in range(2)]
+    assert all(sorted(order) == list(range(300)) for order in orders)
+    assert not np.array_equal(*orders)
+    assert not np.array_equal(orders[0], np.arange(300))
+
+
+def test_a_point_is_the_mean_of_the_steps_since_the_one_before(run_of_ramps) -> None:
+    seen = States(*made_states())
+    _, rows = train_ramps(RampPlan(seen, seen, "accuracy", 2, RAMPS, 1), CPU)  # 100 steps, 50 points
+    told = [row["value"] for row in rows if (row["layer"], row["split"]) == (2, "train")]
+    np.testing.assert_allclose(told, run_of_ramps[0].losses[:, 1].view(50, 2).mean(dim=1), rtol=1e-6)

@@ -265,16 +265,17 @@ import datasets, time
 from pathlib import Path
 from deebert.base import stage
 from deebert.data.sources import glue_tasks, hub
-start = time.monotonic()
+naps = []
+time.sleep = naps.append
 try:
     stage.run(lambda: hub.load(glue_tasks.GLUE_TASKS["RTE"]))
 finally:
-    Path({str(tmp_path)!r}, "took_s").write_text(str(time.monotonic() - start))
+    Path({str(tmp_path)!r}, "napped_s").write_text(str(sum(naps)))
 """
     process = run_python(code, tmp_path, HF_ENDPOINT=endpoint)
     assert (process.returncode, process.stdout, process.stderr.count("\n")) == (1, "", 1), process.stderr
     assert endpoint in process.stderr and "download_glue.source" in process.stderr
-    assert float((tmp_path / "took_s").read_text()) < 10
+    assert float((tmp_path / "napped_s").read_text()) < 10, "between one attempt and the next"
 
 
 @pytest.mark.slow
@@ -360,7 +361,7 @@ def test_how_a_file_was_saved_does_not_matter(tmp_path: Path, rewrite: Callable[
         pd.testing.assert_frame_equal(data[split], expected_frame("RTE", split))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(texts=st.lists(st.text(st.characters(exclude_characters="\t\n\r", codec="utf-8")), min_size=1))
 def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     """Whatever characters a field holds come back unchanged from the file and from the saved data."""
