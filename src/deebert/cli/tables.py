@@ -26,8 +26,8 @@ def percent(fraction: float) -> str:
 def recommended_table(metric: str, recommended: Iterable["Recommended"]) -> list[str]:
     """A heading and a row for each loss of `metric` that is allowed."""
     return [
-        f"recommended, by points of {metric} lost at most: threshold (nats), layers saved (%), {metric} (%) on samples"
-        " not used to choose",
+        f"recommended for a loss of so many points of {metric}: threshold (nats), layers saved (%), {metric} (%) on"
+        " samples not used to choose",
         *table(
             [
                 f"{each.drop_points:g}",

@@ -227,7 +227,7 @@ def _scores(sweep: Mapping[str, Any], choice: Mapping[str, Any], metric: str) ->
         f"At full depth: {metric} {100 * sweep['full_score']:.2f} % on {sweep['n']:,} validation samples. For each loss"
         f" of {metric} that one is willing to accept, in points, the threshold that saves most:",
         "",
-        f"| points lost at most | threshold (nats) | layers saved | {metric} (%), on samples not used to choose |",
+        f"| for a loss of (points) | threshold (nats) | layers saved | {metric} (%), on samples not used to choose |",
         "|---|---|---|---|",
         *rows,
         "",
