@@ -312,7 +312,7 @@ def trained_with(**changed):
 
 
 def size_of(ramps) -> float:
-    return sum(float(weight.square().sum()) for weight in ramps.parameters())
+    return sum(float(weight.detach().square().sum()) for weight in ramps.parameters())
 
 
 def test_decay_makes_weights_smaller() -> None:
