@@ -6,9 +6,9 @@
 
 A result is a small JSON that git keeps. Its settings are what differs from results/params.yaml, whatever params.yaml is
 committed. `make results` draws a figure for each task and model, and one more of time where docs/rivals/ has a race of
-the two. It writes docs/results.md anew, and lists what is missing: the seeds that one
-way of a comparison has and another has not. With QUEUE=... it puts these into DVC's queue, for `dvc queue start`; the
-folders are where models and data lie that results know by name.
+the two. It writes docs/results.md anew, and lists what is missing: the seeds that one way of a comparison has and
+another has not. With QUEUE=... it puts these into DVC's queue, for `dvc queue start`; the folders are where models and
+data lie that results know by name.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from deebert.base.errors import UserError
 from deebert.base.files import read_json, write_bytes
@@ -25,19 +24,19 @@ from deebert.base.stage import told_in_one_line
 from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.encoders.known import KNOWN_MODELS
 from deebert.figures.drawing import save
-from deebert.figures.results import draw_results, draw_times
+from deebert.figures.results import Times, draw_results, draw_times
 from deebert.reports.results import (
     Result,
     by_comparison,
-    depth_of,
     figure_name,
+    main_curves,
     main_ways,
     missing,
     read_results,
     take,
     written,
 )
-from deebert.reports.rivals import by_subject, times_of
+from deebert.reports.rivals import times_by_subject
 
 RESULTS, RACES = Path("results"), Path("docs/rivals")
 USUAL = RESULTS / "params.yaml"
@@ -52,16 +51,15 @@ def keep(name: str) -> None:
     print(f"{path}: written; now `make results`", file=sys.stderr)
 
 
-def draw(results: Mapping[str, Result], races: Mapping[tuple[str, str], Mapping[str, Any]], figures: Path) -> None:
+def draw(results: Mapping[str, Result], times: Mapping[tuple[str, str], Times], figures: Path) -> None:
     for (task, model), groups in by_comparison(results.values()).items():
-        depth, shown = depth_of(groups), main_ways(groups)
-        curves = {how: [member.curve_of(depth) for member in group] for how, group in shown.items()}
+        shown, curves = main_ways(groups), main_curves(groups)
         cut = {how: group[0].num_layers for how, group in shown.items() if group[0].truncate_to}
         header = {"task": task, "model": model, "metric": next(iter(groups.values()))[0].metric}
         name = figure_name(task, model)
         drawn = {name: draw_results(header, curves, cut)}
-        if (task, model) in races:
-            drawn[f"{name}-time"] = draw_times(header, curves, cut, times_of(races[task, model]))
+        if (task, model) in times:
+            drawn[f"{name}-time"] = draw_times(header, curves, cut, times[task, model])
         for each, figure in drawn.items():
             print(save(figure, figures / f"{each}.svg"), file=sys.stderr)
 
@@ -112,6 +110,6 @@ if __name__ == "__main__":
             keep(arguments.keep)
         else:
             kept = read_results(RESULTS)
-            draw(kept, by_subject(map(read_json, sorted(RACES.glob("*.json")))), arguments.figures)
+            draw(kept, times_by_subject(map(read_json, sorted(RACES.glob("*.json")))), arguments.figures)
             places = None if arguments.queue is None else [Path(each) for each in arguments.queue.split(",")]
             tell_missing(kept, places)

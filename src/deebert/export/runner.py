@@ -152,8 +152,11 @@ class Runner:
             if not isinstance(parts, tuple) or not all(isinstance(part, str) for part in parts) or len(parts) != size:
                 expected = "a string" if size == 1 else "a pair of strings"
                 raise TypeError(f"texts: number {i} is {text!r:.80}; expected {expected}")
-            if any(0xD800 <= ord(each) <= 0xDFFF for part in parts if not part.isascii() for each in part):
-                raise ValueError(f"texts: number {i} is {text!r:.80}, with half a character; expected whole ones")
+            try:
+                "".join(parts).encode()
+            except UnicodeEncodeError:
+                told = f"texts: number {i} is {text!r:.80}, with half a character; expected whole ones"
+                raise ValueError(told) from None
         return self._tokenizer.encode_batch([text if isinstance(text, str) or size == 2 else text[0] for text in texts])
 
     def _kept(self, name: str, tensor: np.ndarray, live: np.ndarray) -> np.ndarray:

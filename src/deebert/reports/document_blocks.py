@@ -15,7 +15,6 @@ from deebert.base.files import read_json
 from deebert.base.rows import Row
 from deebert.exits.table import CRITERIA
 from deebert.figures.drawing import metric_name
-from deebert.figures.results import Times
 from deebert.figures.rivals import MODES
 from deebert.reports.markdown import table
 from deebert.reports.results import (
@@ -27,7 +26,7 @@ from deebert.reports.results import (
     read_results,
     results_section,
 )
-from deebert.reports.rivals import by_subject, ratios_table, rivals_section, times_of
+from deebert.reports.rivals import ratios_table, rivals_section, times_by_subject
 
 METRICS = ("benchmark",)
 PLOTS = ("benchmark", "certificates", "choice", "layers", "leavers", "sweep")
@@ -258,7 +257,7 @@ def rivals(run: Run) -> str:
 
 def results(run: Run) -> str:
     """What git keeps of other runs: figures, tables, commands."""
-    return results_section(run.results, _times(run))
+    return results_section(run.results, times_by_subject(run.rivals.values()))
 
 
 def deepest(run: Run) -> str:
@@ -269,17 +268,13 @@ def deepest(run: Run) -> str:
 def equal_time(run: Run) -> str:
     """Of that model: early exit in the time of models cut short."""
     deepest = deepest_comparison(run.results)
-    times = _times(run).get(deepest[0]) if deepest else None
+    times = times_by_subject(run.rivals.values()).get(deepest[0]) if deepest else None
     return at_equal_time(deepest[1], times) if deepest and times else NOTHING
 
 
 def ratios(run: Run) -> str:
     """Table: what part of the fastest rival's time early exit took in each race."""
     return ratios_table(run.rivals.values())
-
-
-def _times(run: Run) -> dict[tuple[str, str], Times]:
-    return {subject: times_of(race) for subject, race in by_subject(run.rivals.values()).items()}
 
 
 BLOCKS: dict[str, Callable[[Run], str]] = {

@@ -279,6 +279,12 @@ def main_ways(groups: Groups) -> Groups:
     return {how: members for how, members in groups.items() if not _own(members[0], usual)}
 
 
+def main_curves(groups: Groups) -> dict[str, list[list[tuple[float, float]]]]:
+    """Of these each seed's curve, with shares of the layers of the deepest model."""
+    depth = depth_of(groups)
+    return {how: [member.curve_of(depth) for member in members] for how, members in main_ways(groups).items()}
+
+
 def missing(results: Iterable[Result]) -> list[tuple[Result, list[int]]]:
     """For equal seeds in each comparison: one run of a way, and the seeds that it has not and another way has."""
     wanted = []
@@ -306,8 +312,7 @@ def at_equal_time(groups: Groups, times: Times) -> str:
 
     Empty where there are none whose time was measured.
     """
-    depth, shown = depth_of(groups), main_ways(groups)
-    curves = {how: [member.curve_of(depth) for member in group] for how, group in shown.items()}
+    shown, curves = main_ways(groups), main_curves(groups)
     cut = {layers: how for layers in times.cut if (how := f"cut to {layers} layers") in shown}
     rows = []
     for how in (how for how, group in shown.items() if not group[0].truncate_to):

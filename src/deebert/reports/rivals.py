@@ -36,9 +36,9 @@ def rivals_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def by_subject(races: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """(task, model) -> its race."""
-    return {(race["task"], race["model"]): race for race in races}
+def times_by_subject(races: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Times]:
+    """(task, model) -> what its race has measured."""
+    return {(race["task"], race["model"]): times_of(race) for race in races}
 
 
 def times_of(race: Mapping[str, Any]) -> Times:
