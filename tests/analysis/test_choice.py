@@ -142,6 +142,29 @@ def test_intervals_shrink_with_the_square_root_of_n(rows_of: str) -> None:
     assert np.divide(*widths) == pytest.approx(4, rel=0.35)
 
 
+def test_intervals_are_of_95_percent() -> None:
+    """With many samples and nothing to choose, the ends are 2 * 1.96 standard errors of the score apart."""
+    curve, labels = draw_grid(np.random.default_rng(5), 2000, num_settings=1)
+    scored = ScoredCurve("validation", curve, labels, "accuracy", 0)
+    score = np.mean(curve.predictions[0] == labels)
+    error = (score * (1 - score) / 2000) ** 0.5
+    for row in choice_rows(scored, [0]) + band_rows(scored):
+        assert row["score_high"] - row["score_low"] == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_each_sample_is_judged_by_nine_tenths_of_the_others_20_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the documents say. Fewer would make a choice that is not the one deployed, or one of chance."""
+    divided: list[int] = []
+
+    def noted(labels: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+        divided.append(folds)
+        return stratified_folds(labels, folds, rng)
+
+    monkeypatch.setattr(choice, "stratified_folds", noted)
+    choice_rows(ScoredCurve("validation", *draw_grid(np.random.default_rng(6), 40), "accuracy", 0), TARGETS)
+    assert divided == [10] * 20
+
+
 @few
 @given(st.integers(0, 10_000), st.sampled_from(sorted(METRICS)))
 def test_a_curve_row_is_what_the_metrics_say(seed: int, metric: str) -> None:

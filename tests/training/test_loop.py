@@ -88,6 +88,15 @@ def test_finetuning_learns(bert: Tuned) -> None:
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
+def test_a_recipe_may_have_its_own_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums in another order round otherwise: so what has to be the same on every machine names the number."""
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    for cpu_threads in (None, 1):
+        tuned(dataclasses.replace(PLAN, recipe=dataclasses.replace(RECIPE, epochs=0.2, cpu_threads=cpu_threads)))
+    assert threads == [1]
+
+
 @pytest.mark.parametrize("family", ["roberta", "distilbert"])
 def test_other_families_learn(family: str) -> None:
     """RoBERTa and DistilBERT are fine-tuned by the same lines; here with bf16 products and float32 weights."""

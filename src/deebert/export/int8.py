@@ -6,7 +6,8 @@ First tokens are read in 15 bits: what the first 8 leave over of one is one more
 
 With one short sentence, the operators beside the products take as long as these do. So they are few, and maps of the
 same states, such as query, key and value, are one product. onnxruntime joins a product and its scales where all of
-these are multiplied first; that was no faster.
+these are multiplied first; that was no faster. Its own `MatMulNBits` of 8 bits, with a scale for each token and block,
+took longer than float32 where a processor has AVX2 alone.
 """
 
 from collections import defaultdict
