@@ -127,6 +127,8 @@ def test_int8_is_the_engines(make: Any, family: str) -> None:
     whole = [node for file in sorted(made.out.glob("*.onnx")) for node in onnx.load(file).graph.node]
     in_a_layer = 4  # query, key and value are one
     assert sum(node.op_type == "MatMulInteger" for node in whole) == LAYERS * in_a_layer
+    finer = 3  # all but what reads what attention gives
+    assert sum("int8_joining" in node.input for node in whole) == LAYERS * finer
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -11,13 +11,14 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from deebert.export.int8 import quantize
-from deebert.inference.precisions import Int8Linear
+from deebert.inference.precisions import Int8Linear, Rounding
 
 WIDTH = 48
 
 
+@pytest.mark.parametrize("coarse", [(), ("c",)])
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 7), (3, 1), (3, 5)])
-def test_maps_are_the_engines(tmp_path: Path, batch: int, length: int) -> None:
+def test_maps_are_the_engines(tmp_path: Path, batch: int, length: int, coarse: tuple[str, ...]) -> None:
     """Two of the same states with other widths and one of the first's GELU; one token alone; a token of zeros."""
     torch.manual_seed(0)
     sizes = {"a": ("states", WIDTH, 32), "b": ("states", WIDTH, 8), "c": ("read", 32, 16)}
@@ -39,7 +40,7 @@ def test_maps_are_the_engines(tmp_path: Path, batch: int, length: int) -> None:
     )
     file = tmp_path / "maps.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), file)
-    quantize(file)
+    quantize(file, coarse=[maps[name].weight.detach().numpy() for name in coarse])
     whole = [node.op_type for node in onnx.load(file).graph.node]
     assert whole.count("MatMulInteger") == 2  # a and b are one
     states = torch.randn(batch, length, WIDTH) * torch.logspace(-3, 2, WIDTH)
@@ -51,5 +52,6 @@ def test_maps_are_the_engines(tmp_path: Path, batch: int, length: int) -> None:
     firsts = torch.arange(batch) * length
     for name, (read, *_) in sizes.items():
         reads = torch.from_numpy(known[read]).flatten(0, 1)
-        expected = Int8Linear(maps[name])(reads, firsts).view(batch, length, -1).detach()
+        rounding = Rounding(None if name in coarse else firsts)
+        expected = Int8Linear(maps[name])(reads, rounding).view(batch, length, -1).detach()
         np.testing.assert_allclose(known[name], expected, atol=1e-5 * float(expected.abs().max()))

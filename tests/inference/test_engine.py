@@ -19,6 +19,7 @@ from deebert.exits.table import CRITERIA
 from deebert.inference import engine as engine_module
 from deebert.inference.engine import FULL_DEPTH, Answers, Engine
 from deebert.inference.packs import Layout, Pack, PackedBackbone
+from deebert.inference.precisions import Rounding
 from deebert.model import DeeBert
 from deebert.ramps import KINDS, PoolerRamps
 from tests import tiny
@@ -337,16 +338,20 @@ def test_int8_states_are_the_same_bits_either_way(length: int) -> None:
 
 
 def test_first_tokens_alone_are_finer_in_int8() -> None:
-    """Their keys and values are those of maps that are finer throughout; all others' are not."""
-    (layer,) = PackedBackbone(tiny.model("bert", layers=1, width=64, labels=2), "int8").layers
+    """What is made of them is that of maps that are finer throughout; all others' is not, nor what attention gives."""
+    backbone = tiny.model("bert", layers=1, width=64, labels=2)
+    (layer,) = PackedBackbone(backbone, "int8").layers
     torch.manual_seed(0)
     pack = Pack(torch.randn(6, 64), Layout(np.array([4, 2]), np.arange(2)))
     is_first = torch.from_numpy(pack.layout.positions == 0)
     with torch.inference_mode():
-        for found, name in zip(layer.keys_values(pack), ("key", "value"), strict=True):
+        finer = layer._finer(pack.layout.starts)
+        for name in layer.layer.linear_names:
+            read = pack.hidden if name != "down" else torch.randn(6, backbone.config.intermediate_size)
             product = getattr(layer.layer, name)
-            fine, plain = product(pack.hidden, finer=torch.arange(6)), product(pack.hidden)
-            assert torch.equal(found[is_first], fine[is_first]) and torch.equal(found[~is_first], plain[~is_first])
+            found, fine, plain = getattr(finer, name)(read), product(read, Rounding(torch.arange(6))), product(read)
+            of_first = plain if name == "attention_out" else fine
+            assert torch.equal(found[is_first], of_first[is_first]) and torch.equal(found[~is_first], plain[~is_first])
             assert not torch.equal(fine, plain)
 
 

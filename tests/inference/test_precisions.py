@@ -12,7 +12,7 @@ from deebert.base.errors import UserError
 from deebert.encoders.interface import Linear
 from deebert.inference import precisions
 from deebert.inference.engine import Engine
-from deebert.inference.precisions import PRECISIONS, STATE_STEPS, WEIGHT_STEPS, Int8Linear, resolve
+from deebert.inference.precisions import PRECISIONS, STATE_STEPS, WEIGHT_STEPS, Int8Linear, Rounding, resolve
 from deebert.model import DeeBert
 from deebert.ramps import PoolerRamps
 from tests import tiny
@@ -39,7 +39,7 @@ def int8(plain: nn.Linear) -> Linear:
 def finer_int8(plain: nn.Linear) -> Linear:
     """As first tokens are multiplied."""
     mapped = Int8Linear(plain)
-    return lambda states: mapped(states, finer=torch.arange(len(states)))
+    return lambda states: mapped(states, Rounding(torch.arange(len(states))))
 
 
 each_int8 = pytest.mark.parametrize("kind", [int8, finer_int8])
@@ -127,10 +127,24 @@ def test_first_tokens_are_read_in_15_bits() -> None:
 def test_only_the_chosen_tokens_are_finer() -> None:
     """Each token gets the bits that it gets where all are finer, or none is."""
     mapped, read, chosen = Int8Linear(linear(768, 96)), states(5, 768), torch.tensor([4, 1])
-    found, all_finer, plain = mapped(read, finer=chosen), mapped(read, finer=torch.arange(5)), mapped(read)
+    found, all_finer, none = (mapped(read, Rounding(rows)) for rows in (chosen, torch.arange(5), chosen[:0]))
+    plain = mapped(read)
     assert torch.equal(found[chosen], all_finer[chosen])
     assert torch.equal(found[[0, 2, 3]], plain[[0, 2, 3]]) and not torch.equal(all_finer, plain)
-    assert torch.equal(mapped(read, finer=chosen[:0]), plain)
+    assert torch.equal(none, plain)
+
+
+def test_maps_of_the_same_states_round_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They give what each gives alone, and so does a map of other states in between."""
+    rounded: list[Tensor] = []
+    real = Rounding._rounded
+    monkeypatch.setattr(Rounding, "_rounded", lambda self, read: (rounded.append(read), real(self, read))[1])
+    maps, rounding = [Int8Linear(linear(seed=seed)) for seed in range(3)], Rounding(torch.tensor([0, 3]))
+    once, other = states(5), states(5, seed=2)
+    found = [each(read, rounding) for each, read in zip((*maps, maps[0]), (once, once, other, once), strict=True)]
+    assert [read is once for read in rounded] == [True, False, True]
+    for each, read, given in zip((*maps, maps[0]), (once, once, other, once), found, strict=True):
+        assert torch.equal(each(read, Rounding(torch.tensor([0, 3]))), given)
 
 
 @each_int8

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from deebert.export.watched import Watched, cannot_export, hidden_of, in_place_of_layers, layers_of
+from deebert.inference.packs import AFTER_ATTENTION
 from deebert.model import DeeBert
 
 LENGTHS = (5, 3), (7, 2, 6)  # two batches, of other sizes, by which dimensions are told apart
@@ -158,6 +159,12 @@ class Block(nn.Module):
         if self.first == 1:
             inside = {id(parameter) for parameter in cut.layers.parameters()}
             yield from (each for each in self.backbone.base_model.parameters() if id(each) not in inside)
+
+    def after_attention(self) -> Iterator[Tensor]:
+        """The weights of the linear maps that read what attention gives, one for each layer."""
+        (cut,) = self._cut
+        for layer in cut.model.family.layers(self.backbone)[self.first - 1 : self.last]:
+            yield getattr(layer, AFTER_ATTENTION).weight
 
     def _from_inputs(self, cut: Cut, inputs: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Hidden states after the last layer of the block, and what later blocks read of this one."""

@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +61,12 @@ def write_graphs(cut: Cut, block_ends: list[int], precision: str, folder: Path) 
         _write(block, path)
         takes = _described(path, block)
         if precision == "int8":
-            quantize(path, [weight.detach().numpy() for weight in block.before_layers()])
+            quantize(path, exact=_values(block.before_layers()), coarse=_values(block.after_attention()))
         yield Graph(path.name, (before + 1, last), _told(takes), _told(block.gives))
+
+
+def _values(parameters: Iterable[torch.Tensor]) -> list[np.ndarray]:
+    return [each.detach().numpy() for each in parameters]
 
 
 def _write(block: Block, path: Path) -> None:

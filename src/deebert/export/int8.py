@@ -2,7 +2,8 @@
 
 onnxruntime's own dynamic quantization has one scale for all tokens of a batch, so an answer depends on its company.
 Here each token has a scale of its own, and so has each output of a weight. The products of whole numbers are exact.
-First tokens are read in 15 bits: what the first 8 leave over of one is one more token in front of its sentence.
+First tokens are read in 15 bits: what the first 8 leave over of one is one more token in front of its sentence. What
+attention gives is read in 8.
 
 With one short sentence, the operators beside the products take as long as these do. So they are few, and maps of the
 same states, such as query, key and value, are one product. onnxruntime joins a product and its scales where all of
@@ -38,11 +39,12 @@ CONSTANTS = {
 }
 
 
-def quantize(path: Path, exact: Sequence[np.ndarray] = ()) -> None:
+def quantize(path: Path, exact: Sequence[np.ndarray] = (), coarse: Sequence[np.ndarray] = ()) -> None:
     """Rewrite a graph: linear maps of tokens multiply whole numbers. Heads, which read first tokens, stay float32.
 
     Args:
         exact: weights (out, in) of maps of tokens that stay float32, too, as they do in the engine.
+        coarse: weights (out, in) of maps that read first tokens, too, in 8 bits.
     """
     model = onnx.load(path)
     graph = model.graph
@@ -65,8 +67,9 @@ def quantize(path: Path, exact: Sequence[np.ndarray] = ()) -> None:
             if names not in rounded:
                 rounded[names] = f"int8_{len(rounded)}_"
                 graph.initializer.extend(_rounded_weights([weights[name] for name in names], rounded[names]))
-            nodes += _rounded_states(node.input[0])
-            nodes += _product(node.input[0], rounded[names], [each.output[0] for each in same])
+            finer = not all(_is_one_of(weights[name], coarse) for name in names)
+            nodes += _rounded_states(node.input[0], finer)
+            nodes += _product(node.input[0], rounded[names], [each.output[0] for each in same], finer)
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in CONSTANTS.items())
     read = {name for node in nodes for name in node.input}
     kept = [each for each in graph.initializer if each.name in read]
@@ -95,20 +98,26 @@ def _tokens(model: onnx.ModelProto) -> set[str]:
     return {name for name, rank in (known | of_inputs).items() if rank == 3 and name in depending}
 
 
-def _rounded_states(states: str) -> list[NodeProto]:
+def _rounded_states(states: str, finer: bool) -> list[NodeProto]:
     """Each token's states as whole numbers from 1 to 255, and its scale; in front what is left over of first tokens."""
-    return [
+    tokens = f"{states}_tokens" if finer else f"{states}_whole"
+    nodes = [
         make_node("Abs", [states], [f"{states}_abs"]),
         make_node("ReduceMax", [f"{states}_abs", "int8_last_axis"], [f"{states}_max"]),
         make_node("Max", [f"{states}_max", "int8_tiny"], [f"{states}_largest"]),
         make_node("Div", [f"{states}_largest", "int8_steps"], [f"{states}_scale"]),
         make_node("Div", [states, f"{states}_scale"], [f"{states}_scaled"]),
-        make_node("QuantizeLinear", [f"{states}_scaled", "int8_one", "int8_zero"], [f"{states}_tokens"]),
+        make_node("QuantizeLinear", [f"{states}_scaled", "int8_one", "int8_zero"], [tokens]),
+    ]
+    if not finer:
+        return nodes
+    return [
+        *nodes,
         _part(f"{states}_scaled", "0", "1", f"{states}_first"),
         make_node("Round", [f"{states}_first"], [f"{states}_rounded"]),
         make_node("Sub", [f"{states}_first", f"{states}_rounded"], [f"{states}_left"]),
         make_node("QuantizeLinear", [f"{states}_left", "int8_step", "int8_zero"], [f"{states}_rest"]),
-        make_node("Concat", [f"{states}_rest", f"{states}_tokens"], [f"{states}_whole"], axis=1),
+        make_node("Concat", [f"{states}_rest", tokens], [f"{states}_whole"], axis=1),
     ]
 
 
@@ -128,18 +137,24 @@ def _rounded_weights(weights: Sequence[TensorProto], prefix: str) -> list[Tensor
     return [numpy_helper.from_array(value, prefix + name) for name, value in made.items()]
 
 
-def _product(states: str, weights: str, outputs: Sequence[str]) -> list[NodeProto]:
+def _product(states: str, weights: str, outputs: Sequence[str], finer: bool) -> list[NodeProto]:
     """The product of rounded states and weights, cut into the outputs of the weights."""
     name = f"{states}_product"
-    whole = outputs[0] if len(outputs) == 1 else name
+    whole, steps = outputs[0] if len(outputs) == 1 else name, f"{name}_float"
     nodes = [
         make_node("MatMulInteger", [f"{states}_whole", f"{weights}whole", "int8_zero"], [f"{name}_whole"]),
-        make_node("Cast", [f"{name}_whole"], [f"{name}_float"], to=TensorProto.FLOAT),
-        _part(f"{name}_float", "0", "2", f"{name}_firsts"),
-        make_node("MatMul", ["int8_joining", f"{name}_firsts"], [f"{name}_finer"]),
-        _part(f"{name}_float", "2", "end", f"{name}_others"),
-        make_node("Concat", [f"{name}_finer", f"{name}_others"], [f"{name}_steps"], axis=1),
-        make_node("Mul", [f"{name}_steps", f"{weights}scale"], [f"{name}_scaled"]),
+        make_node("Cast", [f"{name}_whole"], [steps], to=TensorProto.FLOAT),
+    ]
+    if finer:
+        nodes += [
+            _part(steps, "0", "2", f"{name}_firsts"),
+            make_node("MatMul", ["int8_joining", f"{name}_firsts"], [f"{name}_finer"]),
+            _part(steps, "2", "end", f"{name}_others"),
+            make_node("Concat", [f"{name}_finer", f"{name}_others"], [f"{name}_steps"], axis=1),
+        ]
+        steps = f"{name}_steps"
+    nodes += [
+        make_node("Mul", [steps, f"{weights}scale"], [f"{name}_scaled"]),
         make_node("Mul", [f"{name}_scaled", f"{states}_scale"], [whole]),
     ]
     return nodes if len(outputs) == 1 else [*nodes, make_node("Split", [whole, f"{weights}sizes"], outputs, axis=2)]

@@ -21,10 +21,11 @@ from deebert.data.encoded import Encoded
 from deebert.encoders.interface import Layer, positions_in
 from deebert.encoders.registry import family_of
 from deebert.inference import at_once
-from deebert.inference.precisions import PRECISIONS
+from deebert.inference.precisions import PRECISIONS, Rounding
 from deebert.inference.weights import LayerWeights
 
 PACK_TOKENS = 2048  # a layer's working set at bert-base's width is then some 40 MB in float32
+AFTER_ATTENTION = "attention_out"  # the linear map of a layer that reads what attention gives
 _ALL, _FIRST, _OTHERS = slice(None), slice(0, 1), slice(1, None)  # tokens of a sentence
 
 
@@ -143,28 +144,29 @@ class PackedLayer:
     layer 1 where this was tried.
 
     Args:
-        finer_first: have first tokens multiplied finer, which the precision's linear maps then must offer. Their
-            queries are not, for ramps scored the same. They also attend in a call of their own, as they do where they
-            are computed first. Else a sentence's last bits depend on which way was taken, and so on its company.
-            Products that round states would make much of these bits.
+        rounding: what rounds states, where the precision's linear maps do; first tokens' states are then rounded finer.
+            What attention gives is not: it varies between sentences as it is, and finer it brought the states after
+            layer 2 and deeper no nearer to float32's (MiniLM, MPNet). First tokens also attend in a call of their own,
+            as they do where they are computed first. Else a sentence's last bits depend on which way was taken, and so
+            on its company. Products that round states would make much of these bits.
     """
 
-    def __init__(self, layer: Layer, finer_first: bool = False) -> None:
+    def __init__(self, layer: Layer, rounding: type[Rounding] | None = None) -> None:
         self.layer = layer
-        self.finer_first = finer_first
+        self.rounding = rounding
 
     def __call__(self, pack: Pack) -> Pack:
         """All tokens through the layer."""
         layout = pack.layout
-        queries = self.layer.queries(pack.hidden, layout.positions)
-        keyed = self.keys_values(pack)
-        if self.finer_first:
+        layer = self._finer(layout.starts)
+        queries, *keyed = layer.projections(pack.hidden, layout.positions)
+        if self.rounding:
             context = torch.empty_like(queries)
             for which, tokens in ((_FIRST, layout.starts), (_OTHERS, layout.others)):
                 put(context, tokens, self._attend(take(queries, tokens), which, *keyed, layout))
         else:
             context = self._attend(queries, _ALL, *keyed, layout)
-        return Pack(self._finer(layout.starts).output(context, pack.hidden), layout)
+        return Pack(layer.output(context, pack.hidden), layout)
 
     def keys_values(self, pack: Pack) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens."""
@@ -172,13 +174,14 @@ class PackedLayer:
 
     def first_tokens(self, packs: Sequence[Pack], keyed: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """The layer's output (B, H) for the first tokens alone of all the packs' sentences; `keyed` per pack."""
-        before = [pack.first_tokens() for pack in packs]
+        before = torch.cat([pack.first_tokens() for pack in packs])
+        layer, positions = self._finer(np.arange(len(before))), np.zeros(len(before), dtype=np.int64)
+        queries = layer.queries(before, positions).split([len(pack) for pack in packs])
         contexts = [
-            self._attend(self.layer.queries(first, np.zeros(len(first), dtype=np.int64)), _FIRST, *keys, pack.layout)
-            for pack, keys, first in zip(packs, keyed, before, strict=True)
+            self._attend(each, _FIRST, *keys, pack.layout)
+            for pack, keys, each in zip(packs, keyed, queries, strict=True)
         ]
-        context = torch.cat(contexts)
-        return self._finer(np.arange(len(context))).output(context, torch.cat(before))
+        return layer.output(torch.cat(contexts), before)
 
     def other_tokens(self, pack: Pack, keyed: tuple[Tensor, Tensor], first_output: Tensor, live: np.ndarray) -> Pack:
         """The layer's output for the sentences where `live` (B,), given that of the first tokens, (B, H)."""
@@ -197,11 +200,13 @@ class PackedLayer:
         return Pack(output, layout)
 
     def _finer(self, rows: np.ndarray) -> Layer:
-        """The layer whose products are finer for the tokens `rows`, where that is wanted."""
-        if not self.finer_first:
+        """The layer for one call that rounds the tokens `rows` finer, where it rounds."""
+        if self.rounding is None:
             return self.layer
-        layer, finer = copy.copy(self.layer), torch.from_numpy(rows)
-        layer.convert(lambda linear: functools.partial(linear, finer=finer))
+        layer, rounding = copy.copy(self.layer), self.rounding(torch.from_numpy(rows))
+        for name in layer.linear_names:
+            if name != AFTER_ATTENTION:
+                setattr(layer, name, functools.partial(getattr(layer, name), rounding=rounding))
         return layer
 
     def _attend(self, queries: Tensor, which: slice, keys: Tensor, values: Tensor, layout: Layout) -> Tensor:
@@ -249,7 +254,7 @@ class PackedBackbone:
         if self.attention:
             for layer in layers:
                 layer.join(PRECISIONS[precision].joined)
-        self.layers = [PackedLayer(layer, PRECISIONS[precision].finer_first) for layer in layers]
+        self.layers = [PackedLayer(layer, PRECISIONS[precision].rounding) for layer in layers]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's weights by name, bit for bit as they were loaded. Of fp32 alone: others have rounded them."""

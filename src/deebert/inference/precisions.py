@@ -33,10 +33,10 @@ class Fp32Linear:
     """A linear map in float32. On a CPU its weight is in oneDNN's order, as PyTorch would put it anew for each call.
 
     Attributes:
-        finer_first: whether first tokens are multiplied finer, which `__call__` then takes their rows for.
+        rounding: what rounds states, which `__call__` then takes; None = states are not rounded to whole numbers.
     """
 
-    finer_first: ClassVar[bool] = False
+    rounding: ClassVar[type["Rounding"] | None] = None
 
     def __init__(self, linear: nn.Linear) -> None:
         self._set(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
@@ -83,16 +83,56 @@ class Bf16Linear(Fp32Linear):
         super()._set(weight.to(torch.bfloat16), None if bias is None else bias.to(torch.bfloat16))
 
 
-class Int8Linear:
-    """A linear map whose product is of whole numbers, with a scale for each output and one for each token.
-
-    No token's answer depends on another token. The product itself is exact (see `WEIGHT_STEPS`).
+class Rounding:
+    """Rounds states to whole numbers, with a scale for each token, so that no token depends on another.
 
     A first token's state varies less between sentences, in early layers, than 8 bits of its largest feature resolve. So
     it is read in 15 bits, as two times 8: what the first 8 leave over is one more row of the product.
+
+    What was rounded last is kept: maps of the same states, such as query, key and value, round them once. So this is
+    for one call of a layer.
+
+    Args:
+        finer: (F,) int64, the rows of the states that are read in 15 bits; None = none is.
     """
 
-    finer_first: ClassVar[bool] = True
+    def __init__(self, finer: Tensor | None = None) -> None:
+        self.finer = finer if finer is not None and len(finer) else None
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The states in steps from -127 to 127, what was left over last, (T + F, in); and each token's step, (T, 1)."""
+        if self._last is None or self._last[0] is not states:
+            self._last = states, *self._rounded(states)
+        return self._last[1:]
+
+    def _rounded(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        scale = _largest(states) / STATE_STEPS
+        if self.finer is None:
+            return states / scale, scale  # which the product rounds
+        count = len(states)
+        read = states.new_empty(count + len(self.finer), states.shape[1])
+        torch.div(states, scale, out=read[:count])
+        exact = read.index_select(0, self.finer)
+        rounded = exact.round()
+        read.index_copy_(0, self.finer, rounded)
+        torch.sub(exact, rounded, out=read[count:]).mul_(STATE_STEPS)  # what is left over: from -64 to 64
+        return read, scale
+
+    def joined(self, steps: Tensor, count: int) -> Tensor:
+        """Products (T, out) of `count` tokens, of those of all rows (T + F, out)."""
+        if self.finer is None:
+            return steps
+        return steps[:count].index_add_(0, self.finer, steps[count:], alpha=1 / STATE_STEPS)
+
+
+class Int8Linear:
+    """A linear map whose product is of whole numbers, with a scale for each output and one for each token.
+
+    The product itself is exact (see `WEIGHT_STEPS`).
+    """
+
+    rounding: ClassVar[type[Rounding]] = Rounding
 
     def __init__(self, linear: nn.Linear) -> None:
         weight = linear.weight.detach()
@@ -107,25 +147,12 @@ class Int8Linear:
             quantized = torch._make_per_channel_quantized_tensor(whole, scale.double(), zeros, 0)
             self._packed = torch.ops.quantized.linear_prepack(quantized, None)
 
-    def __call__(self, states: Tensor, finer: Tensor | None = None) -> Tensor:
-        """The map of states (T, in): (T, out).
-
-        Args:
-            finer: (F,) int64, the rows that are read in 15 bits; None = none is.
-        """
-        count, added = len(states), 0 if finer is None else len(finer)
-        scale = _largest(states) / STATE_STEPS  # (T, 1)
-        read = states.new_empty(count + added, states.shape[1])
-        torch.div(states, scale, out=read[:count])
-        if added:
-            exact = read.index_select(0, finer)
-            rounded = exact.round()
-            read.index_copy_(0, finer, rounded)
-            torch.sub(exact, rounded, out=read[count:]).mul_(STATE_STEPS)  # what is left over: from -64 to 64
+    def __call__(self, states: Tensor, rounding: Rounding | None = None) -> Tensor:
+        """The map of states (T, in): (T, out). None = all are rounded alike, to 8 bits."""
+        rounding = rounding or Rounding()
+        read, scale = rounding(states)
         steps = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(read, 1.0, STATE_ZERO, self._packed)
-        if added:
-            steps, rest = steps[:count], steps[count:]
-            steps.index_add_(0, finer, rest, alpha=1 / STATE_STEPS)
+        steps = rounding.joined(steps, len(states))
         return torch.addcmul(self.bias, steps, scale, out=steps)
 
     def __getstate__(self) -> tuple[Tensor, Tensor, Tensor]:
