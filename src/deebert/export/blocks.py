@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from deebert.base.once import once
 from deebert.export.watched import Watched, cannot_export, hidden_of, in_place_of_layers, layers_of
 from deebert.inference.packs import AFTER_ATTENTION
 from deebert.model import DeeBert
@@ -86,6 +87,15 @@ class Cut:
     def hidden(self, layer: int) -> Named:
         """The hidden states (B, T, H) after `layer`, from 1."""
         return replace(self._hidden, name=f"hidden_{layer:02d}")
+
+    @once
+    def after_attention(self) -> list[Tensor]:
+        """For each layer the weight of the linear map that reads what attention gives.
+
+        Once for all blocks, since some families' layers are made with products of their own.
+        """
+        layers = self.model.family.layers(self.model.backbone)
+        return [getattr(layer, AFTER_ATTENTION).weight for layer in layers]
 
     def read_by(self, first: int, last: int) -> list[int]:
         """Numbers of the shared tensors that these layers, from 1, read."""
@@ -160,11 +170,10 @@ class Block(nn.Module):
             inside = {id(parameter) for parameter in cut.layers.parameters()}
             yield from (each for each in self.backbone.base_model.parameters() if id(each) not in inside)
 
-    def after_attention(self) -> Iterator[Tensor]:
+    def after_attention(self) -> list[Tensor]:
         """The weights of the linear maps that read what attention gives, one for each layer."""
         (cut,) = self._cut
-        for layer in cut.model.family.layers(self.backbone)[self.first - 1 : self.last]:
-            yield getattr(layer, AFTER_ATTENTION).weight
+        return cut.after_attention[self.first - 1 : self.last]
 
     def _from_inputs(self, cut: Cut, inputs: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Hidden states after the last layer of the block, and what later blocks read of this one."""
