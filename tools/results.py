@@ -55,11 +55,14 @@ def draw(results: Mapping[str, Result], times: Mapping[tuple[str, str], Times], 
     for (task, model), groups in by_comparison(results.values()).items():
         shown, curves = main_ways(groups), main_curves(groups)
         cut = {how: group[0].num_layers for how, group in shown.items() if group[0].truncate_to}
-        header = {"task": task, "model": model, "metric": next(iter(groups.values()))[0].metric}
+        first = next(iter(shown.values()))[0]
+        header = {"task": task, "model": model, "metric": first.metric, "split": first.validation}
         name = figure_name(task, model)
         drawn = {name: draw_results(header, curves, cut)}
         if (task, model) in times:
-            drawn[f"{name}-time"] = draw_times(header, curves, cut, times[task, model])
+            drawn[f"{name}-time"] = draw_times(
+                {**header, "precision": first.precision}, curves, cut, times[task, model]
+            )
         for each, figure in drawn.items():
             print(save(figure, figures / f"{each}.svg"), file=sys.stderr)
 

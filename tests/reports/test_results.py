@@ -29,6 +29,7 @@ from deebert.reports.results import (
 from tests.figures.test_evaluation import check_texts
 
 TOP = Path(__file__).parents[2]
+HEADER = {"task": "RTE", "model": "bert-base", "metric": "accuracy", "split": "validation"}
 USUAL = """dataset: toy
 model: default
 seed: 42
@@ -52,18 +53,43 @@ def make_result(seed: int = 1, truncate_to: int | None = None, lift: float = 0.0
     return Result(*about, layers, {"validation": curve})
 
 
+def with_test(result: Result, scores: list[float]) -> Result:
+    """The same with nine samples of a test split, on which thresholds save less."""
+    curve = [[point[0], 0.05 * i, scores[i]] for i, point in enumerate(result.curve["validation"])]
+    return dataclasses.replace(result, n={**result.n, "test": 9}, curve={**result.curve, "test": curve})
+
+
 def test_scores_at_a_saving_lie_on_the_curve() -> None:
-    """Between two points the line is straight, and the split with labels that nobody chose on comes first."""
+    """Between two points the line is straight; beyond the last there is none."""
+    whole, half = make_result(), make_result(truncate_to=2)
+
+    def score(result: Result, saved: float, num_layers: int = 4) -> float | None:
+        return result.score_at(saved, num_layers, "validation")
+
+    assert whole.full_score("validation") == 0.9
+    assert score(whole, 0.5) == pytest.approx(0.9 - 0.1 * 0.5 / 0.75)
+    assert score(half, 0.25) is None and score(half, 0.5) == 0.9
+    assert score(whole, 0.75) == pytest.approx(0.8) and score(whole, 0.76) is None
+    assert score(half, 0.75) == score(half, 0.5, 2) == pytest.approx(score(whole, 0.5))
+    assert half.curve_of(4, "validation")[0] == (0.5, 0.9)
+
+
+def test_a_threshold_is_chosen_on_validation_and_judged_on_test() -> None:
+    """What test says has no part in the choice, in whichever direction it differs."""
+    result = with_test(make_result(), [0.7 - 0.02 * (i % 3) for i in range(11)])
+    for points, level in ((0.0, 0), (1.0, 1), (3.5, 3), (50.0, 10)):
+        assert result.chosen(points, 4, "validation") == pytest.approx((0.075 * level, 0.9 - 0.01 * level))
+        assert result.chosen(points, 4, "test") == pytest.approx((0.05 * level, 0.7 - 0.02 * (level % 3)))
+    text = results_section({"a": result})
+    assert "accuracy (%) on validation (n = 277):\n\n" in text and "accuracy (%) on test (n = 9):\n\n" in text
+    assert " | 0.0 (0.0) | 7.5 (1.0) |" in text and " | 0.0 (0.0) | 5.0 (2.0) |" in text
+
+
+def test_a_deeper_curve_keeps_the_point_that_was_chosen() -> None:
+    """Scores may fall and rise again: the boldest threshold within the loss counts."""
     result = make_result()
-    assert result.full_score == 0.9
-    assert result.score_at(0.5, 4) == pytest.approx(0.9 - 0.1 * 0.5 / 0.75)
-    half = make_result(truncate_to=2)
-    assert half.score_at(0.25, 4) is None and half.score_at(0.5, 4) == 0.9
-    assert result.score_at(0.75, 4) == pytest.approx(0.8) and result.score_at(0.76, 4) is None
-    assert half.score_at(0.75, 4) == half.score_at(0.5, 2) == pytest.approx(result.score_at(0.5, 4))
-    assert half.curve_of(4)[0] == (0.5, 0.9)
-    tested = dataclasses.replace(result, n={"validation": 277, "test": 5}, curve={"test": [[0.0, 0.0, 0.5]]})
-    assert tested.split == "test" and tested.full_score == 0.5
+    curve = [[0.0, 0.0, 0.9], [0.1, 0.2, 0.88], [0.2, 0.4, 0.895], [0.3, 0.6, 0.8]]
+    assert dataclasses.replace(result, curve={"validation": curve}).chosen(0.5, 4, "validation") == (0.4, 0.895)
 
 
 def test_seeds_are_averaged_and_ways_kept_apart() -> None:
@@ -79,8 +105,8 @@ def test_seeds_are_averaged_and_ways_kept_apart() -> None:
     }
     text = results_section({str(number): run for number, run in enumerate(runs)})
     assert "| full_depth | 2 | 91.0 ± 1.4 | 84.3 ± 1.4 |" in text
-    assert "| cut to 2 layers | 1 |  | 90.0 | 85.6 | 83.3 |  | 50.0 |" in text, "never within half a point"
-    assert "| cut to 1 layers | 1 |  |  |  | 90.0 |  | 75.0 |" in text, "exactly a point below"
+    assert "| cut to 2 layers | 1 |  | 90.0 | 85.6 | 83.3 | 50.0 (1.0) | 53.8 (2.0) |" in text, "of the whole's layers"
+    assert "| cut to 1 layers | 1 |  |  |  | 90.0 | 75.0 (1.0) | 76.9 (2.0) |" in text, "against the first row"
     assert "\ndvc exp run --queue -S dataset=RTE -S finetune_backbone.epochs=3 -S seed=1,2\n" in text
     assert "(results/rte-bert-base.svg)" in text and "-time.svg" not in text
     times = Times([(0.0, 9.0), (0.6, 3.0)], {2: 4.0}, 7.0, *("",) * 4)
@@ -167,7 +193,9 @@ def test_a_run_is_taken_as_it_is(tmp_path: Path) -> None:
     np.testing.assert_allclose(result.layers["test"], expected, atol=1e-5)
     assert len(expected) == result.num_layers
     assert result.curve["test"][0][:2] == [0.0, 0.0]
-    assert result.full_score == pytest.approx(expected[-1], abs=1e-5)
+    assert result.full_score("test") == pytest.approx(expected[-1], abs=1e-5)
+    assert result.curve["validation"][1][0] > 0, "no small threshold is told as 0"
+    assert result.validation == "validation" and result.precision == "fp32"
 
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/one.json").write_text(written(result))
@@ -217,12 +245,12 @@ def keep(folder: Path, **results: Result) -> Path:
         ({}, "b.json: the run of .*a.json once more, with the same settings and seed; expected one file"),
         (
             {"seed": 2, "metric": "f1"},
-            r"b.json: f1 on 277 samples of validation, and .*a.json: accuracy on 277 samples",
+            r"b.json: f1 on 277 samples of validation; .*a.json: accuracy on 277 samples",
         ),
-        ({"seed": 2, "n": {"validation": 9}}, "b.json: accuracy on 9 samples of validation, and "),
+        ({"seed": 2, "n": {"validation": 9}}, "b.json: accuracy on 9 samples of validation; "),
         (
             {"seed": 2, "n": {"validation": 277, "test": 5}, "curve": {"validation": [[0.0] * 3], "test": [[0.0] * 3]}},
-            "on 5 samples of test",
+            "on 277 samples of validation, 5 samples of test; ",
         ),
     ],
 )
@@ -241,6 +269,7 @@ def test_what_cannot_be_averaged_is_told(tmp_path: Path, changed: dict[str, Any]
         {"curve": {"validation": []}},
         {"curve": {"validation": [[0.0, 0.0]]}},
         {"curve": {"validation": [[0.0, 0.0, None]]}},
+        {"n": {"validation": 1, "test": 1}, "curve": {"validation": [[0.0] * 3], "test": [[0.0] * 3] * 2}},
         {"n": None},
         {"n": {}},
         {"truncate_to": "2"},
@@ -269,7 +298,7 @@ def test_early_exit_is_held_against_models_cut_short_at_equal_time() -> None:
     """Between measured times; where no early exit is as fast it says so, and there is no table without cut models."""
     groups = by_comparison([make_result(1), make_result(2, lift=0.02), make_result(1, 2)])["RTE", "bert-base"]
     measured = [(0.0, 8.0), (0.3, 7.0), (0.3, 5.0), (0.6, 4.0)]
-    for cut_ms, told in ((4.0, "+0.0"), (5.0, "+1.2"), (8.0, "+1.0"), (3.9, "none is as fast")):
+    for cut_ms, told in ((4.0, "+0.0"), (5.0, "+1.2"), (8.0, "+1.0"), (3.9, "not timed")):
         times = Times(measured, {2: cut_ms}, 9.0, *("",) * 4)
         curve = [100 * (0.91 - 0.1 * saved / 0.75) for saved in (0.6, 0.45, 0.0)]
         expected = {4.0: curve[0] - 90, 5.0: curve[1] - 90, 8.0: curve[2] - 90}.get(cut_ms)
@@ -278,13 +307,20 @@ def test_early_exit_is_held_against_models_cut_short_at_equal_time() -> None:
     assert at_equal_time(groups, Times(measured, {3: 5.0}, 9.0, *("",) * 4)) == ""
 
 
+def test_more_saved_takes_no_longer_whatever_the_clock_says() -> None:
+    """Of two thresholds in the wrong order both have the longer time: early exit is not told faster than measured."""
+    times = Times([(0.4, 5.0), (0.0, 8.0), (0.3, 4.0), (0.6, 3.0)], {}, 9.0, *("",) * 4)
+    assert times.of(np.array([0.0, 0.3, 0.35, 0.4, 0.5, 0.6])) == pytest.approx([8, 5, 5, 5, 4, 3])
+
+
 def test_the_figure_has_a_curve_for_each_way_and_a_band_for_seeds() -> None:
     """Curves are means over seeds, bands their spread; those of cut models start at a mark, where nobody leaves."""
-    seeds = [make_result(lift=lift).curve_of(4) for lift in (0.0, 0.02)]
-    cut = [make_result(truncate_to=2).curve_of(4)]
-    header = {"task": "RTE", "model": "bert-base", "metric": "accuracy"}
+    seeds, cut = (
+        [make_result(lift=lift).curve_of(4, "validation") for lift in (0.0, 0.02)],
+        [make_result(truncate_to=2).curve_of(4, "validation")],
+    )
     figure = draw_results(
-        header, {"full_depth": seeds, "alternating": seeds[:1], "cut to 2 layers": cut}, {"cut to 2 layers"}
+        HEADER, {"full_depth": seeds, "alternating": seeds[:1], "cut to 2 layers": cut}, {"cut to 2 layers"}
     )
     (ax,) = figure.axes
     mean, single, shorter = ax.get_lines()
@@ -297,19 +333,20 @@ def test_the_figure_has_a_curve_for_each_way_and_a_band_for_seeds() -> None:
 
 def test_the_figure_of_time_goes_as_far_as_was_measured() -> None:
     """Early exit lies between what was measured, a cut model at its own time, and the whole one at its."""
-    runs = [make_result(lift=lift).curve_of(4) for lift in (0.0, 0.02)]
-    curves = {"full_depth": runs, "cut to 2 layers": [make_result(truncate_to=2).curve_of(4)]}
-    curves["cut to 1 layers"] = [make_result(truncate_to=1).curve_of(4)]  # of which no time is known
+    whole = [make_result(lift=0.0), make_result(lift=0.02)]
+    shown = {"full_depth": whole, "cut to 2 layers": [make_result(1, 2)]}
+    shown["cut to 1 layers"] = [make_result(1, 1)]  # of which no time is known
+    curves = {how: [run.curve_of(4, "validation") for run in runs] for how, runs in shown.items()}
     times = Times(
         [(0.0, 9.0), (0.3, 6.5), (0.3, 5.5), (0.6, 3.0)], {2: 4.0}, 7.0, "one thread", "ours", "cut", "ONNX Runtime"
     )
-    header = {"task": "RTE", "model": "bert-base", "metric": "accuracy"}
-    figure = draw_times(header, curves, {"cut to 2 layers": 2, "cut to 1 layers": 1}, times)
+    figure = draw_times({**HEADER, "precision": "fp32"}, curves, {"cut to 2 layers": 2, "cut to 1 layers": 1}, times)
     (ax,) = figure.axes
-    early, cut, whole = ax.get_lines()
+    early, cut, full_depth = ax.get_lines()
     assert tuple(early.get_xydata()[0]) == pytest.approx((9, 91))
     assert tuple(early.get_xydata()[-1]) == pytest.approx((3, 91 - 10 * 0.6 / 0.75))
-    assert tuple(cut.get_xydata()[0]) == pytest.approx((4, 90)) and tuple(whole.get_xydata()[0]) == (7, 91)
+    assert tuple(cut.get_xydata()[0]) == pytest.approx((4, 90)) and tuple(full_depth.get_xydata()[0]) == (7, 91)
+    assert ax.get_ylabel() == "accuracy (%) on validation, fp32"
     check_texts(figure)
 
 

@@ -46,10 +46,12 @@ class Times:
         """Of early exit, on straight lines between what was measured; where that was twice, at the mean.
 
         Not on one line through all: what the boldest threshold takes would be told too low, just where cut models are.
+        A sample that leaves earlier does not take longer. If the clock says so, the longer time holds for both.
         """
         shares, times = np.array(self.early_exit).T
         known = np.unique(shares)
-        return np.interp(saved, known, [times[shares == share].mean() for share in known])
+        means = np.array([times[shares == share].mean() for share in known])
+        return np.interp(saved, known, np.maximum.accumulate(means[::-1])[::-1])
 
     def ahead(self, early: Seeds, cut: Seeds, layers: int) -> float | None:
         """Points of the score by which early exit is ahead, in at most the time of a model cut to so many layers.
@@ -70,7 +72,7 @@ def draw_results(header: Mapping[str, Any], curves: Mapping[str, Seeds], cut: Co
     """Score against layers saved. Of several seeds the mean is drawn, within one standard deviation.
 
     Args:
-        header: `task, model, metric`.
+        header: `task, model, metric, split`.
         curves: name -> for each seed its points (share of the whole model's layers saved, score) from full depth on.
         cut: which of them are of models that were cut and fine-tuned alone. Their first point, which needs no ramps, is
             marked.
@@ -84,7 +86,7 @@ def draw_results(header: Mapping[str, Any], curves: Mapping[str, Seeds], cut: Co
             look |= {"linestyle": "--", "marker": "D", "markevery": [0], "markersize": 6, "linewidth": 1.2}
         shown.append(_along(seeds, saved))
         _draw_curve(ax, 100 * saved, shown[-1], **look)
-    ax.set(xlabel="layers saved (%)", ylabel=f"{metric_name(header['metric'])} (%)")
+    ax.set(xlabel="layers saved (%)", ylabel=_score_told(header))
     _finish(figure, ax, shown)
     return figure
 
@@ -94,7 +96,7 @@ def draw_times(header: Mapping[str, Any], curves: Mapping[str, Seeds], cut: Mapp
     """Score against time, in the colours of `draw_results`. Early exit is drawn as far as its time was measured.
 
     Args:
-        header, curves: as there.
+        header, curves: as there, and `precision`, which the scores are of.
         cut: layers of models that were cut. Those whose time was measured are marked, without early exit.
     """
     figure = new_figure("Score against time", dict(header), (7.5, 5.6))
@@ -116,7 +118,9 @@ def draw_times(header: Mapping[str, Any], curves: Mapping[str, Seeds], cut: Mapp
             times.whole, _along(whole, np.zeros(1)).mean(), "o", color=INK, label=f"no early exit, {times.whole_told}"
         )
     ways = f"curves: {times.early_told}" + (f"; cut models: {times.cut_told}" if times.cut else "")
-    ax.set(xlabel=f"time of a sentence (ms), {times.told}\n{ways}", ylabel=f"{metric_name(header['metric'])} (%)")
+    ax.set(
+        xlabel=f"time of a sentence (ms), {times.told}\n{ways}", ylabel=f"{_score_told(header)}, {header['precision']}"
+    )
     ax.set_xlim(left=0)
     _finish(figure, ax, shown)
     return figure
@@ -125,6 +129,10 @@ def draw_times(header: Mapping[str, Any], curves: Mapping[str, Seeds], cut: Mapp
 def _range(seeds: Seeds) -> tuple[float, float]:
     """Shares of the layers saved that all of them have."""
     return max(seed[0][0] for seed in seeds), min(max(saved for saved, _ in seed) for seed in seeds)
+
+
+def _score_told(header: Mapping[str, Any]) -> str:
+    return f"{metric_name(header['metric'])} (%) on {header['split'].replace('_', ' ')}"
 
 
 def _told(name: str, seeds: Seeds) -> str:

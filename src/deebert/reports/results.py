@@ -45,7 +45,8 @@ class Result:
         training: what `models/*/training.json` has: recipe, versions, hardware.
         n: samples of each split.
         layers: split -> score of the head after each layer 1..L, fractions.
-        curve: split -> (entropy threshold in nats, share of the layers saved, score), from threshold 0 up.
+        curve: split -> (entropy threshold in nats, share of the layers saved, score), from threshold 0 up. All splits
+            have the same thresholds.
     """
 
     task: str
@@ -61,32 +62,42 @@ class Result:
     curve: Mapping[str, Sequence[Sequence[float]]]
 
     @property
-    def split(self) -> str:
-        """The test split where its labels are known, or else the first validation split."""
-        return "test" if "test" in self.n else next(iter(self.n))
+    def validation(self) -> str:
+        """The first validation split. No threshold is chosen for a curve, so curves are of it."""
+        return next(iter(self.n))
 
     @property
-    def full_score(self) -> float:
-        return self.curve[self.split][0][2]
+    def precision(self) -> str:
+        """Of the deployed model."""
+        return str(self.settings.get("precision", "fp32"))
 
-    def curve_of(self, num_layers: int) -> list[tuple[float, float]]:
+    def full_score(self, split: str) -> float:
+        return self.curve[split][0][2]
+
+    def curve_of(self, num_layers: int, split: str) -> list[tuple[float, float]]:
         """(share saved of `num_layers`, score) from threshold 0 up; a model that was cut has saved a share there."""
         kept = self.num_layers / num_layers
-        return [(1 - (1 - saved) * kept, score) for _, saved, score in self.curve[self.split]]
+        return [(1 - (1 - saved) * kept, score) for _, saved, score in self.curve[split]]
 
-    def score_at(self, saved_frac: float, num_layers: int) -> float | None:
+    def score_at(self, saved_frac: float, num_layers: int, split: str) -> float | None:
         """Score (fraction) with that share of `num_layers` saved, between two points of the curve on a straight line.
 
         None = even full depth saves more, or no threshold so much.
         """
-        points = sorted(self.curve_of(num_layers))
+        points = sorted(self.curve_of(num_layers, split))
         if not points[0][0] - 1e-9 < saved_frac < points[-1][0] + 1e-9:
             return None
         return float(np.interp(saved_frac, *np.array(points).T))
 
-    def saved_at(self, score: float, num_layers: int) -> float | None:
-        """The largest share of `num_layers` that a threshold saves with at least this score (fraction); None = none."""
-        return max((saved for saved, kept in self.curve_of(num_layers) if kept >= score - 1e-9), default=None)
+    def chosen(self, points: float, num_layers: int, split: str) -> tuple[float, float]:
+        """What one threshold saves of `num_layers`, and its score on `split`.
+
+        It is chosen on validation, whatever the split: the boldest that loses at most so many points there.
+        """
+        validation = self.curve[self.validation]
+        floor = validation[0][2] - points / 100 - 1e-9  # two equal scores may differ in their last bit
+        boldest = max(i for i, (_, _, score) in enumerate(validation) if score >= floor)
+        return self.curve_of(num_layers, split)[boldest]
 
     def command(self, seeds: Iterable[int]) -> list[str]:
         """What queues it for these seeds, in a project with such data and such a model."""
@@ -159,8 +170,8 @@ def _nameable(value: Any) -> Any:
 
 
 def _curve(rows: Iterable[Mapping[str, Any]]) -> list[list[float]]:
-    keys = ("threshold", "layers_saved_frac", "score")
-    return sorted([round(row[key], 5) for key in keys] for row in rows)
+    """Shares to 5 digits. A threshold is not rounded: 0 is no small one, but says that nobody leaves."""
+    return sorted([row["threshold"], *(round(row[key], 5) for key in ("layers_saved_frac", "score"))] for row in rows)
 
 
 def written(result: Result) -> str:
@@ -205,6 +216,7 @@ def _is_sound(result: Result) -> bool:
         and set(result.n) == set(result.curve)
         and all(type(count) is int for count in result.n.values())
         and all(isinstance(curve, list) and curve for curve in curves)
+        and len({len(curve) for curve in curves}) == 1
         and all(
             isinstance(point, list) and [*map(is_number, point)] == [True] * 3 for curve in curves for point in curve
         )
@@ -215,10 +227,12 @@ def _check_comparable(path: Path, result: Result, other_path: Path, other: Resul
     """UserError where a mean over both would be of nothing."""
     if (result.task, result.model) != (other.task, other.model):
         return
-    judged, theirs = ((each.metric, each.split, each.n[each.split]) for each in (result, other))
-    if judged != theirs:
-        told, expected = (f"{metric} on {n:,} samples of {split}" for metric, split, n in (judged, theirs))
-        raise UserError(f"{path}: {told}, and {other_path}: {expected}; expected the same of one data set and model")
+    if (result.metric, result.n) != (other.metric, other.n):
+        told, expected = (
+            f"{each.metric} on {', '.join(f'{n:,} samples of {split}' for split, n in each.n.items())}"
+            for each in (result, other)
+        )
+        raise UserError(f"{path}: {told}; {other_path}: {expected}; expected the same of one data set and model")
     if (result.settings, result.seed) == (other.settings, other.seed):
         raise UserError(
             f"{path}: the run of {other_path} once more, with the same settings and seed; expected one file"
@@ -280,9 +294,12 @@ def main_ways(groups: Groups) -> Groups:
 
 
 def main_curves(groups: Groups) -> dict[str, list[list[tuple[float, float]]]]:
-    """Of these each seed's curve, with shares of the layers of the deepest model."""
+    """Of these each seed's curve on validation, with shares of the layers of the deepest model."""
     depth = depth_of(groups)
-    return {how: [member.curve_of(depth) for member in members] for how, members in main_ways(groups).items()}
+    return {
+        how: [member.curve_of(depth, member.validation) for member in members]
+        for how, members in main_ways(groups).items()
+    }
 
 
 def missing(results: Iterable[Result]) -> list[tuple[Result, list[int]]]:
@@ -302,22 +319,25 @@ def depth_of(groups: Groups) -> int:
 
 
 def deepest_table(results: Mapping[str, Result]) -> str:
-    """Scores of the `main_ways` of the `deepest_comparison`."""
+    """Scores of the `main_ways` of the `deepest_comparison`, on validation."""
     deepest = deepest_comparison(results)
-    return _table(main_ways(deepest[1])) if deepest else NOTHING
+    if deepest is None:
+        return NOTHING
+    shown = main_ways(deepest[1])
+    return _table(shown, next(iter(shown.values()))[0].validation)
 
 
 def at_equal_time(groups: Groups, times: Times) -> str:
     """Table: how far early exit in a whole model is ahead of models cut short, in the time that these take.
 
-    Empty where there are none whose time was measured.
+    Empty where there are none whose time was measured. "Not timed" where no early exit was timed that is as fast.
     """
     shown, curves = main_ways(groups), main_curves(groups)
     cut = {layers: how for layers in times.cut if (how := f"cut to {layers} layers") in shown}
     rows = []
     for how in (how for how, group in shown.items() if not group[0].truncate_to):
         ahead = [times.ahead(curves[how], curves[cut[layers]], layers) for layers in sorted(cut, reverse=True)]
-        rows.append([how, *("none is as fast" if points is None else f"{points:+.1f}" for points in ahead)])
+        rows.append([how, *("not timed" if points is None else f"{points:+.1f}" for points in ahead)])
     heads = ["in the time of the model cut to", *(f"{layers} layers" for layers in sorted(cut, reverse=True))]
     return table(heads, rows) if cut else ""
 
@@ -335,13 +355,14 @@ def results_section(results: Mapping[str, Result], raced: Mapping[tuple[str, str
         members = list(chain.from_iterable(groups.values()))
         commands = [" ".join(group[0].command(member.seed for member in group)) for group in groups.values()]
         first, about = members[0], f"{task}, {model}"
+        tables = [
+            f"{metric_name(first.metric)} (%) on {split} (n = {n:,}):\n\n{_table(groups, split)}"
+            for split, n in first.n.items()
+        ]
         parts += [
             f"## {about}",
             f"![Score against layers saved: {about}](results/{figure_name(task, model)}.svg)",
-            f"{metric_name(first.metric)} (%) on {first.split} (n = {first.n[first.split]:,}), at a share of the whole"
-            " model's layers saved; then the share (%) saved at a loss of so many points against the first row's full"
-            " depth. ± is one standard deviation over seeds.",
-            _table(groups),
+            *tables,
             *(_times_told(about, figure_name(task, model), groups, raced.get((task, model)))),
             "\n".join(["```bash", *commands, "```"]),
             _made_on(members),
@@ -353,10 +374,10 @@ def _times_told(about: str, figure: str, groups: Groups, times: Times | None) ->
     if times is None:
         return []
     told = (
-        f"![Score against time: {about}](results/{figure}-time.svg)\n\nScores are of the runs above. Times are of one"
-        " model of this kind, in [a race](speed.md#against-what-people-deploy), one sentence at a time. Between those"
-        " that were measured, curves are straight. Where the race is in another precision than the runs, scores differ"
-        " a little: see the rows of that precision."
+        f"![Score against time: {about}](results/{figure}-time.svg)\n\nScores are of the runs above, on validation."
+        " Times are of one model of this kind, in [a race](speed.md#against-what-people-deploy), one sentence at a"
+        " time. Between those that were measured, curves are straight. Where the race is in another precision than the"
+        " runs, scores differ a little: see the rows of that precision."
     )
     equal = at_equal_time(groups, times)
     return [told, f"So many points early exit is ahead:\n\n{equal}"] if equal else [told]
@@ -367,21 +388,23 @@ def figure_name(task: str, model: str) -> str:
     return "-".join("".join(c if c.isalnum() else "-" for c in name) for name in (task, model)).lower()
 
 
-def _table(groups: Groups) -> str:
-    """Scores at full depth and at SAVED; then the layers saved at losses against the first way's full depth."""
+def _table(groups: Groups, split: str) -> str:
+    """Scores at full depth and at SAVED; then what thresholds save that were chosen for LOSSES, and what they lose.
+
+    The choice is against a run's own full depth. In brackets are the points lost against the first way's.
+    """
     depth = depth_of(groups)
     wanted = (0.0, *SAVED.values())
-    reference = float(np.mean([member.full_score for member in next(iter(groups.values()))]))
-    rows = (
-        [
-            how,
-            str(len(members)),
-            *(_mean([member.score_at(saved, depth) for member in members]) for saved in wanted),
-            *(_mean([member.saved_at(reference - points / 100, depth) for member in members]) for points in LOSSES),
-        ]
-        for how, members in groups.items()
-    )
-    return table(["", "seeds", "full depth", *SAVED, *(f"saved at −{points:g}" for points in LOSSES)], rows)
+    reference = float(np.mean([member.full_score(split) for member in next(iter(groups.values()))]))
+    rows = []
+    for how, members in groups.items():
+        cells = [_mean([member.score_at(saved, depth, split) for member in members]) for saved in wanted]
+        for points in LOSSES:
+            saved, scores = np.array([member.chosen(points, depth, split) for member in members]).T
+            cells.append(f"{_mean(saved.tolist())} ({100 * (reference - scores.mean()):.1f})")
+        rows.append([how, str(len(members)), *cells])
+    chosen = [f"chosen for −{points:g}: saved (lost)" for points in LOSSES]
+    return table(["", "seeds", "full depth", *SAVED, *chosen], rows)
 
 
 def _mean(fractions: Sequence[float | None]) -> str:
