@@ -403,7 +403,7 @@ def _table(groups: Groups, split: str) -> str:
             saved, scores = np.array([member.chosen(points, depth, split) for member in members]).T
             cells.append(f"{_mean(saved.tolist())} ({100 * (reference - scores.mean()):.1f})")
         rows.append([how, str(len(members)), *cells])
-    chosen = [f"chosen for −{points:g}: saved (lost)" for points in LOSSES]
+    chosen = [f"for −{points:g}: saved (lost)" for points in LOSSES]
     return table(["", "seeds", "full depth", *SAVED, *chosen], rows)
 
 
