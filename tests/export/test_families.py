@@ -1,6 +1,7 @@
 """Every family as ONNX graphs: what the copied runner answers by them is what the engine answers."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,6 +130,16 @@ def test_int8_is_the_engines(make: Any, family: str) -> None:
     assert sum(node.op_type == "MatMulInteger" for node in whole) == LAYERS * in_a_layer
     finer = 3  # all but what reads what attention gives
     assert sum("int8_joining" in node.input for node in whole) == LAYERS * finer
+
+
+def test_threads_may_share_a_runner(make: Any) -> None:
+    """Batches that run at the same time keep out of each other's way."""
+    made = make("bert")
+    runner, parts = made.runner, [made.texts(20, seed=seed) for seed in range(6)]
+    alone = [runner.predict(texts, 1.0) for texts in parts]
+    with ThreadPoolExecutor(len(parts)) as threads:
+        together = list(threads.map(lambda texts: runner.predict(texts, 1.0), parts * 5))
+    assert together == alone * 5
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -29,6 +29,7 @@ from deebert.base.files import write_json
 from deebert.data.encoded import encode
 from deebert.exits.criteria import Consistency, Criterion, Entropy, LayerThresholds, MaxProbability, Patience
 from deebert.exits.rule import entropy
+from deebert.inference import classifier as classifiers
 from deebert.inference.classifier import EarlyExitClassifier, Predictions
 from deebert.model import DeeBert, fingerprint, save
 from deebert.ramps import RAMPS, PoolerRamps
@@ -178,11 +179,16 @@ def test_batch_size_is_any_whole_number(classifier: EarlyExitClassifier, kind: C
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_classifier_can_be_sent_to_another_process(family: str, tmp_path: Path) -> None:
-    """Pickled and read again, as multiprocessing does, it gives the same answers and can be saved."""
+def test_a_classifier_can_be_sent_to_another_process(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pickled and read again, as multiprocessing does, it gives the same answers and can be saved, and may fork."""
     folder = write_classifier(tmp_path, family)
-    sent = EarlyExitClassifier.from_pretrained(folder)
-    received = pickle.loads(pickle.dumps(sent))
+    sent = pickle.dumps(EarlyExitClassifier.from_pretrained(folder))
+    prepared: list[bool] = []
+    monkeypatch.setattr(classifiers, "compute_with_one_thread_after_fork", lambda: prepared.append(True))
+    received, sent = pickle.loads(sent), EarlyExitClassifier.from_pretrained(folder)
+    assert len(prepared) == 2
     check_same(received.predict(sentences(), threshold=0.6), sent.predict(sentences(), threshold=0.6))
     received.save_pretrained(tmp_path / "copy")
     assert content_of(tmp_path / "copy").items() >= content_of(folder).items()

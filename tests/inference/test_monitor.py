@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from deebert.base.errors import UserError
-from deebert.exits.criteria import Entropy
+from deebert.exits.criteria import Consistency, Entropy
+from deebert.inference import arguments
 from deebert.inference.betting import BettingTest
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.monitor import Monitor
@@ -165,6 +166,23 @@ def test_one_watch_is_of_one_threshold(classifier: EarlyExitClassifier, tmp_path
         Monitor.load(tmp_path / "state.json", rounded).predict(TEXTS, THRESHOLD)
     (tmp_path / "old.json").write_text(json.dumps({key: before[key] for key in before if key != "rule"}))
     Monitor.load(tmp_path / "old.json", classifier).predict(TEXTS, 0.5)  # it does not know, so the next one counts
+
+
+def test_a_long_rule_counts_to_its_end(
+    classifier: EarlyExitClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A criterion of many numbers has its threshold last. A message shows the start, and all is compared."""
+    monkeypatch.setattr(arguments, "MAX_SHOWN", 40)
+    weights = ((-1.0, 1 / 3, 0.0),) * (LAYERS - 1)
+    watched, other = (Consistency(weights, threshold) for threshold in (0.05, 0.9))
+    monitor = Monitor(classifier, EPSILON, share=1)
+    monitor.predict(TEXTS, watched)
+    before = state_of(monitor, tmp_path)
+    for watch in (monitor, Monitor.load(tmp_path / "state.json", classifier)):
+        with pytest.raises(ValueError, match=r"^threshold: Consistency\(.{28}\.\.\.; expected .*began with"):
+            watch.predict(TEXTS, other)
+        assert state_of(watch, tmp_path) == before
+        watch.predict([], Consistency(weights, 0.05))
 
 
 def test_threads_save_whole_states(classifier: EarlyExitClassifier, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def criterion_of(threshold: Any, num_layers: int) -> Criterion:
 
 
 def _check_lasting(criterion: Criterion) -> None:
-    """TypeError where it could change later: what a GPU has recorded for it is kept and used again."""
+    """TypeError where it is not hashable, since what a GPU has recorded for it is kept and used again."""
     try:
         hash(criterion)
     except TypeError as error:
@@ -115,7 +115,16 @@ def count(name: str, value: Any) -> int:
 
 def shown(value: Any) -> str:
     """`value` as code, on one line of bearable length."""
-    code = " ".join(repr(value).split())
+    return shortened(code_of(value))
+
+
+def code_of(value: Any) -> str:
+    """`value` as code, on one line."""
+    return " ".join(repr(value).split())
+
+
+def shortened(code: str) -> str:
+    """Of bearable length."""
     return code if len(code) <= MAX_SHOWN else f"{code[:MAX_SHOWN]}..."
 
 

@@ -10,14 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from deebert.base.errors import UserError
 from deebert.base.files import output_dir, read_json
-from deebert.data.encoded import encode
+from deebert.data.encoded import Encoded
 from deebert.exits.criteria import Criterion
 from deebert.inference import card
 from deebert.inference.arguments import batches, check_many, count, criterion_of, parts_of, shown, usable
@@ -37,7 +36,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers")  # whose versions answers ma
 SPOKEN = (THRESHOLDS, CARD)  # what is said of the model; all other files decide what it answers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """Answers to N texts, in their order.
 
@@ -83,6 +82,10 @@ class EarlyExitClassifier:
             raise UserError(f"{folder / ABOUT}: damaged: expected keys and values")
         self._made_for = recorded(folder)
         self._files = small_files(folder)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        compute_with_one_thread_after_fork()  # a process that was sent a pickle may fork, too
+        vars(self).update(state)
 
     @classmethod
     def from_pretrained(
@@ -243,9 +246,8 @@ class EarlyExitClassifier:
     def _answers(self, texts: Iterable[Text], criterion: Criterion, batch_size: int) -> Iterator[Predictions]:
         names = self.label_names
         for batch in batches(parts_of(texts, len(self._about.get("text_columns", ())) or None), batch_size):
-            columns = dict(enumerate(zip(*batch, strict=True)))
-            encoded = encode(self._tokenizer, pd.DataFrame(columns), list(columns))
-            answers = self._engine.answer(encoded, criterion)
+            told = self._tokenizer(*map(list, zip(*batch, strict=True)), truncation=True)
+            answers = self._engine.answer(Encoded.of(told["input_ids"], told.get("token_type_ids")), criterion)
             probabilities = torch.from_numpy(answers.logits).softmax(dim=1).numpy()
             # Not of the probabilities: there, logits that differ by less than a float32 can tell from 1 are a tie.
             labels = [names[i] for i in answers.logits.argmax(axis=1)]

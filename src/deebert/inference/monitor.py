@@ -17,7 +17,7 @@ import numpy as np
 from deebert.base.errors import UserError, one_line
 from deebert.base.files import read_json, write_json
 from deebert.exits.criteria import Criterion
-from deebert.inference.arguments import check_many, criterion_of, is_number, shown
+from deebert.inference.arguments import check_many, code_of, criterion_of, is_number, shortened, shown
 from deebert.inference.betting import BettingTest
 from deebert.inference.classifier import EarlyExitClassifier, Predictions, Text
 from deebert.inference.folder import home_expanded
@@ -138,9 +138,10 @@ class Monitor:
 
     def rule_of(self, threshold: float | Sequence[float] | Criterion) -> str:
         """What lets samples leave; ValueError where it is not what was watched so far."""
-        rule = f"{shown(criterion_of(threshold, self.classifier.num_layers))} in {self.classifier.precision}"
+        rule = f"{code_of(criterion_of(threshold, self.classifier.num_layers))} in {self.classifier.precision}"
         if self.rule not in (None, rule):
-            raise ValueError(f"threshold: {rule}; expected {self.rule}, which this watch began with, or a new watch")
+            told, expected = map(shortened, (rule, self.rule))
+            raise ValueError(f"threshold: {told}; expected {expected}, which this watch began with, or a new watch")
         return rule
 
     def audit(
