@@ -21,6 +21,7 @@ from deebert.inference.answering import Answering
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.kept import parts_folder
 from deebert.inference.monitor import Monitor
+from deebert.inference.text_columns import find_text_columns
 from tests import tiny
 from tests.cli.running import error, status
 from tests.data.tables.test_formats import read, write
@@ -539,6 +540,26 @@ def test_the_models_own_column_comes_before_usual_names(model: Path, classifier,
     source = write(tmp_path / "in.csv", {"text": sentences(seed=1), "sentence": sentences()})
     assert status("predict", model, source, tmp_path / "out.csv", "--threshold", THRESHOLD) == 0
     check_answers(read(tmp_path / "out.csv"), classifier, sentences(), THRESHOLD)
+
+
+@pytest.mark.parametrize(
+    ("about", "names", "taken"),
+    [
+        (("sentence",), ["id", "Text", "Sentence "], ["Sentence "]),
+        (("sentence",), ["TEXT", "id"], ["TEXT"]),
+        (("text",), ["Text", "text"], ["text"]),
+        (("text", "pair"), ["PAIR", "Text"], ["Text", "PAIR"]),
+        (("text", "pair"), ["Text", "Question", "Answer"], ["Question", "Answer"]),
+        ((), ["Premise", "Text"], ["Text"]),
+    ],
+)
+def test_columns_are_found_whatever_their_case(
+    about: tuple[str, ...], names: list[str], taken: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in training; the very name comes first, and the log says what was taken, since another may have been meant."""
+    with caplog.at_level("INFO"):
+        assert list(find_text_columns("in.csv", names, None, {"text_columns": list(about)})) == taken
+    assert caplog.messages == [f"in.csv: text from column {' and '.join(taken)}"]
 
 
 def test_a_probability_has_no_more_digits_than_float32(model: Path, tmp_path: Path) -> None:
