@@ -5,7 +5,6 @@ first is answered, and its SHA-256 is taken. Then it is answered, and the answer
 At the end its rows are written together with their answers. All but the answering costs little.
 """
 
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -172,12 +171,11 @@ def _opened(request: Request) -> Iterator[BinaryIO]:
 
 def _overview(answering: Answering, request: Request, source: Path, target: Format) -> tuple[tuple[str, ...], Overview]:
     """The columns with the texts, and what has to be known of a whole file before its first row is answered."""
-    parts = chunks(source, request.batch_rows)
-    first = next(parts)
+    first = next(chunks(source, request.batch_rows))
     if not first.names:
         raise UserError(f"{source}: has no rows; it is empty")
     texts = find_text_columns(str(source), first.names, request.texts, answering.classifier.about)
-    overview = look_through(_bar("check", itertools.chain([first], parts), None), texts, target)
+    overview = look_through(lambda: _bar("check", chunks(source, request.batch_rows), None), texts, target)
     _check_names(overview.schema.names, request.prefix, str(source))
     return texts, overview
 

@@ -46,7 +46,7 @@ each_pair = pytest.mark.parametrize(("source", "target"), list(itertools.product
 def convert(source: Path, target: Path, size: int = 4, texts: Sequence[str] = ()) -> Path:
     """Write the rows of a file into another, with new columns that count them."""
     kind = format_of(target)
-    overview = look_through(chunks(source, size), texts, kind)
+    overview = look_through(lambda: chunks(source, size), texts, kind)
     count = itertools.count()
     with target.open("wb") as file:
         writer = kind.writer(file, overview.schema, list(NEW))
@@ -277,6 +277,11 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, name: str, content
         ([1, "a"], "lines 1 to 2: column n: no type of parquet holds all its values"),
         ([1, 2, 3, 4, "a"], "line 5 or later: no type of parquet holds all values of a column"),
         ([2**70], "column n: no type of parquet holds all its values"),
+        ([2**60 + 1, 1, 1, 1, 0.5], "line 1 or later: column n: no type of parquet holds all its values: Integer"),
+        ([0.5, 1, 1, 1, [2**60 + 1]], "no type of parquet holds all values of a column"),
+        ([[0.5], [], [], [], [2**60 + 1]], "line 5 or later: column n: no type of parquet holds all its values"),
+        ([{}, {}, {}, {}, {}], "in.jsonl: cannot be written as parquet: .*'n'"),
+        ([[{}]], "in.jsonl: cannot be written as parquet: "),
     ],
 )
 def test_values_without_a_common_type(tmp_path: Path, values: list[Any], told: str) -> None:
@@ -285,7 +290,8 @@ def test_values_without_a_common_type(tmp_path: Path, values: list[Any], told: s
     with pytest.raises(UserError, match=told) as caught:
         convert(source, tmp_path / "out.parquet")
     assert "\n" not in str(caught.value) and not (tmp_path / "out.parquet").exists()
-    assert read(convert(source, tmp_path / "out.csv"))["n"] == list(map(str, values))
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
+    assert read(convert(source, tmp_path / "out.csv"))["n"] == texts
     assert read(convert(source, tmp_path / "out.jsonl"))["n"] == values
 
 

@@ -74,6 +74,14 @@ def read(file: Path, size: int) -> Iterator[Batch]:
             yield Batch(str(file), range(0), pa.RecordBatch.from_pylist([], schema))
 
 
+def check_schema(where: str, schema: pa.Schema) -> None:
+    """UserError where parquet has no place for these columns, such as one whose objects are all empty."""
+    try:
+        parquet.ParquetWriter(pa.BufferOutputStream(), schema).close()
+    except pa.ArrowException as error:
+        raise UserError(f"{where}: cannot be written as parquet: {one_line(error)}") from None
+
+
 @contextmanager
 def _read_errors(where: str) -> Iterator[None]:
     try:
