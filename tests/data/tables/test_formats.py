@@ -326,6 +326,9 @@ def test_a_text_a_line() -> None:
     ]
     assert list(from_input(b"")) == []
     assert list(from_input(b"a\tb\n\tc\n", ("text", "pair"))) == [("a", "b"), ("", "c")]
+    blank = [b"", b"\r", b" ", b"\t\t", b" \t"]
+    found = from_input(b"\n".join([b"a\tb", *blank, b"c\td"]), ("text", "pair"))
+    assert list(found) == [("a", "b"), ("", ""), ("", ""), ("", ""), ("", ""), (" ", ""), ("c", "d")]
 
 
 @pytest.mark.parametrize(
