@@ -7,7 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from deebert.cli import predict
 from deebert.data.tables.formats import FORMATS
 from deebert.inference.answering import Answering
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.kept import parts_folder
 from deebert.inference.monitor import Monitor
+from deebert.inference.request import Summary
 from deebert.inference.text_columns import find_text_columns
 from tests import tiny
 from tests.cli.running import error, status
@@ -251,6 +254,28 @@ def test_a_stream_that_is_broken_off_counts_what_was_answered(
     options = ("--threshold", THRESHOLD, "--watch", watch, "--audit", 1, "--epsilon", 0.2)
     assert status("predict", model, "-", "-", "--batch-rows", 7, *options) == 130
     assert len(output.getvalue().splitlines()) == json.loads(watch.read_text())["samples"] == 21
+
+
+@pytest.mark.parametrize("where", ["cluster", "summary"])
+def test_a_file_that_is_whole_counts(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Whatever ends the command after that, since the same command would not answer it again."""
+
+    @contextmanager
+    def leaving(*_: object) -> Iterator[None]:
+        yield
+        raise KeyboardInterrupt
+
+    def told(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    source, watch = write(tmp_path / "in.csv", {"sentence": sentences()}), tmp_path / "watch.json"
+    if where == "cluster":
+        monkeypatch.setattr(predict, "_cluster", leaving)
+    else:
+        monkeypatch.setattr(Summary, "told", told)
+    options = ("--threshold", THRESHOLD, "--watch", watch, "--audit", 1, "--epsilon", 0.2)
+    assert status("predict", model, source, tmp_path / "out.csv", *options) == 130
+    assert len(read(tmp_path / "out.csv")["label"]) == json.loads(watch.read_text())["samples"] == COUNT
 
 
 def test_two_texts_a_line(of_pairs: Path, streams: Any) -> None:
