@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from deebert.base import files
 from deebert.base.errors import UserError
 from deebert.base.files import check_readable, output_dir, read_json, write_json
-from tests.disks import refuse_locks, withheld
+from tests.disks import refuse_locks, watch_renames, withheld
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -252,6 +252,17 @@ def test_what_is_to_be_kept_stays(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"out/kept/file": "kept", "out/file": "new"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["file", "kept"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_disk_has_what_takes_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash of the machine after a rename leaves no empty file, be it of a folder, put into one, or alone."""
+    lost = watch_renames(monkeypatch)
+    for keep, name in (([], "below/file"), (["below"], "file")):
+        with output_dir(tmp_path / "out", keep) as folder:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("text")
+    write_json(tmp_path / "it.json", [1])
+    assert lost == [] and tree(tmp_path)["it.json"] == "[\n1\n]\n"
 
 
 @pytest.mark.parametrize("name", ["folder/file.json", "folder"])

@@ -57,6 +57,7 @@ def output_dir(path: Path, keep: Collection[str] = ()) -> Iterator[Path]:
             for file in scratch.rglob("*"):
                 if file.is_file() and not file.is_symlink():
                     share(file)
+                    to_disk(file)
             if any((path / name).exists() for name in keep):
                 _put_into(scratch, path, keep)
             else:
@@ -72,6 +73,19 @@ def share(file: Path) -> None:
     mode = file.parent.stat().st_mode & 0o666
     with suppress(OSError):  # some disks have one mode for all files
         file.chmod(mode)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk itself.
+
+    A disk may have a rename before it has the content of what is renamed. If the machine crashes in between, the new
+    file is there, empty, and the old one is not.
+    """
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -117,6 +131,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(path)
             scratch.write_bytes(content)
+            to_disk(scratch)
             scratch.replace(path)
     finally:
         with suppress(OSError):
