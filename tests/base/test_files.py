@@ -37,6 +37,34 @@ def test_output_dir_replaces_the_folder(tmp_path: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("target", ["elsewhere/out", "new/out"])
+def test_output_dir_through_a_link(tmp_path: Path, target: str) -> None:
+    """The link stays, and the folder that it leads to is replaced, or made."""
+    (tmp_path / "elsewhere/out").mkdir(parents=True)
+    (tmp_path / "elsewhere/out/old").write_text("old")
+    (tmp_path / "link").symlink_to(target)
+    for content in ("one", "two"):
+        with output_dir(tmp_path / "link") as folder:
+            (folder / content).write_text("new")
+    assert (tmp_path / "link").readlink() == Path(target)
+    assert [path.name for path in (tmp_path / target).iterdir()] == ["two"]
+    assert [path.name for path in (tmp_path / target).parent.iterdir()] == ["out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"elsewhere", "link", target.split("/")[0]})
+
+
+@pytest.mark.parametrize("name", [".", "../here"])
+def test_output_dir_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The working folder is filled, and whoever is in it sees that; after an exception it is as it was."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for content in ("old", "new"):
+        with output_dir(Path(name)) as folder:
+            (folder / content).write_text(content)
+    with pytest.raises(KeyboardInterrupt), output_dir(Path(name)) as folder:
+        raise KeyboardInterrupt
+    assert tree(Path.cwd()) == {"new": "new"} and [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, UserError])
 def test_output_dir_keeps_the_old_folder_on_failure(tmp_path: Path, error: type[BaseException]) -> None:
     """When the block raises, the old folder is as it was and no half-written one is left."""

@@ -27,23 +27,25 @@ def output_dir(path: Path, keep: Collection[str] = ()) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` once the block ends without an exception.
 
     After an exception the half-written folder is removed and `path` is as it was. What a killed process left beside
-    `path` is removed too. Whoever may read the folder may read the files in it, as the umask has it.
+    `path` is removed too. Whoever may read the folder may read the files in it, as the umask has it. A link stays, and
+    the folder that it leads to is replaced.
 
     Args:
-        keep: names that stay in `path`. If any is there, files are put into `path` one by one, each as a whole, and
-            what else was there is removed.
+        keep: names that stay in `path`. If any is there, or if `path` is the working folder, files are put into `path`
+            one by one, each as a whole, and what else was there is removed.
 
     Raises:
         UserError: no folder can be made there, which is found out before the block; what the block writes into the
             folder cannot be written; or the disk is full. An error of another file passes through.
     """
-    scratch, former = _beside(path), _beside(path, ".old")
+    place = Path(os.path.realpath(path))
+    scratch, former = _beside(place), _beside(place, ".old")
     lock = None
     try:
         with write_errors(path):
-            if path.exists() and not path.is_dir():
+            if place.exists() and not place.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            _remove_leftovers(path)
+            _remove_leftovers(place)
             scratch.mkdir(parents=True)
             lock = _locked(scratch)
         try:
@@ -58,10 +60,11 @@ def output_dir(path: Path, keep: Collection[str] = ()) -> Iterator[Path]:
                 if file.is_file() and not file.is_symlink():
                     share(file)
                     to_disk(file)
-            if any((path / name).exists() for name in keep):
-                _put_into(scratch, path, keep)
+            is_here = place == Path.cwd()  # moved aside, it would be gone for the shell that is in it
+            if is_here or any((place / name).exists() for name in keep):
+                _put_into(scratch, place, keep)
             else:
-                _swap(scratch, path, former)
+                _swap(scratch, place, former)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if lock is not None:
