@@ -145,6 +145,8 @@ def check_writable(path: Path) -> None:
     """UserError where `write_bytes` could not write `path`; neither a file nor a folder is left."""
     made = [each for each in path.parents if not each.exists()]
     with write_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path.parent):
