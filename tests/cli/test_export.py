@@ -230,6 +230,33 @@ def test_a_closed_pipe_is_told(
     assert end.value.code == "error: standard output was closed before all was written"
 
 
+def test_a_full_disk_under_the_answers_is_told(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, and nothing is left for Python to complain of."""
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "stdout", full)
+        answers_of(exported, monkeypatch, capsys, "w1")
+    assert end.value.code == "error: standard output cannot be written: No space left on device"
+
+
+def test_what_is_printed_does_not_depend_on_the_place(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A byte order mark is no part of the first text, and labels are UTF-8 in any locale: as the command has it."""
+    labels = ["né", "já", "或許"]
+    shutil.copytree(exported, tmp_path / "out")
+    (tmp_path / "out/manifest.json").write_text(json.dumps(manifest_of(exported) | {"labels": labels}))
+    lines = f"{sentences(1)[0]}\n"
+    plain, marked = (answers_of(tmp_path / "out", monkeypatch, capsys, lines=mark + lines) for mark in ("", "\ufeff"))
+    assert plain == marked and plain[0]["label"] in labels
+    written = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+        answers_of(tmp_path / "out", monkeypatch, capsys, *sentences(1))
+        assert written.getvalue().decode() == f"{json.dumps(plain[0], ensure_ascii=False)}\n"
+
+
 def test_a_folder_that_is_not_whole(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

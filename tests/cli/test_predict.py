@@ -310,6 +310,27 @@ def test_a_closed_pipe_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.
         assert status("predict", model, source, "-") == 1
 
 
+def test_standard_output_may_be_closed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the shell, as `>&-` has it; a file is written all the same."""
+    monkeypatch.setattr(sys, "stdout", None)
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    assert status("predict", model, source, tmp_path / "out.csv") == 0
+    assert len(read(tmp_path / "out.csv")["label"]) == COUNT
+
+
+@pytest.mark.parametrize("command", [("predict", "IN", "-", "--batch-rows", 7), ("predict", "IN", "-"), ("info",)])
+def test_a_full_disk_under_standard_output_is_told(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: Any
+) -> None:
+    """One line, be it found out in the middle or at the end; nothing is left for Python to complain of."""
+    name, *rest = command
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        told = error(capsys, name, model, *(source if each == "IN" else each for each in rest))
+    assert re.fullmatch("standard output( or a temporary file)?: cannot be written: No space left on device", told)
+
+
 @pytest.mark.parametrize(("given", "threshold"), [(("--drop", "2"), 0.2468), (("--full-depth",), 0), ((), 0.1)])
 def test_which_threshold(
     model: Path,
