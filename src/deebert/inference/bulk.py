@@ -91,15 +91,14 @@ def _file_to_file(
             with closing(answers(_unanswered(read(), texts, kept))) as rest:
                 _keep_rest(rest, kept, overview.rows)
         with write_errors(kept.output), kept.output.open("wb") as file:
-            writer = _writer(file, format_of(target), overview.schema, request.prefix)
             start = 0
-            for chunk in _bar("write", read(), overview.rows):
-                records = kept.read(start, len(chunk))
-                start += len(chunk)
-                summary.add(chunk, records)
-                answering.audit(chunk, texts, records)
-                writer.write(chunk, answering.columns(records))
-            writer.end()
+            with _writer(file, format_of(target), overview.schema, request.prefix) as writer:
+                for chunk in _bar("write", read(), overview.rows):
+                    records = kept.read(start, len(chunk))
+                    start += len(chunk)
+                    summary.add(chunk, records)
+                    answering.audit(chunk, texts, records)
+                    writer.write(chunk, answering.columns(records))
         kept.finish()
     return summary
 
@@ -137,8 +136,7 @@ def _stream(answering: Answering, request: Request) -> Summary:
         texts, overview = _overview(answering, request, request.source, target)
         parts = chunks(request.source, request.batch_rows)
     bar = tqdm(desc="predict", total=overview.rows or None, unit="row", unit_scale=True, disable=None)
-    with _opened(request) as file, bar:
-        writer = _writer(file, target, overview.schema, request.prefix)
+    with _opened(request) as file, bar, _writer(file, target, overview.schema, request.prefix) as writer:
         for chunk in parts:
             records = answering.records(texts_of(chunk, texts))
             summary.add(chunk, records)
@@ -146,7 +144,6 @@ def _stream(answering: Answering, request: Request) -> Summary:
             file.flush()
             answering.audit(chunk, texts, records)
             bar.update(len(chunk))
-        writer.end()
     return summary
 
 
@@ -218,9 +215,7 @@ def _told_how_far(kept: Kept, rows: int) -> Iterator[None]:
 
 
 def _writer(file: BinaryIO, target: Format, schema: pa.Schema, prefix: str) -> Writer:
-    writer = target.writer(file, schema, [field.with_name(f"{prefix}{field.name}") for field in COLUMNS])
-    writer.begin()
-    return writer
+    return target.writer(file, schema, [field.with_name(f"{prefix}{field.name}") for field in COLUMNS])
 
 
 def _bar(what: str, parts: Iterator[Chunk], total: int | None) -> Iterator[Chunk]:

@@ -2,10 +2,12 @@
 
 import csv
 import datetime
+import gc
 import io
 import itertools
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -48,13 +50,10 @@ def convert(source: Path, target: Path, size: int = 4, texts: Sequence[str] = ()
     kind = format_of(target)
     overview = look_through(lambda: chunks(source, size), texts, kind)
     count = itertools.count()
-    with target.open("wb") as file:
-        writer = kind.writer(file, overview.schema, list(NEW))
-        writer.begin()
+    with target.open("wb") as file, kind.writer(file, overview.schema, list(NEW)) as writer:
         for chunk in chunks(source, size):
             numbers = list(itertools.islice(count, len(chunk)))
             writer.write(chunk, [[f"n{number}" for number in numbers], [number / 2 for number in numbers]])
-        writer.end()
     assert overview.rows == next(count)
     return target
 
@@ -227,6 +226,29 @@ def test_row_groups_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert sum(groups[-1]) == 100
     assert groups[0] == [42, 42, 16]
     assert len(groups[1]) > 1 and min(groups[1][:-1]) >= 7
+
+
+@pytest.mark.parametrize("target", FORMATS)
+@pytest.mark.parametrize("rows", [0, 2, 9])
+def test_a_writer_that_is_broken_off_is_silent(tmp_path: Path, monkeypatch, target: str, rows: int) -> None:
+    """Ctrl-C in the middle: nothing is written once the file is closed, and Python has nothing to complain of."""
+    monkeypatch.setattr(arrow, "ROW_GROUP_ROWS", 4)
+    source = write(tmp_path / "in.csv", {"text": [f"{i}" for i in range(10)]})
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+
+    def broken() -> None:
+        parts = chunks(source, 1)
+        schema = pa.schema([("text", pa.string())])
+        with (tmp_path / "out").open("wb") as file, FORMATS[target].writer(file, schema, list(NEW)) as writer:
+            for chunk in itertools.islice(parts, rows):
+                writer.write(chunk, [["a"], [0.5]])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    gc.collect()
+    assert complaints == []
 
 
 def far() -> bytes:
