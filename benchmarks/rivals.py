@@ -9,6 +9,7 @@ turns, each in a process of its own. See docs/speed.md.
 """
 
 import argparse
+import itertools
 import json
 import os
 import tempfile
@@ -26,8 +27,9 @@ from contenders.table import LIBRARIES, Contender, contenders
 
 from deebert.base import cores
 from deebert.base.errors import UserError
-from deebert.base.files import read_json, write_bytes
+from deebert.base.files import check_writable, read_json, write_bytes
 from deebert.base.stage import log_to_stderr, told_in_one_line
+from deebert.cli.arguments import count
 from deebert.data.dataset import DataSet
 from deebert.encoders.loading import load_classifier
 from deebert.figures.drawing import save
@@ -74,7 +76,11 @@ def compare(
     libraries: tuple[str, ...] = tuple(LIBRARIES),
     threads: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
-    """Everything that OUT.json holds."""
+    """Everything that OUT.json holds.
+
+    Raises:
+        UserError: the models and the data do not go together, or two cut models have as many layers.
+    """
     precision = recorded(folder)
     frame = evenly(data[judged_split(data)], samples)
     labels = frame["label"].to_numpy()
@@ -82,13 +88,16 @@ def compare(
     with tempfile.TemporaryDirectory() as scratch:
         model = prepared(folder, data, samples, Path(scratch, "whole"))
         shorter = [prepared(cut, data, samples, Path(scratch, f"cut {i}")) for i, cut in enumerate(cuts)]
+        if twice := [a for a, b in itertools.combinations(shorter, 2) if a.layers == b.layers]:
+            raise UserError(f"--cut: two models have {twice[0].layers} layers; expected one for each depth")
         settings = settings_of(folder, metrics, precision, data, samples)
+        name = _name_of(folder)
         everybody = contenders(model.layers, libraries)
         left_out |= {each.name: why for each in everybody if (why := each.obstacle())}
         if any(each.is_built and each.name not in left_out for each in everybody):
             with_graph(model)
-        for count in threads or sorted({1, cores.count()}):
-            with Race(count, left_out) as race:
+        for used in threads or sorted({1, cores.count()}):
+            with Race(used, left_out) as race:
                 for each in everybody:
                     own = each.exits_early and each.precision == precision
                     race.enter(model, each, settings if own else settings[:1])
@@ -101,7 +110,7 @@ def compare(
                 rows += rows_of(race, labels, data.task.metrics[0], SEED)
     return {
         "task": data.task.name,
-        "model": read_json(folder / "training.json")["model"],
+        "model": name,
         "metric": data.task.metrics[0],
         "split": judged_split(data),
         "n": len(labels),
@@ -119,6 +128,12 @@ def compare(
 def _enter_cut(race: Race, cut: Model, rival: Entry) -> None:
     cut_short = Contender(rival.contender.library, rival.contender.precision, cut.layers, is_cut=True)
     race.enter(with_graph(cut) if cut_short.is_built else cut, cut_short)
+
+
+def _name_of(folder: Path) -> str:
+    """What the model was made of, as `training.json` has it; a model need not have that, and goes by its folder."""
+    file = folder / "training.json"
+    return (read_json(file) if file.is_file() else {}).get("model", folder.resolve().name)
 
 
 def _version(package: str) -> str | None:
@@ -139,17 +154,20 @@ def main() -> None:
         default=[],
         help="folders of models cut to fewer layers and fine-tuned alone, comma-separated",
     )
-    parser.add_argument("--samples", type=int, default=1000, help="sentences, evenly spread over the split")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--samples", type=count, default=1000, help="sentences, evenly spread over the split")
+    parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--out", type=Path, default=Path("rivals"), help="of the two files, without an ending")
     args = parser.parse_args()
     log_to_stderr()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # processors are compared here
     with told_in_one_line():
+        numbers, figure = (Path(f"{args.out}.{ending}") for ending in ("json", "svg"))
+        for file in (numbers, figure):
+            check_writable(file)  # before anything that takes long
         data = DataSet.load(args.data)
         result = compare(args.model, data, args.metrics, args.cut, args.samples, args.rounds)
-        write_bytes(args.out.with_name(f"{args.out.name}.json"), (json.dumps(result, allow_nan=False) + "\n").encode())
-        save(draw_rivals(result), args.out.with_name(f"{args.out.name}.svg"))
+        write_bytes(numbers, (json.dumps(result, allow_nan=False) + "\n").encode())
+        save(draw_rivals(result), figure)
         print(rivals_table(result))
 
 

@@ -464,7 +464,8 @@ def main() -> None:
     help_on_parts = f"some of {','.join(PARTS)}; %(default)s"
     parser.add_argument("--parts", type=some_of(PARTS), default="finetuning,ramps", help=help_on_parts)
     parser.add_argument("--large", type=count, default=400_000, help="samples of the part memory")
-    parser.add_argument("--ways", default="paper,ours", help=f"of the part scores: {', '.join(WAYS)}")
+    help_on_ways = f"of the part scores, some of {','.join(WAYS)}; %(default)s"
+    parser.add_argument("--ways", type=some_of(WAYS), default="paper,ours", help=help_on_ways)
     parser.add_argument("--seeds", type=numbers, default=[1, 2, 3], help="of the part scores")
     parser.add_argument("--ramp-seeds", type=numbers, default=[1, 2, 3], help="those of them whose ramps are trained")
     args = parser.parse_args()
@@ -493,7 +494,7 @@ def main() -> None:
         layers, width, _ = SIZES[args.size]
         result["memory"] = [large_states(count, layers, width) for count in (args.large // 4, args.large)]
     if "scores" in args.parts:
-        result["scores"] = compare_scores(task, args.ways.split(","), args.seeds, args.ramp_seeds)
+        result["scores"] = compare_scores(task, args.ways, args.seeds, args.ramp_seeds)
     print(json.dumps(result))
 
 

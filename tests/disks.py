@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,30 @@ def refuse_locks(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
+
+
+def watch_renames(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files that were renamed, alone or with their folder, before the disk had their content."""
+    synced: set[tuple[int, int]] = set()
+    lost: list[str] = []
+    fsync = os.fsync
+
+    def watched_fsync(handle: int) -> None:
+        fsync(handle)
+        synced.add((os.fstat(handle).st_ino, os.fstat(handle).st_size))
+
+    def watched(move: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+        def moved(self: Path, target: Path) -> Path:
+            files = [each for each in (self, *self.rglob("*")) if each.is_file()]
+            lost.extend(each.name for each in files if (each.stat().st_ino, each.stat().st_size) not in synced)
+            return move(self, target)
+
+        return moved
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "rename", watched(Path.rename))
+    monkeypatch.setattr(Path, "replace", watched(Path.replace))
+    return lost
 
 
 @contextlib.contextmanager

@@ -112,12 +112,13 @@ class Race:
                     asked = {"batch_size": size, "threshold": setting.threshold}
                     self.measured[entry].answers[size] = process.ask("answer", **asked)
         except ContenderError as error:
-            self.left_out[contender.name] = str(error)
-            log.warning("%s takes no part: %s", contender.name, error)
-            self.measured = {entry: each for entry, each in self.measured.items() if entry.contender != contender}
+            self._leave_out(contender, error)
 
     def run(self, entries: Sequence[Entry], rounds: int) -> None:
-        """Time the entries, each once in each round and each way; who begins changes from round to round."""
+        """Time the entries, each once in each round and each way; who begins changes from round to round.
+
+        Of a contender that ends in the middle nothing is kept, and the others go on.
+        """
         turns = [(entry, size) for entry in entries for size in (ALONE, *entry.contender.batch_sizes)]
         for entry, size in turns:
             self.measured[entry].ms[size] = []
@@ -125,9 +126,19 @@ class Race:
             log.info("threads: %d: round %d of %d", self.threads, number + 1, rounds)
             first = number * len(turns) // rounds
             for entry, size in turns[first:] + turns[:first]:
+                if entry not in self.measured:
+                    continue
                 time.sleep(SETTLE_S)
                 asked = {"batch_size": size, "threshold": entry.setting.threshold}
-                self.measured[entry].ms[size].append(self._processes[entry.contender].ask("go", **asked)["ms"])
+                try:
+                    self.measured[entry].ms[size].append(self._processes[entry.contender].ask("go", **asked)["ms"])
+                except ContenderError as error:
+                    self._leave_out(entry.contender, error)
+
+    def _leave_out(self, contender: Contender, error: ContenderError) -> None:
+        self.left_out[contender.name] = str(error)
+        log.warning("%s takes no part: %s", contender.name, error)
+        self.measured = {entry: each for entry, each in self.measured.items() if entry.contender != contender}
 
     def best_size(self, entry: Entry, mode: str) -> int:
         """Sentences to a call: 1, or for a whole data set that with which the entry is fastest."""

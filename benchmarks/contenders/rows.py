@@ -6,6 +6,7 @@ import numpy as np
 
 from contenders.race import Entry, Measured, Race
 from contenders.table import LIBRARIES, OURS
+from deebert.base.errors import UserError
 from deebert.base.rows import Row
 from deebert.data.scores import score_of, score_terms
 from deebert.exits.rule import layers_saved_frac
@@ -22,9 +23,15 @@ def rows_of(race: Race, labels: np.ndarray, metric: str, seed: int) -> list[Row]
     ratios, since what slows the machine for a while slows a round. The loss of score is against the plain engine in
     fp32, with a 95 % bootstrap interval over the sentences, both on the same draws. `other_answers` counts the
     sentences that have another answer there.
+
+    Raises:
+        UserError: the plain engine in fp32 takes no part.
     """
     rows = []
-    (plain,) = [entry for entry in race.measured if entry.kind == "plain" and _how(entry) == PLAIN]
+    plain = next((entry for entry in race.measured if entry.kind == "plain" and _how(entry) == PLAIN), None)
+    if plain is None:
+        name = f"{LIBRARIES[PLAIN[0]].name} {PLAIN[1]}"
+        raise UserError(f"{name}, with which all are compared, takes no part: {race.left_out.get(name)}")
     for mode in MODES:
         full = _answers(race, plain, mode)
         fastest = race.fastest(mode)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from deebert.base import files
 from deebert.base.errors import UserError
 from deebert.base.files import check_readable, output_dir, read_json, write_json
-from tests.disks import refuse_locks, withheld
+from tests.disks import refuse_locks, watch_renames, withheld
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -35,6 +35,34 @@ def test_output_dir_replaces_the_folder(tmp_path: Path) -> None:
             (folder / content).write_text(content)
     assert tree(tmp_path) == {"made/out/new": "new"}
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("target", ["elsewhere/out", "new/out"])
+def test_output_dir_through_a_link(tmp_path: Path, target: str) -> None:
+    """The link stays, and the folder that it leads to is replaced, or made."""
+    (tmp_path / "elsewhere/out").mkdir(parents=True)
+    (tmp_path / "elsewhere/out/old").write_text("old")
+    (tmp_path / "link").symlink_to(target)
+    for content in ("one", "two"):
+        with output_dir(tmp_path / "link") as folder:
+            (folder / content).write_text("new")
+    assert (tmp_path / "link").readlink() == Path(target)
+    assert [path.name for path in (tmp_path / target).iterdir()] == ["two"]
+    assert [path.name for path in (tmp_path / target).parent.iterdir()] == ["out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"elsewhere", "link", target.split("/")[0]})
+
+
+@pytest.mark.parametrize("name", [".", "../here"])
+def test_output_dir_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The working folder is filled, and whoever is in it sees that; after an exception it is as it was."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for content in ("old", "new"):
+        with output_dir(Path(name)) as folder:
+            (folder / content).write_text(content)
+    with pytest.raises(KeyboardInterrupt), output_dir(Path(name)) as folder:
+        raise KeyboardInterrupt
+    assert tree(Path.cwd()) == {"new": "new"} and [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, UserError])
@@ -252,6 +280,17 @@ def test_what_is_to_be_kept_stays(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"out/kept/file": "kept", "out/file": "new"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["file", "kept"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_disk_has_what_takes_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash of the machine after a rename leaves no empty file, be it of a folder, put into one, or alone."""
+    lost = watch_renames(monkeypatch)
+    for keep, name in (([], "below/file"), (["below"], "file")):
+        with output_dir(tmp_path / "out", keep) as folder:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("text")
+    write_json(tmp_path / "it.json", [1])
+    assert lost == [] and tree(tmp_path)["it.json"] == "[\n1\n]\n"
 
 
 @pytest.mark.parametrize("name", ["folder/file.json", "folder"])

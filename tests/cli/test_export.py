@@ -9,14 +9,16 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from deebert.base.errors import UserError
 from deebert.data.dataset import DataSet, Task
-from deebert.export import check, graphs
+from deebert.export import check, folder, graphs
 from deebert.export.folder import Chosen
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.model import DeeBert
@@ -230,6 +232,33 @@ def test_a_closed_pipe_is_told(
     assert end.value.code == "error: standard output was closed before all was written"
 
 
+def test_a_full_disk_under_the_answers_is_told(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, and nothing is left for Python to complain of."""
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "stdout", full)
+        answers_of(exported, monkeypatch, capsys, "w1")
+    assert end.value.code == "error: standard output cannot be written: No space left on device"
+
+
+def test_what_is_printed_does_not_depend_on_the_place(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A byte order mark is no part of the first text, and labels are UTF-8 in any locale: as the command has it."""
+    labels = ["né", "já", "或許"]
+    shutil.copytree(exported, tmp_path / "out")
+    (tmp_path / "out/manifest.json").write_text(json.dumps(manifest_of(exported) | {"labels": labels}))
+    lines = f"{sentences(1)[0]}\n"
+    plain, marked = (answers_of(tmp_path / "out", monkeypatch, capsys, lines=mark + lines) for mark in ("", "\ufeff"))
+    assert plain == marked and plain[0]["label"] in labels
+    written = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+        answers_of(tmp_path / "out", monkeypatch, capsys, *sentences(1))
+        assert written.getvalue().decode() == f"{json.dumps(plain[0], ensure_ascii=False)}\n"
+
+
 def test_a_folder_that_is_not_whole(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -331,3 +360,35 @@ def test_what_a_layer_may_not_read(
         patched.setattr(DeeBert, "load", odd)
         assert error(capsys, "export", model, tmp_path / "out").startswith(f"bert: cannot be exported: {told}")
     assert not (tmp_path / "out").exists()
+
+
+def refused(out: Path, model: Path) -> str:
+    """Why a folder is not written, which is told before anything of the model is."""
+    with pytest.raises(UserError) as caught:
+        folder.write(model, {}, out, LAYERS, "fp32", lambda _: Chosen(None, "not"))
+    return str(caught.value)
+
+
+def test_a_tokenizer_of_python_is_told_before_a_graph_is_made(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no file of it that the runner could read."""
+    load = DeeBert.load
+    monkeypatch.setattr(DeeBert, "load", lambda folder: (load(folder)[0], SimpleNamespace(is_fast=False)))
+    monkeypatch.setattr(folder, "Cut", None)
+    told = refused(tmp_path / "out", model)
+    assert told == "bert: cannot be exported: its tokenizer is Python's own; expected one of the library tokenizers"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "manifest", ["{", "[]", "{}", '{"manifest_version": 3, "name": "a browser\'s extension"}', None]
+)
+def test_another_manifest_is_no_export(model: Path, tmp_path: Path, manifest: str | None) -> None:
+    """A folder that holds nothing else than files of these names is not replaced for that."""
+    out = tmp_path / "out"
+    out.mkdir()
+    name = "runner.py" if manifest is None else "manifest.json"
+    (out / name).write_text(manifest or "print()")
+    assert refused(out, model) == f"{out}: holds {name} and is no export; expected an empty folder"
+    assert (out / name).read_text() == (manifest or "print()")

@@ -7,7 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from deebert.cli import predict
 from deebert.data.tables.formats import FORMATS
 from deebert.inference.answering import Answering
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.kept import parts_folder
 from deebert.inference.monitor import Monitor
+from deebert.inference.request import Summary
+from deebert.inference.text_columns import find_text_columns
 from tests import tiny
 from tests.cli.running import error, status
 from tests.data.tables.test_formats import read, write
@@ -252,6 +256,28 @@ def test_a_stream_that_is_broken_off_counts_what_was_answered(
     assert len(output.getvalue().splitlines()) == json.loads(watch.read_text())["samples"] == 21
 
 
+@pytest.mark.parametrize("where", ["cluster", "summary"])
+def test_a_file_that_is_whole_counts(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Whatever ends the command after that, since the same command would not answer it again."""
+
+    @contextmanager
+    def leaving(*_: object) -> Iterator[None]:
+        yield
+        raise KeyboardInterrupt
+
+    def told(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    source, watch = write(tmp_path / "in.csv", {"sentence": sentences()}), tmp_path / "watch.json"
+    if where == "cluster":
+        monkeypatch.setattr(predict, "_cluster", leaving)
+    else:
+        monkeypatch.setattr(Summary, "told", told)
+    options = ("--threshold", THRESHOLD, "--watch", watch, "--audit", 1, "--epsilon", 0.2)
+    assert status("predict", model, source, tmp_path / "out.csv", *options) == 130
+    assert len(read(tmp_path / "out.csv")["label"]) == json.loads(watch.read_text())["samples"] == COUNT
+
+
 def test_two_texts_a_line(of_pairs: Path, streams: Any) -> None:
     """For tasks on pairs, with a tab between them."""
     first, second = sentences(), sentences(seed=1)
@@ -282,6 +308,27 @@ def test_a_closed_pipe_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.
     with os.fdopen(writer, "w") as closed, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", closed)
         assert status("predict", model, source, "-") == 1
+
+
+def test_standard_output_may_be_closed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the shell, as `>&-` has it; a file is written all the same."""
+    monkeypatch.setattr(sys, "stdout", None)
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    assert status("predict", model, source, tmp_path / "out.csv") == 0
+    assert len(read(tmp_path / "out.csv")["label"]) == COUNT
+
+
+@pytest.mark.parametrize("command", [("predict", "IN", "-", "--batch-rows", 7), ("predict", "IN", "-"), ("info",)])
+def test_a_full_disk_under_standard_output_is_told(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: Any
+) -> None:
+    """One line, be it found out in the middle or at the end; nothing is left for Python to complain of."""
+    name, *rest = command
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        told = error(capsys, name, model, *(source if each == "IN" else each for each in rest))
+    assert re.fullmatch("standard output( or a temporary file)?: cannot be written: No space left on device", told)
 
 
 @pytest.mark.parametrize(("given", "threshold"), [(("--drop", "2"), 0.2468), (("--full-depth",), 0), ((), 0.1)])
@@ -539,6 +586,26 @@ def test_the_models_own_column_comes_before_usual_names(model: Path, classifier,
     source = write(tmp_path / "in.csv", {"text": sentences(seed=1), "sentence": sentences()})
     assert status("predict", model, source, tmp_path / "out.csv", "--threshold", THRESHOLD) == 0
     check_answers(read(tmp_path / "out.csv"), classifier, sentences(), THRESHOLD)
+
+
+@pytest.mark.parametrize(
+    ("about", "names", "taken"),
+    [
+        (("sentence",), ["id", "Text", "Sentence "], ["Sentence "]),
+        (("sentence",), ["TEXT", "id"], ["TEXT"]),
+        (("text",), ["Text", "text"], ["text"]),
+        (("text", "pair"), ["PAIR", "Text"], ["Text", "PAIR"]),
+        (("text", "pair"), ["Text", "Question", "Answer"], ["Question", "Answer"]),
+        ((), ["Premise", "Text"], ["Text"]),
+    ],
+)
+def test_columns_are_found_whatever_their_case(
+    about: tuple[str, ...], names: list[str], taken: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in training; the very name comes first, and the log says what was taken, since another may have been meant."""
+    with caplog.at_level("INFO"):
+        assert list(find_text_columns("in.csv", names, None, {"text_columns": list(about)})) == taken
+    assert caplog.messages == [f"in.csv: text from column {' and '.join(taken)}"]
 
 
 def test_a_probability_has_no_more_digits_than_float32(model: Path, tmp_path: Path) -> None:

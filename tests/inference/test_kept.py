@@ -11,6 +11,7 @@ import pytest
 
 from deebert.base.errors import UserError
 from deebert.inference.kept import ANSWERS, RECORD, Kept, parts_folder
+from tests.disks import watch_renames
 
 COMMAND = {"input": "abc", "threshold_nats": 0.1}
 
@@ -49,6 +50,16 @@ def test_answers_come_back(tmp_path: Path) -> None:
         assert not out.exists()
         kept.finish()
     assert content_of(tmp_path) == {"new/out.csv": b"rows"}
+
+
+def test_the_disk_has_an_output_before_its_answers_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash of the machine leaves one or the other."""
+    lost = watch_renames(monkeypatch)
+    with Kept(tmp_path / "out", COMMAND, False) as kept:
+        kept.append(records(1))
+        kept.output.write_bytes(b"rows")
+        kept.finish()
+    assert lost == [] and content_of(tmp_path) == {"out": b"rows"}
 
 
 def test_a_file_that_came_meanwhile_is_not_lost(tmp_path: Path) -> None:

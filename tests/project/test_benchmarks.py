@@ -262,6 +262,88 @@ def test_a_contender_that_cannot_run_is_told_of(rivals: ModuleType) -> None:
         assert running.left_out == {"torch.compile fp32": "RuntimeError: no compiler"} and not running.measured
 
 
+@pytest.mark.parametrize("ends", ["ONNX Runtime fp32", "DeeBERT in ONNX Runtime int8"])
+def test_a_contender_that_ends_in_a_late_round_costs_no_race(rivals: ModuleType, ends: str) -> None:
+    """Nothing of it is kept, why is, and the others are timed in each round."""
+    contenders, race, process = map(
+        importlib.import_module, ("contenders.table", "contenders.race", "contenders.process")
+    )
+    entries = [race.Entry(each) for each in contenders.contenders(4, ("onnx_runtime", "ours", "exported"))]
+    asked = []
+
+    class Told:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def ask(self, do: str, batch_size: int, threshold: float) -> dict[str, float]:
+            asked.append(self.name)
+            if self.name == ends and asked.count(ends) >= 4:
+                raise process.ContenderError("ended with status -9")
+            return {"ms": 1.0}
+
+    with pytest.MonkeyPatch.context() as patch, race.Race(1, {}) as running:
+        patch.setattr(race, "SETTLE_S", 0)
+        running._processes = {entry.contender: Told(entry.contender.name) for entry in entries}
+        running.measured = {entry: race.Measured(0, 0) for entry in entries}
+        running.run(entries, ROUNDS)
+    assert running.left_out == {ends: "ended with status -9"} and asked.count(ends) == 4
+    assert {entry.contender.name for entry in entries} - {entry.contender.name for entry in running.measured} == {ends}
+    assert all(len(times) == ROUNDS for each in running.measured.values() for times in each.ms.values())
+
+
+def test_a_race_without_the_plain_engine_is_told(rivals: ModuleType) -> None:
+    """All are compared with it."""
+    race, rows = map(importlib.import_module, ("contenders.race", "contenders.rows"))
+    running = race.Race(1, {"DeeBERT fp32": "ended with status -9"})
+    with pytest.raises(UserError, match=r"^DeeBERT fp32, with .* takes no part: ended with status -9$"):
+        rows.rows_of(running, np.zeros(1), "accuracy", 0)
+
+
+def test_what_would_lose_a_race_is_told_before_it(
+    rivals: ModuleType,
+    trained: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Numbers that cannot be, two cut models of a depth, and files that cannot be written."""
+    monkeypatch.setattr(rivals, "Race", None)
+    trained.data.save(tmp_path)
+    (tmp_path / "folder.svg").mkdir()
+    given = ["rivals.py", str(trained.model), str(tmp_path), "--metrics", str(trained.metrics), "--out"]
+    cuts, out = f"{trained.cut},{trained.cut}", str(tmp_path / "out")
+    for arguments, status, told in (
+        ((out, "--rounds", "0"), 2, "argument --rounds: invalid whole number of 1 or more value: '0'"),
+        ((out, "--samples", "-1"), 2, "argument --samples: invalid whole number of 1 or more value: '-1'"),
+        ((out, "--cut", cuts), 1, "error: --cut: two models have 2 layers; expected one for each depth"),
+        ((str(tmp_path / "task.json/out"),), 1, "task.json/out.json: cannot be written: File exists"),
+        ((str(tmp_path / "folder"),), 1, "folder.svg: cannot be written: Is a directory"),
+    ):
+        monkeypatch.setattr(sys, "argv", [*given, *arguments])
+        with pytest.raises(SystemExit) as end:
+            rivals.main()
+        assert end.value.code == status and capsys.readouterr().err.splitlines()[-1].endswith(told)
+    assert not Path(f"{out}.json").exists()
+
+
+def test_a_model_need_not_say_what_it_was_made_of(rivals: ModuleType, tmp_path: Path) -> None:
+    """A race of it has the name of its folder."""
+    assert rivals._name_of(tmp_path) == tmp_path.name
+    write_json(tmp_path / "training.json", {"model": "tiny"})
+    assert rivals._name_of(tmp_path) == "tiny"
+
+
+def test_a_way_that_is_unknown_is_told_before_any_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each way may train for hours."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", ["training.py", "--parts", "scores", "--ways", "paper,our"])
+    with pytest.raises(SystemExit):
+        importlib.import_module("training").main()
+    assert "argument --ways: invalid some of paper,paper-trimmed,ours value: 'paper,our'" in capsys.readouterr().err
+
+
 def test_a_model_of_other_labels_is_refused(rivals: ModuleType, trained: SimpleNamespace, tmp_path: Path) -> None:
     """Its answers would be counted as wrong."""
     other = tiny.write_model(tmp_path / "other", labels=LABELS, id2label=dict(enumerate(("a", "b", "c"))))

@@ -27,23 +27,25 @@ def output_dir(path: Path, keep: Collection[str] = ()) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` once the block ends without an exception.
 
     After an exception the half-written folder is removed and `path` is as it was. What a killed process left beside
-    `path` is removed too. Whoever may read the folder may read the files in it, as the umask has it.
+    `path` is removed too. Whoever may read the folder may read the files in it, as the umask has it. A link stays, and
+    the folder that it leads to is replaced.
 
     Args:
-        keep: names that stay in `path`. If any is there, files are put into `path` one by one, each as a whole, and
-            what else was there is removed.
+        keep: names that stay in `path`. If any is there, or if `path` is the working folder, files are put into `path`
+            one by one, each as a whole, and what else was there is removed.
 
     Raises:
         UserError: no folder can be made there, which is found out before the block; what the block writes into the
             folder cannot be written; or the disk is full. An error of another file passes through.
     """
-    scratch, former = _beside(path), _beside(path, ".old")
+    place = Path(os.path.realpath(path))
+    scratch, former = _beside(place), _beside(place, ".old")
     lock = None
     try:
         with write_errors(path):
-            if path.exists() and not path.is_dir():
+            if place.exists() and not place.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            _remove_leftovers(path)
+            _remove_leftovers(place)
             scratch.mkdir(parents=True)
             lock = _locked(scratch)
         try:
@@ -57,10 +59,12 @@ def output_dir(path: Path, keep: Collection[str] = ()) -> Iterator[Path]:
             for file in scratch.rglob("*"):
                 if file.is_file() and not file.is_symlink():
                     share(file)
-            if any((path / name).exists() for name in keep):
-                _put_into(scratch, path, keep)
+                    to_disk(file)
+            is_here = place == Path.cwd()  # moved aside, it would be gone for the shell that is in it
+            if is_here or any((place / name).exists() for name in keep):
+                _put_into(scratch, place, keep)
             else:
-                _swap(scratch, path, former)
+                _swap(scratch, place, former)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if lock is not None:
@@ -72,6 +76,19 @@ def share(file: Path) -> None:
     mode = file.parent.stat().st_mode & 0o666
     with suppress(OSError):  # some disks have one mode for all files
         file.chmod(mode)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk itself.
+
+    A disk may have a rename before it has the content of what is renamed. If the machine crashes in between, the new
+    file is there, empty, and the old one is not.
+    """
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -117,6 +134,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(path)
             scratch.write_bytes(content)
+            to_disk(scratch)
             scratch.replace(path)
     finally:
         with suppress(OSError):
@@ -127,6 +145,8 @@ def check_writable(path: Path) -> None:
     """UserError where `write_bytes` could not write `path`; neither a file nor a folder is left."""
     made = [each for each in path.parents if not each.exists()]
     with write_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path.parent):

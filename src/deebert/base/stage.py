@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deebert.base.errors import UserError, one_line
+from deebert.base.files import NO_ROOM, write_errors
 
 STOPPED = "stopped by {}; no output is half-written"
 # `kill`, SLURM and clouds send the first, a terminal that is closed the second, which Windows does not know.
@@ -38,21 +40,31 @@ def log_to_stderr() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def flush() -> None:
+    """Write out what was printed; there is no standard output where a shell has closed it."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
     """End the process in order where the block cannot go on.
 
-    A UserError, SIGTERM, SIGHUP or a file that cannot be read or written ends it with status 1 and one line on stderr,
-    Ctrl-C with 130 and one line. Anything else is a fault of ours and keeps its traceback.
+    A UserError, SIGTERM, SIGHUP, a full disk or a file that cannot be read or written ends it with status 1 and one
+    line on stderr, Ctrl-C with 130 and one line. Anything else is a fault of ours and keeps its traceback.
     """
     try:
         with _endings_raise():
             yield
+            with write_errors(Path("standard output")):  # here, and not when Python ends
+                flush()
     except UserError as error:
         _end(1, f"error: {error}")
     except OSError as error:  # nobody below had more to say of it: a folder one may not enter, a name too long
         if error.filename is not None:
             _end(1, f"error: {error.filename}: {error.strerror}")
+        if error.errno in NO_ROOM:  # of a file that we write we know the name
+            _end(1, f"error: standard output or a temporary file: cannot be written: {error.strerror}")
         if isinstance(error, FileNotFoundError | PermissionError):  # libraries tell the file in their own words
             _end(1, f"error: {one_line(error)}")
         raise
@@ -87,4 +99,8 @@ def _endings_raise() -> Iterator[None]:
 def _end(status: int, line: str) -> None:
     with suppress(OSError):  # the terminal may be closed
         print(*line.splitlines(), file=sys.stderr)
+    try:
+        flush()
+    except OSError:  # Python would try once more, complain, and end with a status of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)

@@ -1,12 +1,10 @@
 """`deebert COMMAND ...`: finds the subcommand, and ends as every program of the project does."""
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 
 from deebert.base.errors import UserError
-from deebert.base.stage import log_to_stderr, told_in_one_line
+from deebert.base.stage import flush, log_to_stderr, told_in_one_line
 from deebert.cli import export, info, predict
 
 COMMANDS = (predict, info, export)
@@ -46,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with told_in_one_line():
         try:
             parsed.run(parsed)
-            sys.stdout.flush()
+            flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush fails at the end
             raise UserError("standard output was closed before all was written") from None

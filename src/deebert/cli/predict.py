@@ -103,8 +103,9 @@ def run(parsed: argparse.Namespace) -> None:
     is_whole = False
     try:
         with _cluster(parsed, classifier) as cluster:
-            print(answer(classifier, request, threshold_nats, monitor, cluster).told(), file=sys.stderr)
-        is_whole = True
+            summary = answer(classifier, request, threshold_nats, monitor, cluster)
+            is_whole = True  # before anything else can go wrong: OUT is there, and nobody will answer it again
+        print(summary.told(), file=sys.stderr)
     finally:  # what went to standard output was given and counts, though broken off; a file counts once it is whole
         if monitor is not None and (is_whole or (parsed.target == "-" and monitor.samples)):
             monitor.save(parsed.watch)

@@ -1,5 +1,6 @@
 """The folder that `deebert export` writes: graphs, tokenizer, runner, and a manifest that tells of them."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from deebert.base.errors import UserError
 from deebert.base.files import output_dir, write_json
 from deebert.export.blocks import Cut
 from deebert.export.graphs import OPSET, ends, write_graphs
+from deebert.export.watched import cannot_export
 from deebert.inference.thresholds import Recommended, Thresholds
 from deebert.model import DeeBert, fingerprint
 
@@ -79,15 +81,25 @@ def check_replaceable(out: Path) -> None:
         return
     if not out.is_dir():
         raise UserError(f"{out}: is a file; expected a folder, new or empty")
-    strangers = [file.name for file in out.iterdir() if not _is_part(file.name)]
-    if strangers or not (out / MANIFEST).is_file():
-        raise UserError(f"{out}: holds {min(strangers, default=RUNNER)} and is no export; expected an empty folder")
+    names = {file.name for file in out.iterdir()}
+    strangers = {name for name in names if not _is_part(name)}
+    if strangers or not _tells_of_graphs(out / MANIFEST):
+        raise UserError(f"{out}: holds {min(strangers or names)} and is no export; expected an empty folder")
 
 
 def _is_part(name: str) -> bool:
     return name in (MANIFEST, TOKENIZER, RUNNER, "__pycache__") or (
         name.startswith("block-") and name.endswith(".onnx")
     )
+
+
+def _tells_of_graphs(manifest: Path) -> bool:
+    """Whether it is one of ours; browsers' extensions and web pages have files of that name, too."""
+    try:
+        content = json.loads(manifest.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"format", "graphs", "thresholds"} <= content.keys()
 
 
 def write(
@@ -111,6 +123,8 @@ def write(
     """
     check_replaceable(out)
     model, tokenizer = DeeBert.load(source)
+    if not tokenizer.is_fast:
+        raise cannot_export(model, "its tokenizer is Python's own; expected one of the library tokenizers")
     block_ends = ends(model.num_layers, num_blocks)
     token_types = model.family.token_types and "token_type_ids" in tokenizer("")
     max_length = tokenizer.model_max_length if tokenizer.model_max_length <= MAX_LENGTH else None

@@ -12,6 +12,7 @@ It needs onnxruntime, tokenizers and numpy, and nothing else of the project that
 
 import argparse
 import contextlib
+import errno
 import itertools
 import json
 import math
@@ -29,6 +30,10 @@ FORMAT = 1  # of manifest.json
 BATCH_TOKENS = 2048  # padding included; bounds the memory
 LINES_AT_ONCE = 1024
 FEW_NUMBERS = 100  # for which NumPy's calls would take longer than Python
+NOT_WRITTEN = {
+    errno.EPIPE: "was closed before all was written",
+    **{number: f"cannot be written: {os.strerror(number)}" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)},
+}
 NO_THRESHOLD = "none was chosen on these graphs; expected nats, such as 0.1, or 0 for full depth"
 
 Text = str | tuple[str, str]
@@ -258,7 +263,7 @@ def _texts(lines: Iterable[bytes], size: int) -> Iterator[tuple[str, ...]]:
     """The parts of each line, a single one where it is blank; ValueError where it is no text or pair."""
     for number, line in enumerate(lines, start=1):
         try:
-            text = line.decode().rstrip("\r\n")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError:
             raise ValueError(f"line {number}: is not UTF-8") from None
         parts = tuple(text.split("\t")) if size > 1 else (text,)
@@ -290,7 +295,7 @@ def _print_answers(runner: Runner, texts: Sequence[tuple[str, ...]], threshold: 
     answers = iter(runner.predict([parts if len(parts) > 1 else parts[0] for parts in asked], threshold))
     for has in there:
         told = next(answers)._asdict() if has else dict.fromkeys(Answer._fields)
-        print(json.dumps(told, ensure_ascii=False))
+        sys.stdout.buffer.write(f"{json.dumps(told, ensure_ascii=False)}\n".encode())  # whatever the locale has
     sys.stdout.flush()
 
 
@@ -314,9 +319,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             given = _texts(sys.stdin.buffer, size)
         for chunk in _chunks(given):
             _print_answers(runner, chunk, parsed.threshold)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in NOT_WRITTEN:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush fails at the end
-        sys.exit("error: standard output was closed before all was written")
+        sys.exit(f"error: standard output {NOT_WRITTEN[error.errno]}")
     except ValueError as error:
         sys.exit(f"error: {error}")
 

@@ -5,7 +5,6 @@ first is answered, and its SHA-256 is taken. Then it is answered, and the answer
 At the end its rows are written together with their answers. All but the answering costs little.
 """
 
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -92,15 +91,14 @@ def _file_to_file(
             with closing(answers(_unanswered(read(), texts, kept))) as rest:
                 _keep_rest(rest, kept, overview.rows)
         with write_errors(kept.output), kept.output.open("wb") as file:
-            writer = _writer(file, format_of(target), overview.schema, request.prefix)
             start = 0
-            for chunk in _bar("write", read(), overview.rows):
-                records = kept.read(start, len(chunk))
-                start += len(chunk)
-                summary.add(chunk, records)
-                answering.audit(chunk, texts, records)
-                writer.write(chunk, answering.columns(records))
-            writer.end()
+            with _writer(file, format_of(target), overview.schema, request.prefix) as writer:
+                for chunk in _bar("write", read(), overview.rows):
+                    records = kept.read(start, len(chunk))
+                    start += len(chunk)
+                    summary.add(chunk, records)
+                    answering.audit(chunk, texts, records)
+                    writer.write(chunk, answering.columns(records))
         kept.finish()
     return summary
 
@@ -138,8 +136,7 @@ def _stream(answering: Answering, request: Request) -> Summary:
         texts, overview = _overview(answering, request, request.source, target)
         parts = chunks(request.source, request.batch_rows)
     bar = tqdm(desc="predict", total=overview.rows or None, unit="row", unit_scale=True, disable=None)
-    with _opened(request) as file, bar:
-        writer = _writer(file, target, overview.schema, request.prefix)
+    with _opened(request) as file, bar, _writer(file, target, overview.schema, request.prefix) as writer:
         for chunk in parts:
             records = answering.records(texts_of(chunk, texts))
             summary.add(chunk, records)
@@ -147,7 +144,6 @@ def _stream(answering: Answering, request: Request) -> Summary:
             file.flush()
             answering.audit(chunk, texts, records)
             bar.update(len(chunk))
-        writer.end()
     return summary
 
 
@@ -172,12 +168,11 @@ def _opened(request: Request) -> Iterator[BinaryIO]:
 
 def _overview(answering: Answering, request: Request, source: Path, target: Format) -> tuple[tuple[str, ...], Overview]:
     """The columns with the texts, and what has to be known of a whole file before its first row is answered."""
-    parts = chunks(source, request.batch_rows)
-    first = next(parts)
+    first = next(chunks(source, request.batch_rows))
     if not first.names:
         raise UserError(f"{source}: has no rows; it is empty")
     texts = find_text_columns(str(source), first.names, request.texts, answering.classifier.about)
-    overview = look_through(_bar("check", itertools.chain([first], parts), None), texts, target)
+    overview = look_through(lambda: _bar("check", chunks(source, request.batch_rows), None), texts, target)
     _check_names(overview.schema.names, request.prefix, str(source))
     return texts, overview
 
@@ -220,9 +215,7 @@ def _told_how_far(kept: Kept, rows: int) -> Iterator[None]:
 
 
 def _writer(file: BinaryIO, target: Format, schema: pa.Schema, prefix: str) -> Writer:
-    writer = target.writer(file, schema, [field.with_name(f"{prefix}{field.name}") for field in COLUMNS])
-    writer.begin()
-    return writer
+    return target.writer(file, schema, [field.with_name(f"{prefix}{field.name}") for field in COLUMNS])
 
 
 def _bar(what: str, parts: Iterator[Chunk], total: int | None) -> Iterator[Chunk]:

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from deebert.base.errors import UserError
-from deebert.base.files import write_errors, write_json
+from deebert.base.files import to_disk, write_errors, write_json
 from deebert.base.locks import NoLocksError, try_lock
 
 RECORD = np.dtype([("label_id", "<i4"), ("probability", "<f4"), ("exit_layer", "<i4")])
@@ -126,6 +126,7 @@ class Kept:
         """
         check_free(self.out, self.replace)
         with write_errors(self.out):
+            to_disk(self.output)  # before the answers go: a crash of the machine must not cost both
             self.output.replace(self.out)
             (self.folder / ANSWERS).unlink(missing_ok=True)  # first of all: without the command they are a riddle
             shutil.rmtree(self.folder)

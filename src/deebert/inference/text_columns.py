@@ -1,16 +1,22 @@
 """Which columns of a file a model reads."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deebert.base.errors import UserError
 from deebert.data.sources.own_columns import TEXTS
 
+log = logging.getLogger(__name__)
+
 
 def find_text_columns(
     where: str, names: Sequence[str], wanted: tuple[str, ...] | None, about: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """The columns that are `wanted`, else those that the model was trained on, else those with usual names.
+
+    Where nobody wants any, case does not matter, and the log says which are read: a model that was trained on data of
+    one's own knows their columns as `text` and `pair` alone.
 
     Args:
         about: of the model; its `text_columns` say how many texts it reads.
@@ -29,8 +35,11 @@ def find_text_columns(
         if len(set(wanted)) < len(wanted):
             raise UserError(f"--pair: {wanted[1]} is the column of --text; expected another one")
         return wanted
+    by_name = {name.strip().lower(): name for name in reversed(names)} | {name: name for name in names}
     for group in (trained, *TEXTS):
-        if len(group) == (len(trained) or 1) and set(group) <= set(names):
-            return group
+        if len(group) == (len(trained) or 1) and all(name in by_name for name in group):
+            texts = tuple(by_name[name] for name in group)
+            log.info("%s: text from column %s", where, " and ".join(texts))
+            return texts
     asked = "--text" if len(trained) < 2 else "--text and --pair"
     raise UserError(f"{where}: has no column {' and '.join(trained) or 'text'}; found {found}; name yours with {asked}")

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deebert.base.errors import UserError
-from deebert.base.files import sha256_of, share
+from deebert.base.files import sha256_of, share, to_disk
 from deebert.base.locks import NoLocksError, try_lock
 
 log = logging.getLogger(__name__)
@@ -162,9 +162,9 @@ class Checkpoints:
             on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(on_cpu, scratch, metadata={"notes": json.dumps(notes)})
             share(scratch)
-            _to_disk(scratch)
+            to_disk(scratch)
             scratch.rename(self.folder / f"{step:09}.{_digest(scratch)}.safetensors")
-            _to_disk(self.folder)
+            to_disk(self.folder)
             for path in self._states()[:-KEPT_STATES]:
                 path.unlink()
         except (OSError, SafetensorError) as error:
@@ -220,11 +220,3 @@ def remove_folder(folder: Path) -> None:
 
 def _digest(path: Path) -> str:
     return sha256_of(path)[:32]
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

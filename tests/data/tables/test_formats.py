@@ -2,10 +2,12 @@
 
 import csv
 import datetime
+import gc
 import io
 import itertools
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -46,15 +48,12 @@ each_pair = pytest.mark.parametrize(("source", "target"), list(itertools.product
 def convert(source: Path, target: Path, size: int = 4, texts: Sequence[str] = ()) -> Path:
     """Write the rows of a file into another, with new columns that count them."""
     kind = format_of(target)
-    overview = look_through(chunks(source, size), texts, kind)
+    overview = look_through(lambda: chunks(source, size), texts, kind)
     count = itertools.count()
-    with target.open("wb") as file:
-        writer = kind.writer(file, overview.schema, list(NEW))
-        writer.begin()
+    with target.open("wb") as file, kind.writer(file, overview.schema, list(NEW)) as writer:
         for chunk in chunks(source, size):
             numbers = list(itertools.islice(count, len(chunk)))
             writer.write(chunk, [[f"n{number}" for number in numbers], [number / 2 for number in numbers]])
-        writer.end()
     assert overview.rows == next(count)
     return target
 
@@ -229,6 +228,29 @@ def test_row_groups_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(groups[1]) > 1 and min(groups[1][:-1]) >= 7
 
 
+@pytest.mark.parametrize("target", FORMATS)
+@pytest.mark.parametrize("rows", [0, 2, 9])
+def test_a_writer_that_is_broken_off_is_silent(tmp_path: Path, monkeypatch, target: str, rows: int) -> None:
+    """Ctrl-C in the middle: nothing is written once the file is closed, and Python has nothing to complain of."""
+    monkeypatch.setattr(arrow, "ROW_GROUP_ROWS", 4)
+    source = write(tmp_path / "in.csv", {"text": [f"{i}" for i in range(10)]})
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+
+    def broken() -> None:
+        parts = chunks(source, 1)
+        schema = pa.schema([("text", pa.string())])
+        with (tmp_path / "out").open("wb") as file, FORMATS[target].writer(file, schema, list(NEW)) as writer:
+            for chunk in itertools.islice(parts, rows):
+                writer.write(chunk, [["a"], [0.5]])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    gc.collect()
+    assert complaints == []
+
+
 def far() -> bytes:
     """A parquet file with a time that Python cannot tell."""
     written = io.BytesIO()
@@ -277,6 +299,11 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, name: str, content
         ([1, "a"], "lines 1 to 2: column n: no type of parquet holds all its values"),
         ([1, 2, 3, 4, "a"], "line 5 or later: no type of parquet holds all values of a column"),
         ([2**70], "column n: no type of parquet holds all its values"),
+        ([2**60 + 1, 1, 1, 1, 0.5], "line 1 or later: column n: no type of parquet holds all its values: Integer"),
+        ([0.5, 1, 1, 1, [2**60 + 1]], "no type of parquet holds all values of a column"),
+        ([[0.5], [], [], [], [2**60 + 1]], "line 5 or later: column n: no type of parquet holds all its values"),
+        ([{}, {}, {}, {}, {}], "in.jsonl: cannot be written as parquet: .*'n'"),
+        ([[{}]], "in.jsonl: cannot be written as parquet: "),
     ],
 )
 def test_values_without_a_common_type(tmp_path: Path, values: list[Any], told: str) -> None:
@@ -285,7 +312,8 @@ def test_values_without_a_common_type(tmp_path: Path, values: list[Any], told: s
     with pytest.raises(UserError, match=told) as caught:
         convert(source, tmp_path / "out.parquet")
     assert "\n" not in str(caught.value) and not (tmp_path / "out.parquet").exists()
-    assert read(convert(source, tmp_path / "out.csv"))["n"] == list(map(str, values))
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
+    assert read(convert(source, tmp_path / "out.csv"))["n"] == texts
     assert read(convert(source, tmp_path / "out.jsonl"))["n"] == values
 
 
@@ -320,6 +348,9 @@ def test_a_text_a_line() -> None:
     ]
     assert list(from_input(b"")) == []
     assert list(from_input(b"a\tb\n\tc\n", ("text", "pair"))) == [("a", "b"), ("", "c")]
+    blank = [b"", b"\r", b" ", b"\t\t", b" \t"]
+    found = from_input(b"\n".join([b"a\tb", *blank, b"c\td"]), ("text", "pair"))
+    assert list(found) == [("a", "b"), ("", ""), ("", ""), ("", ""), ("", ""), (" ", ""), ("c", "d")]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,14 @@ def read(file: Path, size: int) -> Iterator[Batch]:
             yield Batch(str(file), range(0), pa.RecordBatch.from_pylist([], schema))
 
 
+def check_schema(where: str, schema: pa.Schema) -> None:
+    """UserError where parquet has no place for these columns, such as one whose objects are all empty."""
+    try:
+        parquet.ParquetWriter(pa.BufferOutputStream(), schema).close()
+    except pa.ArrowException as error:
+        raise UserError(f"{where}: cannot be written as parquet: {one_line(error)}") from None
+
+
 @contextmanager
 def _read_errors(where: str) -> Iterator[None]:
     try:
@@ -90,25 +98,30 @@ class BatchWriter(Writer):
     def begin(self) -> None:
         columns = pa.schema([*self.schema, *self.new], self.schema.metadata)
         self._parquet = parquet.ParquetWriter(self.file, columns)
-        self._waiting: list[pa.Table] = []
+        self._wait_for_more()
 
     def write(self, chunk: Chunk, new: Sequence[NewColumn]) -> None:
         table = chunk.arrow(self.schema)
         for field, values in zip(self.new, new, strict=True):
             table = table.append_column(field, pa.array(values, field.type))
         self._waiting.append(table)
-        if _size(self._waiting) >= ROW_GROUP_ROWS or sum(each.nbytes for each in self._waiting) >= ROW_GROUP_BYTES:
+        self._rows += len(table)
+        self._bytes += table.nbytes
+        if self._rows >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
             self._flush()
 
     def end(self) -> None:
         self._flush()
         self._parquet.close()
 
+    def close(self) -> None:
+        self._parquet.is_open = False  # else it would write the file's end when it is deleted, and complain
+
     def _flush(self) -> None:
-        if rows := _size(self._waiting):
-            self._parquet.write_table(pa.concat_tables(self._waiting), row_group_size=rows)
-        self._waiting = []
+        if self._rows:
+            self._parquet.write_table(pa.concat_tables(self._waiting), row_group_size=self._rows)
+        self._wait_for_more()
 
-
-def _size(tables: Sequence[pa.Table]) -> int:
-    return sum(map(len, tables))
+    def _wait_for_more(self) -> None:
+        self._waiting: list[pa.Table] = []
+        self._rows = self._bytes = 0

@@ -68,10 +68,14 @@ class Chunk(ABC):
         Raises:
             UserError: a value does not fit its column's type.
         """
-        try:
-            return pa.table([pa.array(self.values(field.name), field.type) for field in schema], schema=schema)
-        except pa.ArrowException as error:
-            raise UserError(f"{self.place(0)} or later: does not fit a type of parquet: {one_line(error)}") from None
+        columns = []
+        for field in schema:
+            try:
+                columns.append(pa.array(self.values(field.name), field.type))
+            except pa.ArrowException as error:
+                told = f"{self.place(0)} or later: column {field.name}: no type of parquet holds all its values"
+                raise UserError(f"{told}: {one_line(error)}") from None
+        return pa.table(columns, schema=schema)
 
     def texts(self, column: str) -> list[str]:
         """The column's texts, empty where a row has none.

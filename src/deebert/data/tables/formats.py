@@ -68,36 +68,48 @@ class Overview:
     schema: pa.Schema
 
 
-def look_through(parts: Iterator[Chunk], texts: Sequence[str], target: Format) -> Overview:
-    """Read a whole file once, so that what is wrong in its last row is told before the first is worked on.
+def look_through(parts: Callable[[], Iterator[Chunk]], texts: Sequence[str], target: Format) -> Overview:
+    """Read a whole file, so that what is wrong in its last row is told before the first is worked on.
 
     Args:
-        parts: the file's chunks.
+        parts: gives the file's chunks, from the first on whenever it is called.
         texts: columns that must hold texts.
         target: the format that the rows will be written in.
 
     Raises:
         UserError: a row cannot be right, or the columns cannot be written in that format.
     """
-    rows, schema = 0, pa.schema([])
-    for chunk in parts:
+    rows, schema, types = 0, pa.schema([]), set()
+    for chunk in parts():
         rows += len(chunk)
         for column in texts:
             chunk.texts(column)
         if target.is_typed:
-            schema = _unified(chunk, schema)
+            found = chunk.schema()
+            types |= {(field.name, field.type) for field in found}
+            schema = _unified(chunk, schema, found)
         else:
             chunk.check_as_text()
             schema = pa.schema([(name, pa.null()) for name in dict.fromkeys([*schema.names, *chunk.names])])
+        where = chunk.where
+    if target.is_typed:
+        arrow.check_schema(where, schema)
+        if types != {(field.name, field.type) for field in schema}:  # a common type need not hold each chunk's values
+            for chunk in parts():
+                chunk.arrow(schema)
     return Overview(rows, schema)
 
 
-def _unified(chunk: Chunk, before: pa.Schema) -> pa.Schema:
-    """The columns of a file whose chunks up to here have those of `before`, with types that hold all values."""
+def _unified(chunk: Chunk, before: pa.Schema, found: pa.Schema) -> pa.Schema:
+    """The columns of a file whose chunks up to this one have those of `before`, and this one those that were `found`.
+
+    Raises:
+        UserError: no types go with both.
+    """
     if not len(before):
-        return chunk.schema()
+        return found
     try:
-        return pa.unify_schemas([before, chunk.schema()], promote_options="permissive")
+        return pa.unify_schemas([before, found], promote_options="permissive")
     except pa.ArrowException as error:
         told = f"{chunk.where}: {chunk.unit} {chunk.places[0]} or later"
         raise UserError(f"{told}: no type of parquet holds all values of a column: {one_line(error)}") from None

@@ -14,10 +14,10 @@ def read(stream: BinaryIO, size: int, names: Sequence[str]) -> Iterator[Fields]:
     """A row per line, an empty line too, `size` at a time.
 
     Args:
-        names: of the columns, one or two; with two each line has two texts.
+        names: of the columns, one or two; with two each line has two texts, or is blank.
 
     Raises:
-        UserError: a line is not UTF-8, or has not as many texts.
+        UserError: a line is not UTF-8, or is not blank and has not as many texts.
     """
     for part in cut(_rows(stream, len(names)), size):
         yield Fields(WHERE, [number for number, _ in part], names, [texts for _, texts in part])
@@ -31,5 +31,7 @@ def _rows(stream: BinaryIO, count: int) -> Iterator[tuple[int, list[str]]]:
             raise UserError(f"{WHERE}: line {number}: not UTF-8") from None
         texts = text.split("\t") if count == 2 else [text]
         if len(texts) != count:
-            raise UserError(f"{WHERE}: line {number}: {len(texts)} texts; expected 2 with a tab between them")
+            if text.strip():
+                raise UserError(f"{WHERE}: line {number}: {len(texts)} texts; expected 2 with a tab between them")
+            texts = [""] * count
         yield number, texts

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 
@@ -12,13 +12,24 @@ NewColumn = Sequence[Any]  # a value per row of a chunk, None where there is non
 
 
 class Writer(ABC):
-    """Writes chunks with new columns behind their own: `begin`, then `write` for each, then `end`."""
+    """Writes chunks with new columns behind their own; a context manager, in whose block `write` is called for each."""
 
     def __init__(self, file: BinaryIO, schema: pa.Schema, new: Sequence[pa.Field]) -> None:
         """Prepare for rows of the columns `schema`; a format without types reads the names alone."""
         self.file = file
         self.schema = schema
         self.new = list(new)
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.end()
+        finally:
+            self.close()
 
     def begin(self) -> None:  # noqa: B027  (not every format has a head)
         """Write what comes before all rows."""
@@ -28,3 +39,6 @@ class Writer(ABC):
 
     def end(self) -> None:  # noqa: B027
         """Write what comes after all rows; the file stays open."""
+
+    def close(self) -> None:  # noqa: B027
+        """Write nothing more, be it that not all rows have come."""
