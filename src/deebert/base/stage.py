@@ -50,8 +50,8 @@ def flush() -> None:
 def told_in_one_line() -> Iterator[None]:
     """End the process in order where the block cannot go on.
 
-    A UserError, SIGTERM, SIGHUP, a full disk or a file that cannot be read or written ends it with status 1 and one
-    line on stderr, Ctrl-C with 130 and one line. Anything else is a fault of ours and keeps its traceback.
+    A UserError, SIGTERM, SIGHUP, a full disk or GPU, or a file that cannot be read or written ends it with status 1 and
+    one line on stderr, Ctrl-C with 130 and one line. Anything else is a fault of ours and keeps its traceback.
     """
     try:
         with _endings_raise():
@@ -67,6 +67,13 @@ def told_in_one_line() -> Iterator[None]:
             _end(1, f"error: standard output or a temporary file: cannot be written: {error.strerror}")
         if isinstance(error, FileNotFoundError | PermissionError):  # libraries tell the file in their own words
             _end(1, f"error: {one_line(error)}")
+        raise
+    except RuntimeError as error:
+        torch = sys.modules.get("torch")  # commands that compute nothing do without
+        if torch is not None and isinstance(error, torch.OutOfMemoryError):
+            _end(
+                1, f"error: no room left on the GPU; expected a freer one, smaller batches, or a CPU: {one_line(error)}"
+            )
         raise
     except Terminated as error:
         _end(1, f"error: {STOPPED.format(error)}")
