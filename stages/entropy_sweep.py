@@ -4,7 +4,7 @@ import logging
 from collections import defaultdict
 from pathlib import Path
 
-from deebert.analysis.layers import ramp_ahead
+from deebert.analysis.layers import unlearned
 from deebert.analysis.logits import SplitLogits
 from deebert.analysis.sweep import (
     choice_metrics,
@@ -20,10 +20,7 @@ from deebert.settings.entropy_sweep import EntropySweep
 from deebert.settings.reading import read_section
 
 log = logging.getLogger("deebert.entropy_sweep")
-UNLEARNED = (
-    "%s: the ramp after layer %d is right on %.1f %%, full depth on %.1f %%; the last layers have not learned the task,"
-    " so train for longer before you choose a threshold"
-)
+UNLEARNED = "%s: %s; the last layers have not learned the task, so train for longer before you choose a threshold"
 
 
 def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path, compute_file: Path) -> None:
@@ -36,8 +33,8 @@ def main(logits_folder: Path, out: Path, sweep_file: Path, choice_file: Path, co
         found = split_tables(*given) | ({} if split in about["test_splits"] else choice_tables(*given))
         for name, rows in found.items():
             tables[name] += rows
-        if split not in about["test_splits"] and (ahead := ramp_ahead(saved.logits, saved.labels)):
-            log.warning(UNLEARNED, split, *ahead)
+        if split not in about["test_splits"] and (why := unlearned(saved.logits, saved.labels, about["metric"])):
+            log.warning(UNLEARNED, split, why)
     with output_dir(out) as folder:
         for name, rows in tables.items():
             write_json(folder / f"{name}.json", rows)

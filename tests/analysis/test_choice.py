@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deebert.analysis import choice
-from deebert.analysis.choice import band_rows, choice_rows
+from deebert.analysis.choice import Resampled, _sums, _terms, band_rows, choice_rows
 from deebert.analysis.curves import Curve, ScoredCurve
 from deebert.analysis.folds import stratified_folds
-from deebert.data.scores import METRICS
+from deebert.data.scores import METRICS, score_terms
 from tests.heads import best_within
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
@@ -62,7 +63,7 @@ def test_the_threshold_is_best_within_of_all_samples(seed: int, n: int, metric: 
     """Threshold, saving and in-sample drop are those of the sweep's own choice, for every metric there is."""
     grid = draw_grid(np.random.default_rng(seed), n)
     rows = sweep_like(grid, metric)
-    for row in choice_rows(ScoredCurve("validation", *grid, metric, 1), TARGETS):
+    for row in choice_rows(Resampled(ScoredCurve("validation", *grid, metric, 1)), TARGETS):
         best = best_within(rows, row["target_drop_points"])
         assert row["threshold"] == best["threshold"] and row["n"] == n
         assert row["layers_saved_frac"] == pytest.approx(best["layers_saved_frac"])
@@ -91,7 +92,7 @@ def test_cross_fitted_figures_are_what_a_plain_loop_finds(seed: int, n: int, met
         for k, target in enumerate(TARGETS):
             scores[target].append(METRICS[metric](labels, answers[k]))
             saved[target].append(1 - exits[k].mean() / LAYERS)
-    for row in choice_rows(ScoredCurve("validation", *grid, metric, 5), TARGETS):
+    for row in choice_rows(Resampled(ScoredCurve("validation", *grid, metric, 5)), TARGETS):
         target = row["target_drop_points"]
         assert row["score"] == pytest.approx(np.mean(scores[target]))
         assert row["drop_points"] == pytest.approx(100 * (full - np.mean(scores[target])), abs=1e-9)
@@ -104,7 +105,7 @@ def test_cross_fitting_does_not_flatter() -> None:
     cross, inside, true = [], [], []
     for seed in range(60):
         grid = draw_grid(rng, 300)  # half a point is one sample of them, and one of the nine tenths too
-        (row,) = choice_rows(ScoredCurve("validation", *grid, "accuracy", seed), [0.5])
+        (row,) = choice_rows(Resampled(ScoredCurve("validation", *grid, "accuracy", seed)), [0.5])
         cross.append(row["drop_points"])
         inside.append(row["in_sample_drop_points"])
         true.append(100 * (truth[0] - truth[grid[0].settings.index(row["threshold"])]))
@@ -120,7 +121,7 @@ def test_intervals_hold_what_they_are_about() -> None:
     inside = {"score": [], "drop": []}
     for seed in range(150):
         grid = draw_grid(rng, 400)
-        (row,) = choice_rows(ScoredCurve("validation", *grid, "accuracy", seed), [3])
+        (row,) = choice_rows(Resampled(ScoredCurve("validation", *grid, "accuracy", seed)), [3])
         score = truth[grid[0].settings.index(row["threshold"])]
         inside["score"].append(row["score_low"] <= score <= row["score_high"])
         inside["drop"].append(row["drop_low"] <= 100 * (truth[0] - score) <= row["drop_high"])
@@ -135,9 +136,9 @@ def test_intervals_shrink_with_the_square_root_of_n(rows_of: str) -> None:
     for n in (500, 8000):
         grid = draw_grid(np.random.default_rng(2), n)
         if rows_of == "choice":
-            (row,) = choice_rows(ScoredCurve("validation", *grid, "accuracy", 0), [3])
+            (row,) = choice_rows(Resampled(ScoredCurve("validation", *grid, "accuracy", 0)), [3])
         else:
-            row = band_rows(ScoredCurve("validation", *grid, "accuracy", 0))[6]
+            row = band_rows(Resampled(ScoredCurve("validation", *grid, "accuracy", 0)))[6]
         widths.append([row[f"{name}_high"] - row[f"{name}_low"] for name in ("layers_saved", "score", "drop")])
     assert np.divide(*widths) == pytest.approx(4, rel=0.35)
 
@@ -148,7 +149,7 @@ def test_intervals_are_of_95_percent() -> None:
     scored = ScoredCurve("validation", curve, labels, "accuracy", 0)
     score = np.mean(curve.predictions[0] == labels)
     error = (score * (1 - score) / 2000) ** 0.5
-    for row in choice_rows(scored, [0]) + band_rows(scored):
+    for row in choice_rows(Resampled(scored), [0]) + band_rows(Resampled(scored)):
         assert row["score_high"] - row["score_low"] == pytest.approx(2 * 1.96 * error, rel=0.1)
 
 
@@ -161,7 +162,7 @@ def test_each_sample_is_judged_by_nine_tenths_of_the_others_20_times(monkeypatch
         return stratified_folds(labels, folds, rng)
 
     monkeypatch.setattr(choice, "stratified_folds", noted)
-    choice_rows(ScoredCurve("validation", *draw_grid(np.random.default_rng(6), 40), "accuracy", 0), TARGETS)
+    choice_rows(Resampled(ScoredCurve("validation", *draw_grid(np.random.default_rng(6), 40), "accuracy", 0)), TARGETS)
     assert divided == [10] * 20
 
 
@@ -171,7 +172,7 @@ def test_a_curve_row_is_what_the_metrics_say(seed: int, metric: str) -> None:
     """Score, saving and drop of each setting are those of the whole split, and lie between their ends."""
     grid = draw_grid(np.random.default_rng(seed), 50)
     rows = sweep_like(grid, metric)
-    for row, plain in zip(band_rows(ScoredCurve("test", *grid, metric, 0)), rows, strict=True):
+    for row, plain in zip(band_rows(Resampled(ScoredCurve("test", *grid, metric, 0))), rows, strict=True):
         assert (row["split"], row["threshold"], row["n"]) == ("test", plain["threshold"], 50)
         assert row["score"] == pytest.approx(plain["score"])
         assert row["layers_saved_frac"] == pytest.approx(plain["layers_saved_frac"])
@@ -186,7 +187,7 @@ def test_intervals_are_paired() -> None:
     curve, labels = draw_grid(np.random.default_rng(3), 200)
     grid = dataclasses.replace(curve, predictions=np.repeat(curve.predictions[:1], 12, axis=0)), labels
     scored = ScoredCurve("validation", *grid, "accuracy", 0)
-    for row in choice_rows(scored, [0]) + band_rows(scored):
+    for row in choice_rows(Resampled(scored), [0]) + band_rows(Resampled(scored)):
         assert row["drop_low"] == row["drop_points"] == row["drop_high"] == 0
         assert row["score_high"] - row["score_low"] > 0.02
 
@@ -198,7 +199,7 @@ def test_few_samples_and_one_setting_are_no_trouble(n: int, metric: str) -> None
     answers = np.zeros((1, n), dtype=int)
     grid = Curve("entropy", (0.0,), np.full((1, n), LAYERS), answers, LAYERS), np.zeros(n, dtype=int)
     scored = ScoredCurve("validation", *grid, metric, 0)
-    rows = choice_rows(scored, TARGETS) + band_rows(scored)
+    rows = choice_rows(Resampled(scored), TARGETS) + band_rows(Resampled(scored))
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     for row in rows:
         assert (row["threshold"], row["layers_saved_frac"], row["drop_points"]) == (0.0, 0.0, 0.0)
@@ -211,7 +212,7 @@ def test_shares_stay_shares() -> None:
     predictions = np.tile(np.where(np.arange(100) < 2, 1 - labels, labels), (12, 1))
     grid = dataclasses.replace(curve, predictions=predictions), labels
     scored = ScoredCurve("validation", *grid, "accuracy", 0)
-    for row in choice_rows(scored, TARGETS) + band_rows(scored):
+    for row in choice_rows(Resampled(scored), TARGETS) + band_rows(Resampled(scored)):
         assert all(0 <= row[key] <= 1 for key in ENDS if not key.startswith("drop"))
 
 
@@ -221,9 +222,41 @@ def test_the_seed_decides() -> None:
 
     def rows(seed: int) -> Sequence[dict]:
         scored = ScoredCurve("validation", *grid, "f1", seed)
-        return choice_rows(scored, TARGETS) + band_rows(scored)
+        return choice_rows(Resampled(scored), TARGETS) + band_rows(Resampled(scored))
 
     assert rows(1) == rows(1) and rows(1) != rows(2)
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 60), st.sampled_from(sorted(METRICS)))
+def test_the_sums_are_those_of_all_terms(seed: int, n: int, metric: str) -> None:
+    """However the samples are divided into parts, and whatever classes a part lacks."""
+    rng = np.random.default_rng(seed)
+    classes = 2 if metric == "f1" else 9
+    predictions, labels = rng.integers(0, classes, (5, n)), rng.integers(0, classes, n)
+    curve = Curve("entropy", (0.0,) * 5, rng.integers(1, LAYERS + 1, (5, n)), predictions, LAYERS)
+    weights = rng.integers(0, 4, (n, 3)).astype(float)
+    whole = np.concatenate([score_terms(labels, predictions, metric), curve.exit_layers[None]])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(choice, "SAMPLES_AT_ONCE", 7)
+        sums = _sums(_terms(ScoredCurve("validation", curve, labels, metric, 0)), weights)
+    assert np.array_equal(sums, whole @ weights)
+
+
+def test_many_classes_take_little_memory() -> None:
+    """All that is done takes less than the terms of all samples alone would."""
+    rng = np.random.default_rng(0)
+    classes, num_settings, n = 40, 30, 3000
+    labels = rng.integers(0, classes, n)
+    predictions = np.where(rng.random((num_settings, n)) < 0.1, (labels + 1) % classes, labels)
+    curve = Curve("entropy", tuple(range(num_settings)), np.full(predictions.shape, LAYERS), predictions, LAYERS)
+    tracemalloc.start()
+    resampled = Resampled(ScoredCurve("validation", curve, labels, "macro_f1", 0))
+    choice_rows(resampled, TARGETS)
+    band_rows(resampled)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < (2 * classes + 1) * num_settings * n * 8
 
 
 def test_sums_of_any_size_are_exact() -> None:
@@ -236,7 +269,7 @@ def test_sums_of_any_size_are_exact() -> None:
     answers = np.zeros((2, n), dtype=int)
     grid = Curve("entropy", (0.0, 0.1), layers, answers, num_layers), np.zeros(n, dtype=int)
     scored = ScoredCurve("validation", *grid, "accuracy", 0)
-    rows = [*band_rows(scored)[1:], *choice_rows(scored, [0])]
+    rows = [*band_rows(Resampled(scored))[1:], *choice_rows(Resampled(scored), [0])]
     for row in rows:
         for key in ("layers_saved_frac", "layers_saved_low", "layers_saved_high"):
             assert row[key] == pytest.approx(1 / num_layers, rel=1e-6)
@@ -245,4 +278,6 @@ def test_sums_of_any_size_are_exact() -> None:
 def test_an_unknown_metric_is_refused() -> None:
     """A metric that is no ratio of sums is an error, not a wrong interval."""
     with pytest.raises(NotImplementedError, match="matthews"):
-        choice_rows(ScoredCurve("validation", *draw_grid(np.random.default_rng(0), 20), "matthews", 0), TARGETS)
+        choice_rows(
+            Resampled(ScoredCurve("validation", *draw_grid(np.random.default_rng(0), 20), "matthews", 0)), TARGETS
+        )

@@ -245,6 +245,23 @@ def test_two_validation_splits_are_kept_apart(tmp_path: Path, monkeypatch: pytes
     check_metrics(compute)
 
 
+def test_a_full_depth_that_never_says_yes_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing can be lost against an F1 of 0, so what it recommends is worth nothing: the log says so."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "logits").mkdir()
+    labels = (np.arange(100) % 20 == 0).astype(np.int64)
+    logits = np.tile(np.float32([3.0, 0.0]), (100, LAYERS, 1))
+    write_json(Path("logits/about.json"), {"task": "mine", "metric": "f1", "splits": ["validation"], "test_splits": []})
+    SplitLogits(logits, labels, np.arange(100), np.full(100, 7)).save(Path("logits/validation.safetensors"))
+    main = runpy.run_path(str(ROOT / "stages" / "entropy_sweep.py"))["main"]
+    main(Path("logits"), Path("sweep"), Path("sweep.json"), Path("choice.json"), Path("compute.json"))
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "validation: full depth scores 0.0 %, one answer to all samples 9.5 %" in line
+
+
 def test_what_is_saved_once_ramps_are_paid() -> None:
     """The choice and the metrics have the curve's own compute at the threshold chosen, and less than layers saved."""
     tables = tables_of("validation", saved_logits(1), "accuracy", SETTINGS)

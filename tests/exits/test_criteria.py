@@ -27,6 +27,7 @@ from deebert.exits.criteria import (
 )
 from deebert.exits.grids import (
     NAMED_SHARES,
+    NEXT_TO_NOBODY,
     TIMED_SHARES,
     chance_grid,
     margin_grid,
@@ -391,18 +392,29 @@ def test_the_grid_of_chances(points: int) -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("points", [0, 1, 2, 50, 200, 999])
 def test_the_grid_of_thresholds(classes: int, points: int) -> None:
-    """About as many thresholds as asked for, and an eighth more below, from 1e-9 or so to above ln C, always alike."""
+    """About as many thresholds as asked for, and a quarter more below, from 1e-33 or so to above ln C, always alike."""
     grid = threshold_grid(classes, points)
-    assert 0.8 * min(points, 200) <= len(grid) <= points + points // 8
+    assert 0.8 * min(points, 200) <= len(grid) <= points + 2 * (points // 8)
     assert grid == sorted(set(grid)) == threshold_grid(classes, points)
     assert all(0 < threshold <= math.log(classes) + 1e-4 for threshold in grid)
     assert all(threshold == float(f"{threshold:.1e}") or threshold == round(threshold, 4) for threshold in grid)
     if points > 1:
         assert grid[-1] > math.log(classes) and grid[0] < 1e-3
     if points > 100:
-        assert grid[0] < 2e-9
         small = np.array([threshold for threshold in grid if threshold < 1e-4])
-        assert (small[1:] / small[:-1] < 3).all()
+        steps = small[1:] / small[:-1]
+        assert (steps[small[1:] > 3e-9] < 3).all() and (steps < 12).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 77, 1000])
+def test_the_surest_leads_are_told_apart(classes: int) -> None:
+    """In float32, too, samples whose leads are 24 to 80 leave one after the other; none leaves at next to nobody's."""
+    leads = torch.arange(24.0, 80.0, 4.0)
+    entropies = entropy(torch.stack([leads, *[torch.zeros_like(leads)] * (classes - 1)], dim=1))
+    grid = threshold_grid(classes, 200)
+    leaving = [int((entropies < threshold).sum()) for threshold in grid]
+    assert set(leaving) == set(range(len(leads) + 1))
+    assert torch.finfo(torch.float32).tiny < NEXT_TO_NOBODY < grid[0]
 
 
 @pytest.mark.parametrize("classes", [2, 3, 93, 112, 169, 308, 1000])

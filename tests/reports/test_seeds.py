@@ -73,6 +73,18 @@ def test_the_table_has_mean_spread_and_each_seed() -> None:
     assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
 
 
+def test_small_thresholds_are_not_0_and_large_numbers_are_whole() -> None:
+    """At 0 nobody leaves, at 1.5e-33 somebody may; 123,456 samples stay so many."""
+    figures = {
+        "threshold_at.drop_0_0": (1.5e-33, 2.5e-9),
+        "threshold_at.drop_1_0": (0.0, 0.12344),
+        "n": (123456, 123456),
+    }
+    runs = {seed: (str(seed), {name: values[seed] for name, values in figures.items()}) for seed in (0, 1)}
+    cells = [[cell.strip() for cell in line.strip("|").split("|")][-2:] for line in table(runs).splitlines()[2:]]
+    assert cells == [["1.5e-33", "2.5e-09"], ["0", "0.1234"], ["123456", "123456"]]
+
+
 def test_losses_on_test_are_of_the_recommended_thresholds() -> None:
     """Full depth's score on the test split less that at each threshold, in points; none without a test split."""
     sweep = [

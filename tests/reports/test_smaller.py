@@ -65,15 +65,24 @@ def row(**changed: Any) -> Row:
 
 
 def test_rows_become_points_of_the_sweep() -> None:
-    """A cut model saves the layers that it lacks, and so does DistilBERT, whatever the seed."""
-    rows = [row(), row(seed=1, score=0.65), row(model="distilbert-base", layers=6, accuracy=0.5)]
+    """A cut model saves the layers that it lacks, and so does DistilBERT; of several seeds it is the mean."""
+    other = {**RECIPE, "objective": "alternating"}
+    rows = [
+        row(),
+        row(model="distilbert-base", layers=6, accuracy=0.5),
+        row(layers=4, score=0.7),
+        row(seed=1, score=0.7, accuracy=0.5),
+        row(seed=2, score=0.9, recipe=other),
+        row(seed=3, score=0.8),
+    ]
     found = smaller_rows(rows, ABOUT, "bert-base", DOWNLOAD, FINETUNE, "fp32")
     assert all(point["compute_saved_frac"] == point["layers_saved_frac"] for point in found)  # they have no ramps
     columns = ("criterion", "threshold", "score", "accuracy", "layers_saved_frac", "mean_exit_layer", "n", "split")
     assert [tuple(point[key] for key in columns) for point in found] == [
-        ("truncated", 3, 0.6, 0.6, 0.75, 3.0, 277, "validation"),
-        ("truncated", 3, 0.65, 0.6, 0.75, 3.0, 277, "validation"),
+        ("truncated", 3, pytest.approx(0.7), pytest.approx(1.7 / 3), 0.75, 3.0, 277, "validation"),
         ("distilled", 6, 0.6, 0.5, 0.5, 6.0, 277, "validation"),
+        ("truncated", 4, 0.7, 0.6, pytest.approx(2 / 3), 4.0, 277, "validation"),
+        ("truncated", 3, 0.9, 0.6, 0.75, 3.0, 277, "validation"),
     ]
 
 

@@ -586,7 +586,7 @@ def test_the_benchmark_is_of_the_threshold_that_the_sweep_recommends(project: Pa
     assert (metrics["threshold"], metrics["n"], metrics["threads"]) == (recommended, 8, 1)
     rows = json.loads(Path("plots/benchmark.json").read_text())
     assert settings["thresholds"] == "default"
-    timed = sorted({0.0, 1e-30, 0.05, 0.2, 0.6, recommended})
+    timed = sorted({0.0, 1e-36, 0.05, 0.2, 0.6, recommended})
     assert [(row["mode"], row["threshold"]) for row in rows] == [
         (mode, threshold) for mode in ("batch_1", "batched") for threshold in (None, *timed)
     ]

@@ -31,50 +31,32 @@ def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> np.ndarra
     return -log_probabilities(logits)[np.arange(len(labels)), :, labels].mean(axis=0)
 
 
-def smoothed_targets(labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """What to fit probabilities to, (N, C): the label, less what so few samples of its class cannot rule out.
-
-    A class of n samples gets (n + 1) / (n + C) for itself and 1 / (n + C) for each other, as Platt did for two classes
-    ("Probabilistic outputs for support vector machines", 1999, section 2.2). To the labels themselves a head that makes
-    no mistake would be fitted with boundless confidence, for which the first mistake on other samples costs dearly.
-    """
-    counts = np.bincount(labels, minlength=num_labels)[labels, None]  # (N, 1)
-    return (counts * (labels[:, None] == np.arange(num_labels)) + 1) / (counts + num_labels)
-
-
 def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Temperature (L,) of each head that fits (N, L, C) logits best to the smoothed labels (N,), within 0.01 to 100.
+    """Temperature (L,) of each head that fits (N, L, C) logits best to the labels (N,), within 0.01 to 100.
 
-    Where nothing beats 1, as for constant logits, it stays 1.
+    The lower it is, the surer is the head. Only mistakes say how sure is too sure. So a head that makes none on these
+    samples keeps 1, and so does one whose fit would run to 0.01.
     """
-    targets = smoothed_targets(labels, logits.shape[2])
     heads = np.moveaxis(logits.astype(np.float64), 1, 0)
-    return np.array([_best_temperature(head, targets) for head in heads])
+    return np.array([_best_temperature(head, labels) for head in heads])
 
 
-def _best_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
-    """Of one head, from (N, C) logits and what to fit probabilities to.
+def _best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Of one head, from (N, C) logits.
 
     The loss is convex in 1 / temperature. Its slope there is the mean logit that the scaled probabilities expect, less
-    the mean logit of the targets. So the minimum is where the slope changes its sign, or at a bound if it does not.
+    the mean logit of the labels. So the minimum is where the slope changes its sign, or at a bound if it does not.
     """
-    wanted = (targets * logits).sum(axis=1).mean()
+    wanted = logits[np.arange(len(labels)), labels].mean()
 
     def slope(log_temperature: float) -> float:
         probabilities = softmax(logits / np.exp(log_temperature), axis=1)
         return (probabilities * logits).sum(axis=1).mean() - wanted
 
-    def loss(temperature: float) -> float:
-        return -(targets * log_softmax(logits / temperature, axis=1)).sum(axis=1).mean()
-
     low, high = np.log(TEMPERATURE_BOUNDS)
-    if slope(low) <= 0:
-        best = low
-    elif slope(high) >= 0:
-        best = high
-    else:
-        best = brentq(slope, low, high)
-    return min(1.0, float(np.exp(best)), key=loss)
+    if wanted == logits.max(axis=1).mean() or slope(low) <= 0:
+        return 1.0
+    return float(np.exp(high if slope(high) >= 0 else brentq(slope, low, high)))
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> np.ndarray:

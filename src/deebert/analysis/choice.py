@@ -21,54 +21,85 @@ FOLDS = 10
 # to seed. The mean of 20 moved by 0.2 to 0.3, small beside what so few samples can tell.
 DIVISIONS = 20
 DRAWS = 1000
-DRAWS_AT_ONCE = 50  # bounds the memory
+DRAWS_AT_ONCE, SAMPLES_AT_ONCE = 50, 200  # bound the memory
 CONFIDENCE = 0.95
 
 
-def _terms(scored: ScoredCurve) -> np.ndarray:
-    """(T + 1, K, N): each sample's T terms of the score, then its exit layer.
+class Resampled:
+    """A curve judged by parts of its samples and by samples drawn anew: the dear step, once for all rows.
 
-    A resampled score is then a matrix product. All are whole numbers, so their sums are exact in float64 below 2^53.
+    Attributes:
+        scored: the curve.
+        whole: sums (T + 1, K, 1) over all samples of each sample's T terms of the score and, last, its exit layer.
+        folds: the same over each fold of all divisions, (T + 1, K, DIVISIONS * FOLDS).
+        scores, exits: (K, DRAWS), bootstrap: the score of as many samples, drawn with replacement, and the sum of their
+            exit layers.
     """
-    curve = scored.curve
-    return np.concatenate([score_terms(scored.labels, curve.predictions, scored.metric), curve.exit_layers[None]])
+
+    def __init__(self, scored: ScoredCurve) -> None:
+        labels, terms = scored.labels, _terms(scored)
+        n, rng = len(labels), np.random.default_rng(scored.resampling_seed)
+        divisions = np.hstack([np.eye(FOLDS)[stratified_folds(labels, FOLDS, rng)] for _ in range(DIVISIONS)])
+        self.scored = scored
+        self.whole, self.folds = _sums(terms, np.ones((n, 1))), _sums(terms, divisions)
+        drawn = []
+        for _ in range(DRAWS // DRAWS_AT_ONCE):
+            picks = rng.integers(n, size=(DRAWS_AT_ONCE, n)) + n * np.arange(DRAWS_AT_ONCE)[:, None]
+            times = np.bincount(picks.ravel(), minlength=n * DRAWS_AT_ONCE).reshape(DRAWS_AT_ONCE, n)
+            drawn.append(_score_and_exits(_sums(terms, times.T.astype(np.float64))))
+        self.scores, self.exits = (np.concatenate(each, axis=1) for each in zip(*drawn, strict=True))
 
 
-def _members(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N, FOLDS) of 0 and 1: who is in which fold of a random division."""
-    return np.eye(FOLDS)[stratified_folds(labels, FOLDS, rng)]
+# Of each of a score's T terms and of the exit layer: positions (n,) of the samples that have it, and it (K, n).
+Terms = list[tuple[np.ndarray, np.ndarray]]
 
 
-def _resampled(terms: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap: sums (T + 1, K, DRAWS) of the terms over as many samples, drawn with replacement."""
-    n = terms.shape[2]
-    sums = []
-    for _ in range(DRAWS // DRAWS_AT_ONCE):
-        picks = rng.integers(n, size=(DRAWS_AT_ONCE, n)) + n * np.arange(DRAWS_AT_ONCE)[:, None]
-        times = np.bincount(picks.ravel(), minlength=n * DRAWS_AT_ONCE).reshape(DRAWS_AT_ONCE, n)
-        sums.append(terms @ times.T.astype(np.float64))
-    return np.concatenate(sums, axis=2)
+def _terms(scored: ScoredCurve) -> Terms:
+    """Each sample's terms; a sample has a term if by any setting it is not 0.
+
+    With many classes it has few: a class's terms are of the samples that are of it or are answered so.
+    """
+    curve, labels = scored.curve, scored.labels
+    highest = max(labels.max(), curve.predictions.max())
+    parts: list[Terms] = []
+    for start in range(0, len(labels), SAMPLES_AT_ONCE):
+        here = slice(start, start + SAMPLES_AT_ONCE)
+        # A sample more, of the highest class, gives every part as many terms.
+        answers = np.pad(curve.predictions[:, here], ((0, 0), (0, 1)), constant_values=highest)
+        terms = score_terms(np.append(labels[here], highest), answers, scored.metric)[:, :, :-1]
+        parts.append([])
+        for each in (*terms, curve.exit_layers[:, here]):
+            having = np.flatnonzero(each.any(axis=0))
+            parts[-1].append((start + having, each[:, having].astype(np.float64)))
+    of_each = (zip(*term, strict=True) for term in zip(*parts, strict=True))
+    return [(np.concatenate(positions), np.hstack(values)) for positions, values in of_each]
 
 
-def _best(sums: np.ndarray, drop_points: float) -> np.ndarray:
-    """Of sums (T + 1, K, D), the index (D,) of the setting that saves most within the drop: D times."""
-    scores = score_of(sums[:-1])
+def _sums(terms: Terms, weights: np.ndarray) -> np.ndarray:
+    """Sums (T + 1, K, D) of the terms over samples that count (N, D) times.
+
+    All are whole numbers, so they are exact in float64 below 2^53.
+    """
+    return np.stack([values @ weights[positions] for positions, values in terms])
+
+
+def _score_and_exits(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Score and sum of the exit layers (...) from sums (T + 1, ...)."""
+    return score_of(sums[:-1]), sums[-1]
+
+
+def _best(scores: np.ndarray, exits: np.ndarray, drop_points: float) -> np.ndarray:
+    """Of scores and sums of exit layers (K, D), the index (D,) of what saves most within the drop: D times."""
     allowed = scores >= scores[0] - drop_points / 100 - 1e-9  # two equal scores may differ in their last bit
-    return np.where(allowed, sums[-1], np.inf).argmin(axis=0)  # the first, so the safest, of equals
+    return np.where(allowed, exits, np.inf).argmin(axis=0)  # the first, so the safest, of equals
 
 
-def _at(sums: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """(T + 1, D) of sums (T + 1, K, D) or (T + 1, K, 1), taken at one chosen setting (D,) per column."""
-    return np.broadcast_to(sums, (*sums.shape[:2], len(chosen)))[:, chosen, np.arange(len(chosen))]
-
-
-def _figures(sums: np.ndarray, full: np.ndarray, curve: Curve) -> dict[str, np.ndarray]:
-    """Saving, score and drop (points), from sums (T + 1, ...) of the terms over N samples and those of full depth."""
-    score = score_of(sums[:-1])
+def _figures(score: np.ndarray, exits: np.ndarray, full: np.ndarray, curve: Curve) -> dict[str, np.ndarray]:
+    """Saving, score and drop (points), from score and sum of exit layers (...) of N samples and full depth's score."""
     return {
-        "layers_saved": layers_saved_frac(sums[-1] / curve.exit_layers.shape[1], curve.num_layers),
+        "layers_saved": layers_saved_frac(exits / curve.exit_layers.shape[1], curve.num_layers),
         "score": score,
-        "drop": 100 * (score_of(full[:-1]) - score),
+        "drop": 100 * (full - score),
     }
 
 
@@ -78,7 +109,7 @@ def _ends(name: str, draws: np.ndarray) -> dict[str, float]:
     return {f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
-def choice_rows(scored: ScoredCurve, targets: Iterable[float]) -> list[Row]:
+def choice_rows(resampled: Resampled, targets: Iterable[float]) -> list[Row]:
     """Per target drop (points): the threshold to deploy, what it saves, and what to expect of its score on new samples.
 
     The threshold is chosen on all samples: of those within the target the one that saves most, of equals the safest.
@@ -109,22 +140,20 @@ def choice_rows(scored: ScoredCurve, targets: Iterable[float]) -> list[Row]:
     https://arxiv.org/abs/1608.00060; Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 17
     (optimism).
     """
-    curve, labels = scored.curve, scored.labels
-    rng = np.random.default_rng(scored.resampling_seed)
-    terms = _terms(scored)
-    total = terms.sum(axis=2)[:, :, None]  # (T + 1, K, 1)
-    divisions = np.hstack([_members(labels, rng) for _ in range(DIVISIONS)])  # (N, DIVISIONS * FOLDS)
-    judging = terms @ divisions  # (T + 1, K, DIVISIONS * FOLDS)
-    resampled = _resampled(terms, rng)  # (T + 1, K, DRAWS)
+    scored, scores, exits = resampled.scored, resampled.scores, resampled.exits
+    curve, draws = scored.curve, np.arange(DRAWS)
+    whole_scores, whole_exits = _score_and_exits(resampled.whole)  # (K, 1)
+    others = _score_and_exits(resampled.whole - resampled.folds)  # (K, DIVISIONS * FOLDS)
     rows = []
     for target in targets:
-        deployed = _best(total, target)  # (1,)
-        seen = _figures(_at(total, deployed), total[:, 0], curve)
-        by_fold = _at(judging, _best(total - judging, target))  # (T + 1, DIVISIONS * FOLDS)
-        judged = _figures(by_fold.reshape(-1, DIVISIONS, FOLDS).sum(axis=2), total[:, 0], curve)  # (DIVISIONS,)
-        rechosen = _best(resampled, target)  # (DRAWS,)
-        world = _figures(_at(total, rechosen), total[:, 0], curve)
-        looks = _figures(_at(resampled, rechosen), resampled[:, 0], curve)
+        deployed = _best(whole_scores, whole_exits, target)  # (1,)
+        seen = _figures(whole_scores[deployed, 0], whole_exits[deployed, 0], whole_scores[0], curve)
+        by_fold = resampled.folds[:, _best(*others, target), np.arange(DIVISIONS * FOLDS)]  # (T + 1, DIVISIONS * FOLDS)
+        divided = by_fold.reshape(-1, DIVISIONS, FOLDS).sum(axis=2)
+        judged = _figures(*_score_and_exits(divided), whole_scores[0], curve)  # (DIVISIONS,)
+        rechosen = _best(scores, exits, target)  # (DRAWS,)
+        world = _figures(whole_scores[rechosen, 0], whole_exits[rechosen, 0], whole_scores[0], curve)
+        looks = _figures(scores[rechosen, draws], exits[rechosen, draws], scores[0], curve)
         row = {
             "split": scored.split,
             "target_drop_points": target,
@@ -140,23 +169,23 @@ def choice_rows(scored: ScoredCurve, targets: Iterable[float]) -> list[Row]:
             | {
                 "in_sample_drop_points": float(seen["drop"][0]),
                 "cross_fitted_layers_saved_frac": float(judged["layers_saved"].mean()),
-                "n": len(labels),
+                "n": len(scored.labels),
             }
         )
     return rows
 
 
-def band_rows(scored: ScoredCurve) -> list[Row]:
+def band_rows(resampled: Resampled) -> list[Row]:
     """Each setting with 95 % bootstrap intervals of its saving, score and drop: the band around the curve.
 
     Percentile intervals, paired with full depth. Nothing is chosen here, and they hold for one setting at a time, not
     for all together. Keys as in `choice_rows`, less those about targets.
     """
+    scored = resampled.scored
     curve = scored.curve
-    terms = _terms(scored)
-    total = terms.sum(axis=2)  # (T + 1, K)
-    resampled = _resampled(terms, np.random.default_rng(scored.resampling_seed))
-    seen, draws = _figures(total, total[:, :1], curve), _figures(resampled, resampled[:, :1], curve)
+    scores, exits = _score_and_exits(resampled.whole[:, :, 0])
+    seen = _figures(scores, exits, scores[0], curve)
+    draws = _figures(resampled.scores, resampled.exits, resampled.scores[0], curve)
     rows = []
     for k, threshold in enumerate(curve.settings):
         row = {

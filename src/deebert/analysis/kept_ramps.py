@@ -43,7 +43,8 @@ def kept_rows(
     Returns:
         Rows with `kept_thresholds` (nats, of ramps 1..L-1, 0 where a ramp is dropped), `kept_layers_saved_frac` and
         `kept_compute_saved_frac`; and cross-fitted `kept_score`, `kept_drop_points` and
-        `kept_cross_fitted_compute_saved_frac`, means of `kept_divisions` divisions into folds.
+        `kept_cross_fitted_compute_saved_frac`, means of `kept_divisions` divisions into folds. What all ramps at one
+        threshold save on the same divisions is `cross_fitted_compute_saved_frac`.
     """
     exits = _Exits(scored, logits, ramp_cost_layers)
     return [_row(exits, _eliminate(exits, drop / 100), drop / 100) for drop in drops_points]
@@ -70,6 +71,10 @@ class _Exits:
     @property
     def num_folds(self) -> int:
         return FOLDS * self.divisions
+
+    @property
+    def all_ramps(self) -> Ramps:
+        return tuple(range(1, self.num_layers))
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -119,7 +124,7 @@ class _Exits:
 
 def _eliminate(exits: _Exits, drop: float) -> list[Ramps]:
     """The ramps to keep, chosen on all folds but f, for each f, and on all of them; F + 1 of them."""
-    kept = [tuple(range(1, exits.num_layers))] * (exits.num_folds + 1)
+    kept = [exits.all_ramps] * (exits.num_folds + 1)
     undecided = set(range(len(kept)))
     while undecided:
         for i in sorted(undecided):
@@ -133,22 +138,32 @@ def _eliminate(exits: _Exits, drop: float) -> list[Ramps]:
     return kept
 
 
-def _row(exits: _Exits, kept: Sequence[Ramps], drop: float) -> Row:
-    levels = [exits.best(ramps, drop)[1][i] for i, ramps in enumerate(kept)]
+def _cross_fitted(exits: _Exits, kept: Sequence[Ramps], drop: float) -> tuple[float, float]:
+    """Score and compute saved where each fold leaves by the ramps kept for it, at their best threshold on the others.
+
+    Means over the divisions. `kept` has F ramps or more.
+    """
     judged = {ramps: exits.sums(ramps) for ramps in set(kept)}
-    whole = judged[kept[-1]][..., :FOLDS].sum(axis=-1)[:, levels[-1]]
-    _, layers, compute = exits.shares(whole, exits.count)
+    levels = [exits.best(ramps, drop)[1][f] for f, ramps in enumerate(kept)]
     folds = np.stack([judged[kept[f]][:, levels[f], f] for f in range(exits.num_folds)], axis=-1)  # (T + 2, F)
-    divisions = folds.reshape(len(folds), exits.divisions, FOLDS).sum(axis=2)
-    score, _, expected = exits.shares(divisions, exits.count)
-    full_depth, _, _ = exits.shares(judged[kept[-1]][..., :FOLDS].sum(axis=-1)[:, 0], exits.count)
-    threshold = exits.thresholds[levels[-1]]
+    score, _, compute = exits.shares(folds.reshape(len(folds), exits.divisions, FOLDS).sum(axis=2), exits.count)
+    return float(score.mean()), float(compute.mean())
+
+
+def _row(exits: _Exits, kept: Sequence[Ramps], drop: float) -> Row:
+    level = exits.best(kept[-1], drop)[1][-1]
+    whole = exits.sums(kept[-1])[..., :FOLDS].sum(axis=-1)  # (T + 2, K)
+    scores, layers, compute = exits.shares(whole, exits.count)
+    score, expected = _cross_fitted(exits, kept, drop)
+    _, expected_of_all = _cross_fitted(exits, [exits.all_ramps] * len(kept), drop)
+    threshold = exits.thresholds[level]
     return {
+        "cross_fitted_compute_saved_frac": expected_of_all,
         "kept_thresholds": [threshold if layer in kept[-1] else 0.0 for layer in range(1, exits.num_layers)],
-        "kept_layers_saved_frac": float(layers),
-        "kept_compute_saved_frac": float(compute),
-        "kept_score": float(score.mean()),
-        "kept_drop_points": float(100 * (full_depth - score.mean())),
-        "kept_cross_fitted_compute_saved_frac": float(expected.mean()),
+        "kept_layers_saved_frac": float(layers[level]),
+        "kept_compute_saved_frac": float(compute[level]),
+        "kept_score": score,
+        "kept_drop_points": float(100 * (scores[0] - score)),
+        "kept_cross_fitted_compute_saved_frac": expected,
         "kept_divisions": exits.divisions,
     }

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from deebert.base.rows import Row
-from deebert.data.scores import METRICS
+from deebert.data.scores import METRICS, score_terms
 
-FAR_AHEAD = 0.05  # of accuracy
+FAR_AHEAD = 0.05  # of score
 
 
 def layer_rows(split: str, logits: np.ndarray, labels: np.ndarray, metrics: Sequence[str]) -> list[Row]:
@@ -24,20 +24,32 @@ def layer_rows(split: str, logits: np.ndarray, labels: np.ndarray, metrics: Sequ
     ]
 
 
-def ramp_ahead(logits: np.ndarray, labels: np.ndarray) -> tuple[int, float, float] | None:
-    """The layer whose ramp is right most often, its accuracy (%), and full depth's; None unless it is ahead by far.
+def unlearned(logits: np.ndarray, labels: np.ndarray, metric: str) -> str | None:
+    """Why full depth is no measure for what an exit loses, in words; None where it is one.
 
-    By far is by `FAR_AHEAD` and by three standard errors of the difference. Then full depth is no measure for what an
-    exit loses: thresholds that lose nothing against it may be bad ones.
+    Thresholds that lose nothing against it may be bad ones. Either it scores no more than the best of the answers would
+    if everybody got it: then to lose nothing is to learn nothing. Or a ramp is ahead of it by far, which is by
+    `FAR_AHEAD` and by three standard errors of the difference.
     """
-    right = logits.argmax(axis=2) == labels[:, None]  # (N, L)
-    accuracies = right.mean(axis=0)
-    best = int(accuracies[:-1].argmax())
-    difference = right[:, best].astype(float) - right[:, -1]
-    error = difference.std() / len(labels) ** 0.5
-    if difference.mean() < FAR_AHEAD or difference.mean() < 3 * error:
+    predictions = logits.argmax(axis=2)  # (N, L)
+    scores = [METRICS[metric](labels, each) for each in predictions.T]
+    same = max(METRICS[metric](labels, np.full_like(labels, label)) for label in range(logits.shape[2]))
+    if scores[-1] <= same < 1:
+        return f"full depth scores {100 * scores[-1]:.1f} %, one answer to all samples {100 * same:.1f} %"
+    best = int(np.argmax(scores[:-1]))
+    ahead = scores[best] - scores[-1]
+    if ahead < FAR_AHEAD or ahead < 3 * _error_of_difference(predictions[:, [best, -1]], labels, metric):
         return None
-    return best + 1, 100 * float(accuracies[best]), 100 * float(accuracies[-1])
+    return f"the ramp after layer {best + 1} scores {100 * scores[best]:.1f} %, full depth {100 * scores[-1]:.1f} %"
+
+
+def _error_of_difference(predictions: np.ndarray, labels: np.ndarray, metric: str) -> float:
+    """Standard error of how much the scores of two heads, (N, 2), differ: to first order each sample adds its part."""
+    tops, bottoms = np.split(score_terms(labels[:, None], predictions, metric), 2)  # (T / 2, N, 2) each
+    sums = bottoms.sum(axis=1, keepdims=True)
+    ratios = tops.sum(axis=1, keepdims=True) / np.maximum(sums, 1)
+    parts = ((tops - ratios * bottoms) / np.maximum(sums, 1)).sum(axis=0) / (sums > 0).sum(axis=0)  # (N, 2)
+    return float((parts[:, 0] - parts[:, 1]).std() * len(labels) ** 0.5)
 
 
 def layer_metrics(task: str, rows: Sequence[Row], split: str, n: int) -> dict[str, Any]:

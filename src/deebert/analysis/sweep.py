@@ -12,7 +12,7 @@ import torch
 from deebert.analysis.baselines import fixed_layer_curve, oracle_curves, random_exit_rows
 from deebert.analysis.calibration import calibration_rows
 from deebert.analysis.certificates import certificate_rows
-from deebert.analysis.choice import band_rows, choice_rows
+from deebert.analysis.choice import Resampled, band_rows, choice_rows
 from deebert.analysis.curves import Curve, ScoredCurve, entropy_curve, other_curves
 from deebert.analysis.kept_ramps import kept_rows
 from deebert.analysis.logits import SplitLogits
@@ -54,16 +54,17 @@ def choice_tables(scored: ScoredCurve, saved: SplitLogits, settings: EntropySwee
     They are `choice`, `bands`, `certificates`, `leavers` and `calibration`. A test split has none: it must not choose.
     """
     split, labels, targets, cost = scored.split, scored.labels, settings.targets, settings.ramp_cost_layers
+    resampled = Resampled(scored)
     kept = kept_rows(scored, saved.logits, targets, cost)
     by_threshold = {row["threshold"]: row for row in scored.curve.rows(split, labels, scored.metric, cost)}
     choice = [
         row | {"compute_saved_frac": by_threshold[row["threshold"]]["compute_saved_frac"]} | more
-        for row, more in zip(choice_rows(scored, targets), kept, strict=True)
+        for row, more in zip(choice_rows(resampled, targets), kept, strict=True)
     ]
     thresholds = [row["threshold"] for row in choice]
     return {
         "choice": choice,
-        "bands": band_rows(scored),
+        "bands": band_rows(resampled),
         "certificates": certificate_rows(scored, settings.risk.epsilons, settings.risk.delta),
         "leavers": leaver_rows(split, scored.curve, thresholds, saved),
         "calibration": calibration_rows(split, saved.logits, labels, scored.resampling_seed) if len(labels) > 1 else [],

@@ -8,8 +8,8 @@ import torch
 
 # Of ln C: round numbers of nats for two classes, and as sure as these for more.
 NAMED_SHARES = tuple(nats / math.log(2) for nats in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
-# Nats: all ramps are run. Those of a deep model may be surer of many samples than the least of the sweep's thresholds.
-NEXT_TO_NOBODY = 1e-30
+# Nats: all ramps are run. It is below all of `threshold_grid`, yet no less than float32 can hold in full.
+NEXT_TO_NOBODY = 1e-36
 ROUNDING_NATS = 1e-5  # by less than this float32 makes an entropy of ln C too large
 TIMED_SHARES = tuple(nats / math.log(2) for nats in (0.05, 0.2, 0.6))
 
@@ -25,11 +25,16 @@ def threshold_grid(num_labels: int, num_settings: int) -> list[float]:
     Entropies crowd together at 0, so the grid is not even in nats. It is even in how far the top class leads: each
     threshold is the entropy of a softmax whose top logit is ahead of all the others by some lead, and the leads are
     evenly spaced. Up to a lead of 12, for C = 2 an entropy of 8e-5, there are `num_settings` at most. An eighth as many
-    go on to a lead of 24, an entropy of 1e-9, since ramps may be as sure as that of many samples. Thresholds are
-    rounded up to 4 digits, the smallest to 2 that count: few enough to copy from a table without changing who leaves.
-    Those that then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
+    go on to a lead of 24, an entropy of 1e-9, and as many again to a lead of 80, 1e-33: the ramps of a deep model may
+    be as sure as that of many samples, and float32 tells their entropies apart down to 1e-38. Thresholds are rounded up
+    to 4 digits, the smallest to 2 that count: few enough to copy from a table without changing who leaves. Those that
+    then coincide count once. Above ln C everybody leaves at layer 1: the curve's other end.
     """
-    surest = (_up_to_two_that_count(value) for value in _entropies(24, 12, num_settings // 8 + 1, num_labels)[:-1])
+    surest = (
+        _up_to_two_that_count(value)
+        for leads in ((80, 24), (24, 12))
+        for value in _entropies(*leads, num_settings // 8 + 1, num_labels)[:-1]
+    )
     others = _entropies(12, 0, num_settings, num_labels)
     others[-1:] = [largest + ROUNDING_NATS for largest in others[-1:]]
     return sorted({*surest, *(math.ceil(value * 1e4) / 1e4 for value in others)})

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from deebert.analysis.choice import choice_rows
+from deebert.analysis.choice import Resampled, choice_rows
 from deebert.analysis.curves import ScoredCurve, entropy_curve
 from deebert.data.scores import METRICS
 from deebert.exits.grids import threshold_grid
@@ -93,7 +93,7 @@ def _recommended(logits: np.ndarray, ends: np.ndarray, samples: Samples, drops: 
         Recommended(
             row["target_drop_points"], row["threshold"], round(row["layers_saved_frac"], 4), round(row["score"], 4)
         )
-        for row in choice_rows(scored, sorted(drops))
+        for row in choice_rows(Resampled(scored), sorted(drops))
     ]
 
 

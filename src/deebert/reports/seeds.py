@@ -92,9 +92,14 @@ def table(runs: Runs) -> str:
     lines = []
     for row in summary:
         values = [figures[row["figure"]] for _, figures in runs.values()]
-        numbers = (f"{value:.4f}".rstrip("0").rstrip(".") for value in (row["value_mean"], row["value_std"], *values))
+        numbers = (_number(value) for value in (row["value_mean"], row["value_std"], *values))
         lines.append([row["figure"], *numbers])
     return markdown.table(["figure", "mean", "spread", *(f"seed {seed}" for seed in runs)], lines)
+
+
+def _number(value: float) -> str:
+    """With 4 digits that count, or 4 after the point: a threshold of 1e-9 is not 0, at which nobody leaves."""
+    return f"{value:.4g}" if abs(value) < 1 else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 @styled

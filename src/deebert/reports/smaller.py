@@ -7,6 +7,7 @@ recipe are left out, so they are never drawn with it.
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,33 +122,41 @@ def smaller_rows(
 ) -> list[Row]:
     """Those of `rows` that belong beside the run of which `about` and the parameters tell, with the columns of a sweep.
 
-    They are of the same task, whole model, samples and recipe, but for what is FOR_RAMPS. The seed may be another, so
-    that each seed that has been run shows, and so may the code. `truncated` is the whole model cut to `threshold`
-    layers, `distilled` a small model with so many. Beside a run that is cut itself there are none.
+    They are of the same task, whole model, samples and recipe, but for what is FOR_RAMPS. Seeds may be others, and so
+    may the code. Rows that differ in nothing else become one with their mean, so that the luckiest seed is not what
+    early exit is held against. Those that differ in what is FOR_RAMPS stay apart, since one may choose it. `truncated`
+    is the whole model cut to `threshold` layers, `distilled` a small model with so many. Beside a run that is cut
+    itself there are none.
     """
     deployed = {"deployed_precision": precision}
     truncate_to, recipe = recipe_of(dataclasses.asdict(download), dataclasses.asdict(finetune), deployed)
     if truncate_to is not None:
         return []
-    depth = about["num_layers"]
     wanted = (about["task"], model, about["metric"], _of_any(recipe))
-    return [
-        {
-            "split": row["split"],
-            "criterion": "truncated" if row["model"] == row["whole"] else "distilled",
-            "threshold": row["layers"],
-            "score": row["score"],
-            "accuracy": row["accuracy"],
-            "layers_saved_frac": layers_saved_frac(row["layers"], depth),
-            "compute_saved_frac": layers_saved_frac(row["layers"], depth),  # it has no ramps
-            "mean_exit_layer": float(row["layers"]),
-            "n": row["n"],
-        }
-        for row in rows
-        if (row["task"], row["whole"], row["metric"], _of_any(row["recipe"])) == wanted
-        and about["n"].get(row["split"]) == row["n"]
-        and row["layers"] < depth
-    ]
+    alike: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found = (row["task"], row["whole"], row["metric"], _of_any(row["recipe"]))
+        if found == wanted and about["n"].get(row["split"]) == row["n"] and row["layers"] < about["num_layers"]:
+            for_ramps = (row["recipe"][key] for key in FOR_RAMPS)
+            alike.setdefault((row["split"], row["model"], row["layers"], *for_ramps), []).append(row)
+    return [_point(seeds, about["num_layers"]) for seeds in alike.values()]
+
+
+def _point(seeds: Sequence[Row], depth: int) -> Row:
+    """One row of a sweep from rows that differ in the seed alone."""
+    row = seeds[0]
+    saved = layers_saved_frac(row["layers"], depth)
+    return {
+        "split": row["split"],
+        "criterion": "truncated" if row["model"] == row["whole"] else "distilled",
+        "threshold": row["layers"],
+        "score": statistics.fmean(each["score"] for each in seeds),
+        "accuracy": statistics.fmean(each["accuracy"] for each in seeds),
+        "layers_saved_frac": saved,
+        "compute_saved_frac": saved,  # it has no ramps
+        "mean_exit_layer": float(row["layers"]),
+        "n": row["n"],
+    }
 
 
 def _of_any(recipe: Mapping[str, Any]) -> dict[str, Any]:
