@@ -13,5 +13,5 @@ def test_a_full_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: no room left on the GPU; expected ") and "2 GiB" in line
-    with pytest.raises(RuntimeError, match="^shapes$"), told_in_one_line():
+    with pytest.raises(RuntimeError, match=r"^shapes$"), told_in_one_line():
         raise RuntimeError("shapes")
