@@ -34,14 +34,14 @@ def main(data_folder: Path, start_file: Path, out: Path, curve: Path) -> None:
     beginning = begin(start, wanted)
     about = {**beginning.origin, **trained_on(task)}
     if beginning.is_trained:
-        with output_dir(out) as folder:
-            beginning.save(folder, about)
-        write_json(curve, [])
+        if processes.rank() == 0:  # which writes
+            with output_dir(out) as folder:
+                beginning.save(folder, about)
+            write_json(curve, [])
         return
 
-    tables = (data["train"], data.validation)
-    columns, tokenizer = task.text_columns, beginning.tokenizer
-    samples = [Samples(encode(tokenizer, table, columns), table["label"].to_numpy()) for table in tables]
+    tables, tokenizer = (data["train"], data.validation), beginning.tokenizer
+    samples = [Samples(encode(tokenizer, table, task.text_columns), table["label"].to_numpy()) for table in tables]
     recipe = Recipe.of(start.recipe, vars(settings))
     how = (recipe, seed, settings.precision, find(settings.objective), settings.class_weights)
     plan = Plan(tokenizer, *samples, task.metrics[0], *how)

@@ -26,6 +26,11 @@ def main(start_file: Path, family_file: Path) -> None:
     params = read_params(Path("params.yaml"))
     check(params.finetune_backbone.objective)
     start, family = resolve(params.backbone)
+    if params.precision == "int8":  # not every machine can
+        from deebert.base.devices import pick_device
+        from deebert.inference.precisions import resolve as resolve_precision
+
+        resolve_precision(params.precision, pick_device())
     if params.finetune_backbone.epochs == 0 and params.dataset not in DATASETS:
         log.warning(SEEN)
     write_json(start_file, dataclasses.asdict(start))

@@ -608,6 +608,16 @@ def test_columns_are_found_whatever_their_case(
     assert caplog.messages == [f"in.csv: text from column {' and '.join(taken)}"]
 
 
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [(["text", "clean_text"], ["clean_text"]), (["Clean_Text ", "text"], ["Clean_Text "]), (["id", "text"], ["text"])],
+)
+def test_a_file_like_those_of_the_training_is_read_as_they_were(names: list[str], taken: list[str]) -> None:
+    """The column that was named for the training comes before one that is called as the model calls it."""
+    about = {"text_columns": ["text"], "columns": ["clean_text"]}
+    assert list(find_text_columns("in.csv", names, None, about)) == taken
+
+
 def test_a_probability_has_no_more_digits_than_float32(model: Path, tmp_path: Path) -> None:
     """As few as tell it from its neighbours."""
     source = write(tmp_path / "in.csv", {"sentence": sentences()})

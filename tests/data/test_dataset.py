@@ -1,5 +1,6 @@
 """A data set on disk: the same when made, saved and loaded, read once, and one clear line for whatever is wrong."""
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -112,6 +113,12 @@ def test_what_a_model_keeps_of_its_task() -> None:
     """The task's name, its text columns and the main metric, as JSON holds them."""
     kept = {"task": "tickets", "text_columns": ["subject", "body"], "metric": "f1"}
     assert trained_on(TASK) == kept == json.loads(json.dumps(trained_on(TASK)))
+
+
+def test_a_model_keeps_what_its_columns_were_called() -> None:
+    """Where the files had other names for them; the label's is none that it reads."""
+    own = dataclasses.replace(TASK, origin={"columns": {"subject": "Betreff", "body": "Text", "label": "Team"}})
+    assert trained_on(own) == trained_on(TASK) | {"columns": ["Betreff", "Text"]}
 
 
 def remove(file: str) -> Callable[[Path], object]:

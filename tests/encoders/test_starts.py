@@ -17,6 +17,7 @@ from deebert.encoders.known import KNOWN_MODELS
 from deebert.encoders.loading import load_classifier
 from deebert.encoders.registry import family_of
 from deebert.encoders.resolve import resolve
+from deebert.encoders.start import Wanted, begin
 from tests import tiny
 from tests.hub import Repo, serve
 from tests.starting import head_modules, start_model
@@ -29,7 +30,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder per family, each a classifier of five labels in an order that is not ours."""
     return {
         family: tiny.write_model(tmp_path_factory.mktemp("checkpoints") / family, family, labels=5)
-        for family in tiny.FAMILIES
+        for family in tiny.EVERY_FAMILY
     }
 
 
@@ -79,7 +80,7 @@ def test_a_folder_gives_the_encoder_and_a_fresh_head(checkpoints: dict[str, Path
             assert not torch.equal(weight, stored[name]), f"{name} is the checkpoint's own"
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.EVERY_FAMILY)
 def test_a_truncated_model_is_the_first_layers(checkpoints: dict[str, Path], family: str, tmp_path: Path) -> None:
     """A truncated model is the checkpoint's first layers and no more; it is saved so, and its head reads the last."""
     model, tokenizer, origin = start_model(str(checkpoints[family]), NAMES, 16, truncate_to=2)
@@ -101,6 +102,17 @@ def test_a_truncated_model_is_the_first_layers(checkpoints: dict[str, Path], fam
         second = whole.eval().base_model(**inputs, output_hidden_states=True).hidden_states[2][:, 0]
         expected = family_of(model).head(model.eval(), second)
         torch.testing.assert_close(loaded(**inputs).logits, expected)
+
+
+def test_other_files_than_those_planned_are_an_error(tmp_path: Path) -> None:
+    """The record would name the weights that `plan` saw, and DVC would take the run for theirs."""
+    folder = tiny.write_model(tmp_path / "model", "bert")
+    start, wanted = resolve(str(folder))[0], Wanted("tiny", NAMES, 16)
+    begin(start, wanted)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("{", "{ ", 1))
+    told = error(lambda: begin(start, wanted))
+    assert told.endswith("its files are not those that `plan` has seen; run `dvc repro -f plan`")
 
 
 @pytest.mark.parametrize("name", ["folder", "toy-bert"])

@@ -12,7 +12,15 @@ from deebert.base.errors import UserError
 from deebert.encoders.interface import Linear
 from deebert.inference import precisions
 from deebert.inference.engine import Engine
-from deebert.inference.precisions import PRECISIONS, STATE_STEPS, WEIGHT_STEPS, Int8Linear, Rounding, resolve
+from deebert.inference.precisions import (
+    PRECISIONS,
+    STATE_STEPS,
+    WEIGHT_STEPS,
+    Fp32Linear,
+    Int8Linear,
+    Rounding,
+    resolve,
+)
 from deebert.model import DeeBert
 from deebert.ramps import PoolerRamps
 from tests import tiny
@@ -75,6 +83,15 @@ def test_pickled(precision: str) -> None:
     """A map that went through pickle gives the same, bit for bit."""
     mapped = PRECISIONS[precision](linear())
     assert torch.equal(pickle.loads(pickle.dumps(mapped))(states(7)), mapped(states(7)))
+
+
+def test_a_part_of_a_joined_map_is_pickled_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weight lies in the memory of the whole, which would come along for each part."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    parts = [PRECISIONS["fp32"](linear(256, 128, seed=seed)) for seed in range(3)]
+    alone = len(pickle.dumps(parts[0]))
+    Fp32Linear.joined(parts)
+    assert len(pickle.dumps(parts[0])) < 1.1 * alone
 
 
 @each_precision

@@ -140,6 +140,14 @@ def test_lists_are_sorted(file: Path) -> None:
     assert read_params(file).entropy_sweep.thresholds == (0.0, 0.1, 0.3)
 
 
+@pytest.mark.parametrize(("written", "read"), [(3, 3), (3.0, 3), (0, 0), (0.5, 0.5)])
+def test_whole_epochs_are_whole(file: Path, written: float, read: float) -> None:
+    """However they are written, they are recorded as a recipe has them, and so are one run."""
+    put(file, "finetune_backbone.epochs", written)
+    epochs = read_params(file).finetune_backbone.epochs
+    assert epochs == read and type(epochs) is type(read)
+
+
 def test_params_are_frozen() -> None:
     """Nothing can change the parameters of a run once they are read."""
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from deebert.base import files, stage
 from deebert.base.errors import UserError
 from deebert.data.dataset import DataSet
+from deebert.inference import precisions
 from tests import tiny
 from tests.stages.running import ROOT, STAGES, run_stage
 from tests.starting import write_start
@@ -142,6 +143,16 @@ def config(**changed: Any) -> Callable[[], None]:
 def start_from(model: str) -> Callable[[], None]:
     """Change what fine-tuning starts from, as the stage `plan` would."""
     return lambda: write_start(Path(), model)
+
+
+def planned(spoil: Callable[[], object]) -> Callable[[], None]:
+    """Spoil the model before the stage `plan` sees it."""
+
+    def change() -> None:
+        spoil()
+        write_start(Path())
+
+    return change
 
 
 def without_a_weight(path: str) -> Callable[[], None]:
@@ -417,7 +428,12 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
         config(model_type="gpt2"),
         ["model ./start: gpt2 is not supported", "bert, camembert, deberta-v2, distilbert"],
     ),
-    "weights cut": ("finetune_backbone", halve("start/model.safetensors"), ["model ./start: cannot be loaded"]),
+    "weights cut": ("plan", halve("start/model.safetensors"), ["model ./start: cannot be loaded"]),
+    "weights cut after the plan": (
+        "finetune_backbone",
+        halve("start/model.safetensors"),
+        ["model ./start: its files are not those that `plan` has seen", "dvc repro -f plan"],
+    ),
     "weights pickled": ("plan", pickle_weights, ["model: './start'", "no model.safetensors", "pickled"]),
     "no weights": (
         "plan",
@@ -426,12 +442,12 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
     ),
     "some weights missing": (
         "finetune_backbone",
-        config(num_hidden_layers=4),
+        planned(config(num_hidden_layers=4)),
         ["model ./start: damaged checkpoint", "weights are missing"],
     ),
     "no tokenizer": (
         "finetune_backbone",
-        remove("start/tokenizer.json"),
+        planned(remove("start/tokenizer.json")),
         ["model ./start: no tokenizer there", "tokenizer.json, vocab.txt"],
     ),
     "loss that is not finite": (
@@ -575,6 +591,20 @@ def test_the_good_project_runs(project: Path, monkeypatch: pytest.MonkeyPatch, n
     else:
         differing = {path for path in before | after if before.get(path) != after.get(path)}
         assert differing <= (TIMED if name == "benchmark" else set())
+
+
+@pytest.mark.usefixtures("project")
+def test_a_precision_that_cannot_be_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """int8 needs a CPU of some kind. The training does not; the stage after it would have said so."""
+    put("precision", "int8")()
+    run_stage("plan", monkeypatch)
+    monkeypatch.setattr(precisions, "multiplies", lambda *_: False)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        run_stage("plan", monkeypatch)
+    assert ended.value.code == 1 and capsys.readouterr().err.startswith("error: precision: int8 needs a CPU with AVX2")
 
 
 def test_the_benchmark_is_of_the_threshold_that_the_sweep_recommends(project: Path) -> None:

@@ -8,17 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deebert.base.errors import UserError
-from deebert.base.files import check_readable, sha256_of
+from deebert.base.files import check_readable
 from deebert.encoders.known import KNOWN_MODELS, PAPER_BERT, KnownModel
 from deebert.encoders.registry import FAMILIES
-from deebert.encoders.start import Start
+from deebert.encoders.start import Start, content_of
 from deebert.settings.model_names import HUB_ID, is_folder
 
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
 UNCOUNTED = ("base", "settings")
-MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".model", ".codes")  # endings
 
 
 def resolve(model: str) -> tuple[Start, str]:
@@ -50,7 +49,7 @@ def _folder(model: str) -> tuple[KnownModel, str]:
     folder = Path(model).expanduser()
     check_readable(folder)
     if checkpoint := released.find(model):
-        return KnownModel(checkpoint.family, str(folder), _content_of(folder), PAPER_BERT), "released"
+        return KnownModel(checkpoint.family, str(folder), content_of(folder), PAPER_BERT), "released"
     if not (folder / "config.json").is_file():
         raise UserError(f"params.yaml: model: {model!r}: no config.json there; expected a Hugging Face model folder")
     if not any(folder.glob("model*.safetensors")):
@@ -60,15 +59,7 @@ def _folder(model: str) -> tuple[KnownModel, str]:
         )
     with load_errors(model):
         family = supported_config(model, folder).model_type
-        return KnownModel(family, str(folder), _content_of(folder), PAPER_BERT), "pretrained"
-
-
-def _content_of(folder: Path) -> str:
-    """12 hexadecimal digits that change with the files of a model's folder: weights, settings, tokenizer."""
-    digest = hashlib.sha256()
-    for file in sorted(each for each in folder.iterdir() if each.suffix in MODEL_FILES and each.is_file()):
-        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
-    return digest.hexdigest()[:12]
+        return KnownModel(family, str(folder), content_of(folder), PAPER_BERT), "pretrained"
 
 
 def _repository(model: str) -> KnownModel:

@@ -1,6 +1,7 @@
 """What a fine-tuning starts from. The stage `plan` writes it down, and the stage `finetune_backbone` begins with it."""
 
 import dataclasses
+import hashlib
 import importlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deebert.base.errors import UserError
-from deebert.base.files import read_json, write_json
+from deebert.base.files import read_json, sha256_of, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".model", ".codes")  # endings
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,14 @@ def begin(start: Start, wanted: Wanted) -> Beginning:
     return beginning
 
 
+def content_of(folder: Path) -> str:
+    """12 hexadecimal digits that change with the files of a model's folder: weights, settings, tokenizer."""
+    digest = hashlib.sha256()
+    for file in sorted(each for each in folder.iterdir() if each.suffix in MODEL_FILES and each.is_file()):
+        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:12]
+
+
 def truncate(name: str, config: Any, truncate_to: int | None) -> dict[str, int]:
     """Make `config` that of the model's first layers; returns what there is to tell of it."""
     depth = config.num_hidden_layers
@@ -135,6 +146,8 @@ def truncate(name: str, config: Any, truncate_to: int | None) -> dict[str, int]:
             f" model {name} has {depth} layers: expected 2 to {depth}, or default"
         )
     config.num_hidden_layers = truncate_to
+    if getattr(config, "layer_types", None):  # ModernBERT's say which layers see all tokens
+        config.layer_types = config.layer_types[:truncate_to]
     return {"truncate_to": truncate_to, "layers_in_source": depth}
 
 

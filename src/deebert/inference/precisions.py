@@ -70,7 +70,7 @@ class Fp32Linear:
         return self._weight.to_dense() if self._is_packed else self._weight
 
     def __getstate__(self) -> tuple[Tensor, Tensor | None]:
-        return self.weight(), self.bias
+        return self.weight().clone(), self.bias  # a part of a joined weight would bring the whole
 
     def __setstate__(self, state: tuple[Tensor, Tensor | None]) -> None:
         self._set(*state)

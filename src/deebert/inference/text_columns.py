@@ -15,11 +15,11 @@ def find_text_columns(
 ) -> tuple[str, ...]:
     """The columns that are `wanted`, else those that the model was trained on, else those with usual names.
 
-    Where nobody wants any, case does not matter, and the log says which are read: a model that was trained on data of
-    one's own knows their columns as `text` and `pair` alone.
+    Where nobody wants any, case does not matter, and the log says which are read.
 
     Args:
-        about: of the model; its `text_columns` say how many texts it reads.
+        about: of the model; its `text_columns` say how many texts it reads, and its `columns`, where there are any,
+            what these were called in the files that it was trained on.
 
     Raises:
         UserError: there are none, or not as many as the model reads.
@@ -36,9 +36,10 @@ def find_text_columns(
             raise UserError(f"--pair: {wanted[1]} is the column of --text; expected another one")
         return wanted
     by_name = {name.strip().lower(): name for name in reversed(names)} | {name: name for name in names}
-    for group in (trained, *TEXTS):
-        if len(group) == (len(trained) or 1) and all(name in by_name for name in group):
-            texts = tuple(by_name[name] for name in group)
+    for group in (tuple(about.get("columns", ())), trained, *TEXTS):
+        known = [by_name.get(name, by_name.get(name.strip().lower())) for name in group]
+        if len(group) == (len(trained) or 1) and None not in known:
+            texts = tuple(name for name in known if name is not None)
             log.info("%s: text from column %s", where, " and ".join(texts))
             return texts
     asked = "--text" if len(trained) < 2 else "--text and --pair"

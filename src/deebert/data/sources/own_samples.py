@@ -151,11 +151,8 @@ def counts(samples: Mapping[str, Samples], names: Sequence[str]) -> dict[str, An
     for split, count in shared.items():
         if count:
             log.warning("%s: %d of %d texts stand in train as well", split, count, len(samples[split].texts))
-    lacking = {
-        split: [name for name in names if name not in set(held.labels)]
-        for split, held in others.items()
-        if held.labels is not None
-    }
+    present = {split: set(held.labels) for split, held in others.items() if held.labels is not None}
+    lacking = {split: [name for name in names if name not in found] for split, found in present.items()}
     for split, absent in lacking.items():
         if absent:
             log.warning("%s: has no sample of %d classes: %s", split, len(absent), some(absent))

@@ -18,7 +18,7 @@ from deebert.encoders.loading import (
     load_tokenizer,
     supported_config,
 )
-from deebert.encoders.start import Beginning, Start, Wanted, truncate
+from deebert.encoders.start import Beginning, Start, Wanted, content_of, truncate
 from deebert.encoders.unused import check_unexpected, tell_unused
 from deebert.settings.model_names import is_folder, model_name
 
@@ -37,6 +37,8 @@ def begin(start: Start, wanted: Wanted) -> Beginning:
     What it raises is told in `encoders.start.begin`.
     """
     name, place, revision = start.model, start.place, start.revision
+    if is_folder(name) and content_of(Path(place)) != revision:
+        raise UserError(f"model {name}: its files are not those that `plan` has seen; run `dvc repro -f plan`")
     if Path(place, RAMPS).is_file():
         log.info("model %s: its %s is not read; ramps are trained anew", name, RAMPS)
     make = _kept if wanted.trains_nothing else _fresh
