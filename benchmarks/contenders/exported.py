@@ -1,4 +1,4 @@
-"""This project in ONNX Runtime: a graph for each layer, as `deebert export` writes them, and their runner."""
+"""This project in ONNX Runtime: the graph that `deebert export` writes, and its runner."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +9,15 @@ from deebert.export.folder import Chosen, write
 from deebert.export.runner import Runner
 from deebert.inference.classifier import EarlyExitClassifier
 
-FOLDER = "graphs"
+FOLDER = "export"
 
 
 class Exported(Contender):
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._names = [each["name"] for each in runner.manifest["graphs"][0]["inputs"]]
 
     def prepare(self, batch: Batch) -> Batch:
-        return {name: batch[name] for name in self._names}
+        return {name: batch[name] for name in self._runner.reads}
 
     def answer_one(self, batch: Batch, threshold: float) -> Answers:
         return Answers(*self._runner.answer(batch, threshold))
@@ -27,7 +26,7 @@ class Exported(Contender):
 def build(model: Path, graph: Path, folder: Path, precision: str, calibration: Sequence[Batch]) -> None:
     about = EarlyExitClassifier.from_pretrained(model).about
     asked = Chosen(None, "the race asks for thresholds itself")
-    write(model, about, folder / FOLDER, about["num_layers"], precision, lambda _: asked)
+    write(model, about, folder / FOLDER, about["num_layers"], precision, lambda *_: asked)
 
 
 def load(folder: Path, precision: str, threads: int) -> Exported:

@@ -48,7 +48,7 @@ def data(classifier: EarlyExitClassifier, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def exported(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One graph for each layer, checked."""
+    """A ramp after each layer, checked."""
     out = tmp_path_factory.mktemp("exported") / "out"
     assert status("export", model, out, "--check", data) == 0
     return out
@@ -106,7 +106,7 @@ def test_the_runner_answers_as_the_model(
     assert {each["exit_layer"] for each in answers_of(exported, monkeypatch, capsys, "--threshold", "0", *texts)} == {4}
 
 
-def test_a_check_chooses_on_the_graphs(
+def test_a_check_chooses_on_the_graph(
     model: Path,
     classifier: EarlyExitClassifier,
     data: Path,
@@ -114,9 +114,9 @@ def test_a_check_chooses_on_the_graphs(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Scores, agreement and thresholds are told; a table gives what the data set gives; rules for fewer graphs differ.
+    """Scores, agreement and thresholds are told; a table gives what the data set gives; rules for fewer ramps differ.
 
-    The threshold is the largest saving within the drop: what it keeps and saves is what the graphs do at it.
+    The threshold is the largest saving within the drop: what it keeps and saves is what the graph does at it.
     """
     manifest = manifest_of(exported)
     known = {each["drop_points"]: each for each in manifest["thresholds"]["recommended"]}
@@ -134,14 +134,13 @@ def test_a_check_chooses_on_the_graphs(
     again = tmp_path / "again"
     assert status("export", model, again, "--check", source, "--text", "text", "--drop", "3") == 0
     told = capsys.readouterr().out
-    assert "60 samples: in.csv, by these graphs" in told and "0       100.00  100.00" in told
+    assert "60 samples: in.csv, by this graph" in told and "0       100.00  100.00" in told
     assert f"threshold: {known[3.0]['threshold_nats']:g} nats" in told
     assert manifest_of(again)["thresholds"]["recommended"] == manifest["thresholds"]["recommended"]
 
     assert status("export", model, again, "--check", data, "--blocks", "2", "--threshold", "0.9") == 0  # replaced
     fewer = manifest_of(again)
-    assert [graph["layers"] for graph in fewer["graphs"]] == [[1, 2], [3, 4]] and fewer["threshold_nats"] == 0.9
-    assert sorted(path.name for path in again.glob("*.onnx")) == ["block-01.onnx", "block-02.onnx"]
+    assert fewer["exit_layers"] == [2, 4] and fewer["threshold_nats"] == 0.9
     each = fewer["thresholds"]["recommended"][-1]
     predicted = classifier.predict(sentences(), [0.0, each["threshold_nats"], 0.0])
     assert each["layers_saved_frac"] == pytest.approx(1 - predicted.exit_layers.mean() / LAYERS, abs=1e-4)
@@ -173,7 +172,7 @@ def test_thresholds_without_a_check(
         assert chosen.threshold_nats is None and chosen.chosen_on.startswith("none: ") and not chosen.recommended
     with pytest.raises(SystemExit) as end:
         answers_of(out, monkeypatch, capsys, "w1 w2")
-    assert str(end.value).startswith("error: threshold: none was chosen on these graphs")
+    assert str(end.value).startswith("error: threshold: none was chosen on this graph")
     assert answers_of(out, monkeypatch, capsys, "--threshold", "0", "w1 w2")[0]["exit_layer"] == LAYERS
 
 
@@ -265,12 +264,12 @@ def test_a_folder_that_is_not_whole(
     """The runner tells in one line which of its files is missing or damaged."""
     for number, (name, content, told) in enumerate(
         (
-            ("block-03.onnx", None, "no such file; expected the whole folder as it was exported"),
-            ("block-03.onnx", b"half", "cannot be loaded: "),
+            ("model.onnx", None, "no such file; expected the whole folder as it was exported"),
+            ("model.onnx", b"half", "cannot be loaded: "),
             ("tokenizer.json", b"{", "cannot be loaded: "),
             ("manifest.json", None, "cannot be read: No such file or directory"),
             ("manifest.json", b"{", "damaged: "),
-            ("manifest.json", b"{}", "is of format None; expected 1"),
+            ("manifest.json", b"{}", "is of format None; expected 2"),
         )
     ):
         out = shutil.copytree(exported, tmp_path / str(number))
@@ -365,7 +364,7 @@ def test_what_a_layer_may_not_read(
 def refused(out: Path, model: Path) -> str:
     """Why a folder is not written, which is told before anything of the model is."""
     with pytest.raises(UserError) as caught:
-        folder.write(model, {}, out, LAYERS, "fp32", lambda _: Chosen(None, "not"))
+        folder.write(model, {}, out, LAYERS, "fp32", lambda *_: Chosen(None, "not"))
     return str(caught.value)
 
 

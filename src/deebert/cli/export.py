@@ -1,16 +1,17 @@
-"""Write a model as ONNX graphs, with a program that runs them.
+"""Write a model as an ONNX graph with early exit in it, and a program that runs it.
 
-A graph cannot stop early, and one per block of layers can. OUT is a folder with block-01.onnx and so on, each ending
-in the ramp of its last layer; manifest.json; tokenizer.json; and runner.py, which answers texts with early exit and
-needs onnxruntime, tokenizers and numpy alone.
+OUT is a folder with model.onnx, whose inputs are tokens and the threshold, and whose outputs are logits and the layer
+of the exit; manifest.json; tokenizer.json; and runner.py, which answers texts and needs onnxruntime, tokenizers and
+numpy alone.
 
---check runs labelled texts through the graphs and through the model, tells how far they agree and what each graph
-scores, and chooses thresholds on what the graphs answer. DATA is a data set such as data/glue, or a file with texts
+--check runs labelled texts through the graph and through the model, tells how far they agree and what each ramp
+scores, and chooses thresholds on what the graph answers. DATA is a data set such as data/glue, or a file with texts
 and labels: .csv, .tsv, .jsonl or .parquet.
 """
 
 import argparse
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from deebert.cli.tables import percent, recommended_table, table
 
 if TYPE_CHECKING:
     from deebert.export.check import Checked
+    from deebert.export.graphs import Graph
 
 PRECISIONS = ("fp32", "int8")
 DEFAULT_DROP = 1.0
@@ -29,7 +31,12 @@ DEFAULT_DROP = 1.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=model.HELP)
     parser.add_argument("target", metavar="OUT", type=Path, help="a folder for the export; an earlier one is replaced")
-    parser.add_argument("--blocks", type=count, metavar="N", help="graphs; by default one for each layer")
+    parser.add_argument(
+        "--blocks",
+        type=count,
+        metavar="N",
+        help="of layers, with a ramp after each block; by default one a layer",
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of matrix products; %(default)s")
     which = parser.add_argument_group("the threshold that runner.py takes if it is given none")
     which = which.add_mutually_exclusive_group()
@@ -41,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--threshold", type=number, metavar="NATS", help="this one")
     which = parser.add_argument_group("where thresholds come from")
-    which.add_argument("--check", type=Path, metavar="DATA", help="chosen on the graphs; without it, the model's own")
+    which.add_argument("--check", type=Path, metavar="DATA", help="chosen on the graph; without it, the model's own")
     which.add_argument("--text", metavar="COLUMN", help="of DATA's texts; by default as the model was trained")
     which.add_argument("--pair", metavar="COLUMN", help="of the second texts, for tasks on pairs")
     which.add_argument("--label", metavar="COLUMN", help="of the labels; by default a usual name, such as label")
@@ -62,10 +69,10 @@ def run(parsed: argparse.Namespace) -> None:
     texts = tuple(name for name in (parsed.text, parsed.pair) if name is not None) or None
     samples = None if parsed.check is None else read_samples(parsed.check, Columns(texts, parsed.label), about)
     drop = DEFAULT_DROP if parsed.drop is None else parsed.drop
-    blocks = parsed.blocks or classifier.num_layers
+    num_blocks = parsed.blocks or classifier.num_layers
     unchecked = None
     if samples is None:
-        known, same_ramps = classifier.thresholds(parsed.metrics), blocks == classifier.num_layers
+        known, same_ramps = classifier.thresholds(parsed.metrics), num_blocks == classifier.num_layers
         unchecked = folder.Chosen.of_model(known, drop, same_ramps, parsed.precision)
         if parsed.drop is not None and unchecked.threshold_nats is None:
             why = unchecked.none_for(drop)
@@ -74,14 +81,14 @@ def run(parsed: argparse.Namespace) -> None:
             unchecked = unchecked.with_threshold(parsed.threshold)
     told: list[str] = []
 
-    def choose(written: Path) -> folder.Chosen:
+    def choose(written: Path, blocks: "Sequence[Graph]") -> folder.Chosen:
         if samples is None:
             return unchecked
-        checked = check(written, classifier, samples, drop, parsed.threshold)
+        checked = check(written, blocks, classifier, samples, drop, parsed.threshold)
         told.extend(_told(checked))
         return checked.chosen
 
-    chosen = folder.write(classifier.folder, about, parsed.target, blocks, parsed.precision, choose)
+    chosen = folder.write(classifier.folder, about, parsed.target, num_blocks, parsed.precision, choose)
     threshold = "none" if chosen.threshold_nats is None else f"{chosen.threshold_nats:g} nats"
     for line in (*told, f"threshold: {threshold}", f"thresholds chosen on: {chosen.chosen_on}"):
         print(line)
@@ -113,7 +120,7 @@ def _told(checked: "Checked") -> list[str]:
         f"{chosen.n:,} samples: {chosen.chosen_on}",
         "",
         f"if everybody leaves after layer: {chosen.metric} (%)",
-        *table([str(last), percent(score)] for _, last, score in checked.scores),
+        *table([str(layer), percent(score)] for layer, score in checked.scores),
         "",
         f"same as the model in {checked.precision}, at nats: label (%), exit layer (%)",
         *table(

@@ -1,12 +1,14 @@
-"""What exported graphs answer to labelled texts, beside what the engine answers; and the thresholds that follow.
+"""What an exported graph answers to labelled texts, beside what the engine answers; and the thresholds that follow.
 
-The thresholds are chosen by the analysis of the stage `entropy_sweep`, on the graphs' own logits: graphs in int8 give
-others than the model does, and a graph of several layers has one ramp, at its end.
+The thresholds are chosen by the analysis of the stage `entropy_sweep`, on the logits of the same blocks without an
+exit: blocks in int8 give others than the model does, and one of several layers has one ramp, at its end.
 """
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -16,21 +18,22 @@ from deebert.analysis.curves import ScoredCurve, entropy_curve
 from deebert.data.scores import METRICS
 from deebert.exits.grids import threshold_grid
 from deebert.export.folder import Chosen
-from deebert.export.runner import Runner
+from deebert.export.graphs import Graph
+from deebert.export.joined import all_exits, save_graph
+from deebert.export.runner import Runner, session
 from deebert.export.samples import Samples
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.thresholds import Recommended
 
 DROPS_POINTS = (0.0, 0.5, 1.0, 3.0)  # as in params.yaml, like the grid and the seed
 GRID_POINTS, RESAMPLING_SEED = 200, 42
-TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class Agreement:
     """Shares of samples with the engine's label, and with its exit layer, at a threshold.
 
-    The engine has the ramps that the graphs have.
+    The engine has the ramps that the graph has.
     """
 
     threshold_nats: float
@@ -43,45 +46,63 @@ class Checked:
     """What came of a check.
 
     Attributes:
-        scores: of each graph, as (first layer, last layer, score of everybody leaving at its end).
+        scores: of each exit, as (layer, score of everybody leaving there).
         precision: of the engine.
         agreements: at full depth, and at the threshold that was chosen.
     """
 
     chosen: Chosen
-    scores: tuple[tuple[int, int, float], ...]
+    scores: tuple[tuple[int, float], ...]
     precision: str
     agreements: tuple[Agreement, ...]
 
 
 def check(
-    folder: Path, classifier: EarlyExitClassifier, samples: Samples, drop_points: float, threshold_nats: float | None
+    folder: Path,
+    blocks: Sequence[Graph],
+    classifier: EarlyExitClassifier,
+    samples: Samples,
+    drop_points: float,
+    threshold_nats: float | None,
 ) -> Checked:
-    """Run all samples through the graphs of `folder`, to full depth, and through the engine.
+    """Run all samples through the blocks, to full depth, through the graph of `folder`, and through the engine.
 
     Args:
+        blocks: that the graph was made of.
         classifier: the model that was exported.
         drop_points: points of score that the runner may lose by its threshold.
         threshold_nats: the runner's, chosen by somebody else; None = chosen here.
     """
     runner = Runner(folder)
-    parts = range(0, len(samples.texts), TEXTS_AT_ONCE)
-    told = tqdm(parts, desc="check", unit=f"x {TEXTS_AT_ONCE} texts", disable=None)
-    logits = np.concatenate([runner.logits(samples.texts[start : start + TEXTS_AT_ONCE]) for start in told])
-    layers = [graph["layers"] for graph in runner.manifest["graphs"]]
-    ends = np.array([last for _, last in layers])
+    logits = every_logits(runner, blocks, samples.texts)
+    ends = np.array([block.last for block in blocks])
     recommended = _recommended(logits, ends, samples, {*DROPS_POINTS, drop_points})
     if threshold_nats is None:
         (threshold_nats,) = [each.threshold_nats for each in recommended if each.drop_points == drop_points]
     score = METRICS[samples.metric]
     return Checked(
         Chosen(
-            threshold_nats, f"{samples.name}, by these graphs", len(samples.texts), samples.metric, tuple(recommended)
+            threshold_nats, f"{samples.name}, by this graph", len(samples.texts), samples.metric, tuple(recommended)
         ),
-        tuple((*layers[i], score(samples.labels, logits[:, i].argmax(axis=1))) for i in range(len(layers))),
+        tuple((int(end), score(samples.labels, logits[:, i].argmax(axis=1))) for i, end in enumerate(ends)),
         classifier.precision,
-        tuple(_agreement(runner, classifier, samples, nats) for nats in sorted({0.0, threshold_nats})),
+        tuple(_agreement(runner, ends, classifier, samples, nats) for nats in sorted({0.0, threshold_nats})),
     )
+
+
+def every_logits(runner: Runner, blocks: Sequence[Graph], texts: Sequence[Any]) -> np.ndarray:
+    """Logits (N, E, C) float32 of every exit for N texts, none of which leaves early."""
+    logits = np.empty((len(texts), len(blocks), len(runner.manifest["labels"])), dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "all-exits.onnx"
+        save_graph(all_exits(blocks), graph)
+        whole = session(graph, threads=0)
+        progress = tqdm(desc="check", total=len(texts), unit="text", disable=None)
+        for rows, inputs in runner.batches(texts):
+            (logits[rows],) = whole.run(None, inputs)
+            progress.update(len(rows))
+        progress.close()
+    return logits
 
 
 def _recommended(logits: np.ndarray, ends: np.ndarray, samples: Samples, drops: Iterable[float]) -> list[Recommended]:
@@ -97,8 +118,9 @@ def _recommended(logits: np.ndarray, ends: np.ndarray, samples: Samples, drops: 
     ]
 
 
-def _agreement(runner: Runner, classifier: EarlyExitClassifier, samples: Samples, nats: float) -> Agreement:
-    ends = {graph["layers"][1] for graph in runner.manifest["graphs"]}
+def _agreement(
+    runner: Runner, ends: np.ndarray, classifier: EarlyExitClassifier, samples: Samples, nats: float
+) -> Agreement:
     of_ramps = [nats if layer in ends else 0.0 for layer in range(1, classifier.num_layers)]
     expected = classifier.predict(samples.texts, of_ramps)
     answers = runner.predict(samples.texts, nats)

@@ -1,8 +1,8 @@
-"""The folder that `deebert export` writes: graphs, tokenizer, runner, and a manifest that tells of them."""
+"""The folder that `deebert export` writes: graph, tokenizer, runner, and a manifest that tells of them."""
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,20 +15,21 @@ from transformers import PreTrainedTokenizerBase
 from deebert.base.errors import UserError
 from deebert.base.files import output_dir, write_json
 from deebert.export.blocks import Cut
-from deebert.export.graphs import OPSET, ends, write_graphs
+from deebert.export.graphs import OPSET, Graph, block_graphs, ends
+from deebert.export.joined import early_exit, save_graph
 from deebert.export.watched import cannot_export
 from deebert.inference.thresholds import Recommended, Thresholds
 from deebert.model import DeeBert, fingerprint
 
-FORMAT = 1
-MANIFEST, TOKENIZER, RUNNER = "manifest.json", "tokenizer.json", "runner.py"
+FORMAT = 2
+GRAPH, MANIFEST, TOKENIZER, RUNNER = "model.onnx", "manifest.json", "tokenizer.json", "runner.py"
 MAX_LENGTH = 1 << 20  # tokens; a larger one is a tokenizer's way to say that it knows none
 MADE_WITH = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is known of thresholds on the exported graphs.
+    """What is known of thresholds on the exported graph.
 
     Attributes:
         threshold_nats: that the runner takes if it is given none; None = it asks for one.
@@ -45,20 +46,20 @@ class Chosen:
 
     @classmethod
     def of_model(cls, known: Thresholds | None, drop_points: float, same_ramps: bool, precision: str) -> "Chosen":
-        """The model's own thresholds, as far as they hold for the graphs.
+        """The model's own thresholds, as far as they hold for the graph.
 
         Args:
             known: what the model tells of them.
             drop_points: points of score that the runner may lose.
-            same_ramps: whether the graphs have every ramp of the model.
-            precision: of the graphs.
+            same_ramps: whether the graph has every ramp of the model.
+            precision: of the graph.
         """
         if known is None:
-            return cls(None, "none: the model tells of no thresholds, and the graphs were not checked")
+            return cls(None, "none: the model tells of no thresholds, and the graph was not checked")
         if not same_ramps:
-            return cls(None, "none: the model's thresholds are for a ramp in each layer; the graphs were not checked")
+            return cls(None, "none: the model's thresholds are for a ramp in each layer; the graph was not checked")
         if known.precision != precision:
-            told = f"none: the model's thresholds are for {known.precision}; the graphs were not checked"
+            told = f"none: the model's thresholds are for {known.precision}; the graph was not checked"
             return cls(None, told)
         told = f"{known.split}, by the model in {precision}"
         threshold = next((each.threshold_nats for each in known.recommended if each.drop_points == drop_points), None)
@@ -88,7 +89,8 @@ def check_replaceable(out: Path) -> None:
 
 
 def _is_part(name: str) -> bool:
-    return name in (MANIFEST, TOKENIZER, RUNNER, "__pycache__") or (
+    """Of an export, or of one before there was one graph of all blocks."""
+    return name in (GRAPH, f"{GRAPH}.data", MANIFEST, TOKENIZER, RUNNER, "__pycache__") or (
         name.startswith("block-") and name.endswith(".onnx")
     )
 
@@ -99,7 +101,7 @@ def _tells_of_graphs(manifest: Path) -> bool:
         content = json.loads(manifest.read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and {"format", "graphs", "thresholds"} <= content.keys()
+    return isinstance(content, dict) and {"format", "fingerprint", "thresholds"} <= content.keys()
 
 
 def write(
@@ -108,7 +110,7 @@ def write(
     out: Path,
     num_blocks: int,
     precision: str,
-    choose: Callable[[Path], Chosen],
+    choose: Callable[[Path, Sequence[Graph]], Chosen],
 ) -> Chosen:
     """Write the folder `out`, whole or not at all, and give what `choose` has told.
 
@@ -116,7 +118,8 @@ def write(
         source: folder of a trained model.
         about: of the model, as `EarlyExitClassifier.about` tells.
         precision: of the linear maps of tokens, fp32 or int8.
-        choose: tells of thresholds on the graphs; it is given the folder, which is then complete but for these.
+        choose: tells of thresholds on the graph; it is given the folder, which is then complete but for these, and the
+            graphs of the blocks.
 
     Raises:
         UserError: the folder cannot be written or replaced, or the model cannot be exported so.
@@ -131,8 +134,9 @@ def write(
     weights = fingerprint(model.state_dict())
     cut = Cut(model, token_types)
     with output_dir(out) as folder:
-        written = write_graphs(cut, block_ends, precision, folder)
-        graphs = list(tqdm(written, desc="export", total=num_blocks, unit="graph", disable=None))
+        made = block_graphs(cut, block_ends, precision)
+        blocks = list(tqdm(made, desc="export", total=num_blocks, unit="block", disable=None))
+        save_graph(early_exit(blocks), folder / GRAPH)
         _save_tokenizer(tokenizer, max_length, folder / TOKENIZER)
         shutil.copyfile(Path(__file__).with_name(RUNNER), folder / RUNNER)
         manifest = {
@@ -142,7 +146,8 @@ def write(
             "labels": about["label_names"],
             "model_type": about["model_type"],
             "num_layers": model.num_layers,
-            "graphs": [asdict(graph) for graph in graphs],
+            "graph": GRAPH,
+            "exit_layers": block_ends,
             "precision": precision,
             "tokenizer": TOKENIZER,
             "max_length": max_length,
@@ -152,7 +157,7 @@ def write(
             "versions": {name: version(name) for name in MADE_WITH},
         }
         write_json(folder / MANIFEST, manifest | _told(Chosen(None, "not yet")))
-        chosen = choose(folder)
+        chosen = choose(folder, blocks)
         write_json(folder / MANIFEST, manifest | _told(chosen))
     return chosen
 

@@ -1,6 +1,7 @@
-"""Blocks of layers as ONNX files, of operators that the standard has, which every runtime reads."""
+"""Blocks of layers as ONNX graphs, of operators that the standard has, which every runtime reads."""
 
 import itertools
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
+from onnx import ModelProto, numpy_helper
 
 from deebert.base.errors import UserError
 from deebert.export.blocks import Block, Cut, Named
@@ -17,68 +18,67 @@ from deebert.export.int8 import quantize
 
 OPSET = 20  # the first with an operator for GELU
 MAX_BYTES = 1_900_000_000  # protobuf holds no more than 2 GiB
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of a graph, as the manifest tells of it: `batch` and `length` are open, as numbers are not."""
-
-    name: str
-    dtype: str
-    dims: tuple[str | int, ...]
+MAX_BLOCKS = 32  # each is inside the one before; protobuf reads messages in messages to a depth of 100
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A file, the layers in it from the first to the last, and what goes in and comes out, `logits` first."""
+    """A block as a graph by itself.
 
-    file: str
-    layers: tuple[int, int]
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    Attributes:
+        last: its last layer, from 1.
+        takes, gives: its tensors, by their names in `model`. It gives `logits` (B, C) first.
+    """
+
+    model: ModelProto
+    last: int
+    takes: list[Named]
+    gives: list[Named]
 
 
 def ends(num_layers: int, num_blocks: int) -> list[int]:
     """The last layer of each block, for blocks as even as can be, of which the first ones are the smaller.
 
     Raises:
-        UserError: there are more blocks than layers.
+        UserError: there are more blocks than layers, or than can be inside each other.
     """
     if num_blocks > num_layers:
         raise UserError(f"--blocks: {num_blocks} is not allowed; expected at most the model's {num_layers} layers")
+    if num_blocks > MAX_BLOCKS:
+        raise UserError(f"--blocks: {num_blocks} is not allowed; expected at most {MAX_BLOCKS}, which a file can hold")
     return [num_layers * block // num_blocks for block in range(1, num_blocks + 1)]
 
 
-def write_graphs(cut: Cut, block_ends: list[int], precision: str, folder: Path) -> Iterator[Graph]:
-    """Write `block-01.onnx` and so on into `folder`, one at a time.
+def block_graphs(cut: Cut, block_ends: list[int], precision: str) -> Iterator[Graph]:
+    """Each block as a graph, one at a time.
 
     Raises:
-        UserError: a block is too large for a file.
+        UserError: a block is too large for the exporter.
     """
-    for number, (before, last) in enumerate(itertools.pairwise([0, *block_ends]), start=1):
+    for before, last in itertools.pairwise([0, *block_ends]):
         block = cut.block(before + 1, last)
-        path = folder / f"block-{number:02d}.onnx"
-        _write(block, path)
-        takes = _described(path, block)
+        model = _exported(block)
+        takes = _described(model, block)
         if precision == "int8":
-            quantize(path, exact=_values(block.before_layers()), coarse=_values(block.after_attention()))
-        yield Graph(path.name, (before + 1, last), _told(takes), _told(block.gives))
+            quantize(model, exact=_values(block.before_layers()), coarse=_values(block.after_attention()))
+        yield Graph(model, last, takes, block.gives)
 
 
 def _values(parameters: Iterable[torch.Tensor]) -> list[np.ndarray]:
     return [each.detach().numpy() for each in parameters]
 
 
-def _write(block: Block, path: Path) -> None:
+def _exported(block: Block) -> ModelProto:
     weights = sum(parameter.nbytes for parameter in block.used())
     if weights > MAX_BYTES:
         raise UserError(
             f"--blocks: layers {block.first} to {block.last} and what they read have {weights / 1e9:.1f} GB of weights,"
-            " and an ONNX file holds 2; expected more blocks"
+            " and PyTorch exports 2; expected more blocks"
         )
     named = [*block.takes, *block.gives]
-    with warnings.catch_warnings(), torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of sizes that are checked with Python, and of the exporter's age
+        path = Path(folder) / "block.onnx"
         # The exporter that traces. The one by torch.export gives graphs of the same speed, and takes 20 times as long.
         torch.onnx.export(
             block,
@@ -90,21 +90,20 @@ def _write(block: Block, path: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
+        return onnx.load(path)
 
 
-def _described(path: Path, block: Block) -> list[Named]:
-    """Which tensors the written graph takes: it lacks what is not read, such as token types where there is one alone.
+def _described(model: ModelProto, block: Block) -> list[Named]:
+    """Which tensors the graph takes: it lacks what is not read, such as token types where there is one alone.
 
-    The dimensions that the file tells of become those of the block; the exporter forgets some sizes.
+    The dimensions that it tells of become those of the block; the exporter forgets some sizes.
     """
-    model = onnx.load(path)
     named = {each.name: each for each in (*block.takes, *block.gives)}
     for value in (*model.graph.input, *model.graph.output):
         for told, dim in zip(value.type.tensor_type.shape.dim, named[value.name].dims, strict=True):
             if isinstance(dim, int):
                 told.dim_value = dim
     _fix_shapes(model)
-    onnx.save(model, path)
     return [named[each.name] for each in model.graph.input]
 
 
@@ -136,7 +135,3 @@ def _fix_shapes(model: onnx.ModelProto) -> None:
             nodes.append(node)
     del graph.node[:]
     graph.node.extend(reversed(nodes))
-
-
-def _told(tensors: list[Named]) -> tuple[Tensor, ...]:
-    return tuple(Tensor(each.name, str(each.example.dtype).removeprefix("torch."), each.dims) for each in tensors)

@@ -13,11 +13,10 @@ took longer than float32 where a processor has AVX2 alone.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.helper import make_node
 
 from deebert.inference.precisions import STATE_STEPS, STATE_ZERO, WEIGHT_STEPS
@@ -39,14 +38,13 @@ CONSTANTS = {
 }
 
 
-def quantize(path: Path, exact: Sequence[np.ndarray] = (), coarse: Sequence[np.ndarray] = ()) -> None:
+def quantize(model: ModelProto, exact: Sequence[np.ndarray] = (), coarse: Sequence[np.ndarray] = ()) -> None:
     """Rewrite a graph: linear maps of tokens multiply whole numbers. Heads, which read first tokens, stay float32.
 
     Args:
         exact: weights (out, in) of maps of tokens that stay float32, too, as they do in the engine.
         coarse: weights (out, in) of maps that read first tokens, too, in 8 bits.
     """
-    model = onnx.load(path)
     graph = model.graph
     weights = {each.name: each for each in graph.initializer}
     tokens = _tokens(model)
@@ -77,7 +75,6 @@ def quantize(path: Path, exact: Sequence[np.ndarray] = (), coarse: Sequence[np.n
         del field[:]
         field.extend(content)
     onnx.checker.check_model(model)
-    onnx.save(model, path)
 
 
 def _is_one_of(weight: TensorProto, known: Sequence[np.ndarray]) -> bool:
@@ -86,7 +83,7 @@ def _is_one_of(weight: TensorProto, known: Sequence[np.ndarray]) -> bool:
     return any(np.array_equal(numpy_helper.to_array(weight).T, each) for each in alike)
 
 
-def _tokens(model: onnx.ModelProto) -> set[str]:
+def _tokens(model: ModelProto) -> set[str]:
     """Names of tensors (B, T, ...) with as many dimensions as hidden states have, and that depend on the inputs."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     known = {each.name: len(each.type.tensor_type.shape.dim) for each in graph.value_info}

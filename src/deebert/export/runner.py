@@ -1,4 +1,4 @@
-"""Answer texts with early exit, by the ONNX graphs of the folder that this file lies in.
+"""Answer texts with early exit, by the ONNX graph of the folder that this file lies in.
 
     python runner.py "a text" "another text"
     python runner.py < texts.txt
@@ -15,7 +15,6 @@ import contextlib
 import errno
 import itertools
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,15 +25,14 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-FORMAT = 1  # of manifest.json
+FORMAT = 2  # of manifest.json
 BATCH_TOKENS = 2048  # padding included; bounds the memory
 LINES_AT_ONCE = 1024
-FEW_NUMBERS = 100  # for which NumPy's calls would take longer than Python
 NOT_WRITTEN = {
     errno.EPIPE: "was closed before all was written",
     **{number: f"cannot be written: {os.strerror(number)}" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)},
 }
-NO_THRESHOLD = "none was chosen on these graphs; expected nats, such as 0.1, or 0 for full depth"
+NO_THRESHOLD = "none was chosen on this graph; expected nats, such as 0.1, or 0 for full depth"
 
 Text = str | tuple[str, str]
 
@@ -48,17 +46,15 @@ class Answer(NamedTuple):
 
 
 class Runner:
-    """Answers by the graphs of one folder.
-
-    A batch runs through one graph after the other. After each, the texts that are answered leave, and what is left of
-    the batch is put together. What a graph needs of an earlier one goes by its name in the manifest.
+    """Answers by the graph of one folder, in which texts leave early.
 
     Args:
         folder: as `deebert export` writes it.
-        threads: of each graph; 0 = as many as there are cores.
+        threads: that answer a batch; 0 = as many as there are cores.
 
     Attributes:
         manifest: the content of manifest.json.
+        reads: names of what the graph reads beside the threshold.
 
     Raises:
         ValueError: a file is missing or damaged.
@@ -67,22 +63,11 @@ class Runner:
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
         folder = Path(folder)
         self.manifest = _manifest(folder / "manifest.json")
-        files = [self.manifest["tokenizer"], *(told["file"] for told in self.manifest["graphs"])]
+        files = [self.manifest["tokenizer"], self.manifest["graph"]]
         if missing := [file for file in files if not (folder / file).is_file()]:
             raise ValueError(f"{folder / missing[0]}: no such file; expected the whole folder as it was exported")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Threads wait awake for the next operator, but for so many microseconds alone, and not until the next graph
-        # runs: that has threads of its own. Longer waits, such as 100, took time where other work wants the cores.
-        options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._graphs = [_Graph(folder, told, options) for told in self.manifest["graphs"]]
-        given = set(self._graphs[0].inputs)
-        for i, graph in enumerate(self._graphs):
-            given.update(graph.others)
-            graph.read_later = given & {name for later in self._graphs[i + 1 :] for name in later.inputs}
-        outputs = [each for told in self.manifest["graphs"] for each in told["outputs"]]
-        self._fixed = {each["name"] for each in outputs if each["dims"][0] != "batch"}  # the same for all texts
+        self._session = session(folder / self.manifest["graph"], threads)
+        self.reads = [each.name for each in self._session.get_inputs() if each.name != "threshold"]
         with _damage(folder / self.manifest["tokenizer"]):
             self._tokenizer = Tokenizer.from_file(str(folder / self.manifest["tokenizer"]))
 
@@ -103,8 +88,8 @@ class Runner:
             raise ValueError(f"threshold: {threshold!r} is not allowed; expected nats, 0 or more")
         encodings = self._encoded(texts)
         answers: list[Answer | None] = [None] * len(encodings)
-        for rows in _batches([len(each.ids) for each in encodings]):
-            logits, exit_layers = self.answer(self._inputs([encodings[row] for row in rows]), threshold)
+        for rows, inputs in self._batches(encodings):
+            logits, exit_layers = self.answer(inputs, threshold)
             best = logits.argmax(axis=1)
             probabilities = np.exp(_log_softmax(logits))[np.arange(len(rows)), best]
             for row, label, probability, layer in zip(rows, best, probabilities, exit_layers, strict=True):
@@ -113,39 +98,16 @@ class Runner:
         return answers
 
     def answer(self, inputs: dict[str, np.ndarray], threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (B, C) and exit layers (B,) of one batch of texts, each at the first graph with entropy below.
+        """Logits (B, C) and exit layers (B,) of one batch of texts, each at the first ramp with entropy below.
 
         Args:
-            inputs: what the first graph reads, (B, T) int64 each, padded on the right.
+            inputs: what the graph reads beside the threshold, (B, T) int64 each, padded on the right.
         """
-        left = np.arange(len(inputs["input_ids"]))
-        answers = np.empty((len(left), len(self.manifest["labels"])), dtype=np.float32)
-        exit_layers = np.empty(len(left), dtype=np.int64)
-        tensors = dict(inputs)
-        for graph in self._graphs:
-            logits = graph.run(tensors)
-            is_last = graph is self._graphs[-1]
-            leaving = [is_last or entropy < threshold for entropy in _entropies(logits)]
-            if not any(leaving):
-                continue
-            leaves = np.array(leaving)
-            answers[left[leaves]], exit_layers[left[leaves]] = logits[leaves], graph.exit_layer
-            if leaves.all():
-                break
-            left = left[~leaves]
-            tensors = {name: self._kept(name, tensors[name], ~leaves) for name in graph.read_later}
-        return answers, exit_layers
+        return self._session.run(None, {**inputs, "threshold": np.array(threshold, dtype=np.float64)})
 
-    def logits(self, texts: Iterable[Text]) -> np.ndarray:
-        """Logits (N, graphs, C) float32 of every graph for N texts, none of which leaves early."""
-        encodings = self._encoded(texts)
-        shape = len(encodings), len(self._graphs), len(self.manifest["labels"])
-        logits = np.empty(shape, dtype=np.float32)
-        for rows in _batches([len(each.ids) for each in encodings]):
-            tensors = self._inputs([encodings[row] for row in rows])
-            for i, graph in enumerate(self._graphs):
-                logits[rows, i] = graph.run(tensors)
-        return logits
+    def batches(self, texts: Iterable[Text]) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Texts of similar length together: their places among all, and what the graph reads of them."""
+        return self._batches(self._encoded(texts))
 
     def _encoded(self, texts: Iterable[Text]) -> list[Any]:
         if isinstance(texts, str):
@@ -164,13 +126,14 @@ class Runner:
                 raise ValueError(told) from None
         return self._tokenizer.encode_batch([text if isinstance(text, str) or size == 2 else text[0] for text in texts])
 
-    def _kept(self, name: str, tensor: np.ndarray, live: np.ndarray) -> np.ndarray:
-        return tensor if name in self._fixed else tensor[live]
+    def _batches(self, encodings: Sequence[Any]) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        for rows in _batches([len(each.ids) for each in encodings]):
+            yield rows, self._inputs([encodings[row] for row in rows])
 
     def _inputs(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:
-        """What the first graph reads, padded on the right."""
+        """What the graph reads beside the threshold, padded on the right."""
         shape = len(encodings), max(len(each.ids) for each in encodings)
-        tensors = {name: np.zeros(shape, dtype=np.int64) for name in self._graphs[0].inputs}
+        tensors = {name: np.zeros(shape, dtype=np.int64) for name in self.reads}
         tensors["input_ids"][:] = self.manifest["pad_id"]
         for row, each in enumerate(encodings):
             values = {"input_ids": each.ids, "attention_mask": each.attention_mask, "token_type_ids": each.type_ids}
@@ -179,31 +142,16 @@ class Runner:
         return tensors
 
 
-class _Graph:
-    """A graph in memory.
-
-    Attributes:
-        others: names of what it gives beside logits.
-        read_later: names of what is there after it has run and a later graph reads.
-    """
-
-    read_later: set[str]
-
-    def __init__(self, folder: Path, told: dict[str, Any], options: onnxruntime.SessionOptions) -> None:
-        # Joined with the sums before them, norms would take twice as long.
-        with _damage(folder / told["file"]):
-            self._session = onnxruntime.InferenceSession(
-                folder / told["file"], options, ["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
-            )
-        self.inputs = [each["name"] for each in told["inputs"]]
-        self.exit_layer = told["layers"][1]
-        self.others = [each["name"] for each in told["outputs"][1:]]
-
-    def run(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
-        """Logits (B, C); what the graph gives beside them is put among the `tensors`."""
-        logits, *others = self._session.run(None, {name: tensors[name] for name in self.inputs})
-        tensors.update(zip(self.others, others, strict=True))
-        return logits
+def session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A graph, ready to run; ValueError where it cannot be loaded."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads wait awake for the next operator, and not for the next batch: that would take the cores from other work.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Joined with the sums before them, norms would take twice as long.
+    skipped = ["SkipLayerNormFusion"]
+    with _damage(graph):
+        return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"], disabled_optimizers=skipped)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -242,21 +190,6 @@ def _batches(lengths: Sequence[int]) -> Iterator[np.ndarray]:
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _entropies(logits: np.ndarray) -> list[float]:
-    """In nats, of each row; of float64 numbers, so that a text leaves alone where it does in company."""
-    if logits.size > FEW_NUMBERS:
-        shifted = _log_softmax(logits.astype(np.float64))
-        return (-(np.exp(shifted) * shifted).sum(axis=1)).tolist()
-    return [_entropy(row) for row in logits.tolist()]
-
-
-def _entropy(row: list[float]) -> float:
-    largest = max(row)
-    weights = [math.exp(value - largest) for value in row]
-    total = sum(weights)
-    return math.log(total) - sum(w * (value - largest) for w, value in zip(weights, row, strict=True)) / total
 
 
 def _texts(lines: Iterable[bytes], size: int) -> Iterator[tuple[str, ...]]:
@@ -306,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("texts", metavar="TEXT", nargs="*")
     parser.add_argument("--threshold", type=float, metavar="NATS", help="0 = full depth; by default the manifest's")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of each graph; by default all cores")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="that answer a text; by default all cores")
     parsed = parser.parse_args(arguments)
     try:
         runner = Runner(Path(__file__).resolve().parent, parsed.threads)
