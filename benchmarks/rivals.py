@@ -4,7 +4,7 @@
 
 The same sentences are answered by the plain model in ONNX Runtime, OpenVINO, torch.compile and transformers, by models
 cut to fewer layers in the fastest of these, and by this project: at full depth in each precision, and with early exit
-in the precision that the model was made for, by its engine and by the graphs that `deebert export` writes. All take
+in the precision that the model was made for, by its engine and by the graph that `deebert export` writes. All take
 turns, each in a process of its own. See docs/speed.md.
 """
 

@@ -75,7 +75,7 @@ class Runner:
         """Answer texts, or pairs of texts, in their order. No answer depends on the others.
 
         Args:
-            threshold: nats of entropy; a text leaves at the first graph whose entropy is below. 0 = full depth. None =
+            threshold: nats of entropy; a text leaves at the first ramp whose entropy is below. 0 = full depth. None =
                 the one of the manifest.
 
         Raises:

@@ -66,7 +66,7 @@ def ratios_table(results: Iterable[Mapping[str, Any]]) -> str:
     With as few threads as were tried, at the threshold recommended for a loss of one point.
     """
     heads, lines = (
-        ["", *(f"{mode}: {way}" for mode in MODES.values() for way in ("engine / graphs", "cut to half"))],
+        ["", *(f"{mode}: {way}" for mode in MODES.values() for way in ("engine / graph", "cut to half"))],
         [],
     )
     for result in results:
