@@ -118,6 +118,8 @@ def test_a_check_chooses_on_the_graph(
 
     The threshold is the largest saving within the drop: what it keeps and saves is what the graph does at it.
     """
+    names = ["manifest.json", "model.onnx", "runner.py", "tokenizer.json"]
+    assert sorted(path.name for path in exported.iterdir() if path.suffix) == names  # one that was run has a cache
     manifest = manifest_of(exported)
     known = {each["drop_points"]: each for each in manifest["thresholds"]["recommended"]}
     assert list(known) == list(check.DROPS_POINTS) and manifest["thresholds"]["n"] == COUNT

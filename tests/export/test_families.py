@@ -49,7 +49,7 @@ class Made(NamedTuple):
         return Runner(self.out, threads=1)
 
     def logits(self, texts: Sequence[Any]) -> np.ndarray:
-        return every_logits(self.runner, self.blocks, texts)
+        return every_logits(self.runner, self.blocks, texts, self.out)
 
     def model(self) -> onnx.ModelProto:
         return onnx.load(self.out / "model.onnx", load_external_data=False)

@@ -74,7 +74,7 @@ def check(
         threshold_nats: the runner's, chosen by somebody else; None = chosen here.
     """
     runner = Runner(folder)
-    logits = every_logits(runner, blocks, samples.texts)
+    logits = every_logits(runner, blocks, samples.texts, folder)
     ends = np.array([block.last for block in blocks])
     recommended = _recommended(logits, ends, samples, {*DROPS_POINTS, drop_points})
     if threshold_nats is None:
@@ -90,10 +90,14 @@ def check(
     )
 
 
-def every_logits(runner: Runner, blocks: Sequence[Graph], texts: Sequence[Any]) -> np.ndarray:
-    """Logits (N, E, C) float32 of every exit for N texts, none of which leaves early."""
+def every_logits(runner: Runner, blocks: Sequence[Graph], texts: Sequence[Any], work: Path) -> np.ndarray:
+    """Logits (N, E, C) float32 of every exit for N texts, none of which leaves early.
+
+    Args:
+        work: a folder with room for a graph of them all, which is there while it runs.
+    """
     logits = np.empty((len(texts), len(blocks), len(runner.manifest["labels"])), dtype=np.float32)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=work) as folder:
         graph = Path(folder) / "all-exits.onnx"
         save_graph(all_exits(blocks), graph)
         whole = session(graph, threads=0)

@@ -134,7 +134,7 @@ def write(
     weights = fingerprint(model.state_dict())
     cut = Cut(model, token_types)
     with output_dir(out) as folder:
-        made = block_graphs(cut, block_ends, precision)
+        made = block_graphs(cut, block_ends, precision, folder)
         blocks = list(tqdm(made, desc="export", total=num_blocks, unit="block", disable=None))
         save_graph(early_exit(blocks), folder / GRAPH)
         _save_tokenizer(tokenizer, max_length, folder / TOKENIZER)

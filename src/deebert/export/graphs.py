@@ -49,15 +49,18 @@ def ends(num_layers: int, num_blocks: int) -> list[int]:
     return [num_layers * block // num_blocks for block in range(1, num_blocks + 1)]
 
 
-def block_graphs(cut: Cut, block_ends: list[int], precision: str) -> Iterator[Graph]:
+def block_graphs(cut: Cut, block_ends: list[int], precision: str, work: Path) -> Iterator[Graph]:
     """Each block as a graph, one at a time.
+
+    Args:
+        work: a folder with room for the file of a block, which the exporter writes.
 
     Raises:
         UserError: a block is too large for the exporter.
     """
     for before, last in itertools.pairwise([0, *block_ends]):
         block = cut.block(before + 1, last)
-        model = _exported(block)
+        model = _exported(block, work)
         takes = _described(model, block)
         if precision == "int8":
             quantize(model, exact=_values(block.before_layers()), coarse=_values(block.after_attention()))
@@ -68,7 +71,7 @@ def _values(parameters: Iterable[torch.Tensor]) -> list[np.ndarray]:
     return [each.detach().numpy() for each in parameters]
 
 
-def _exported(block: Block) -> ModelProto:
+def _exported(block: Block, work: Path) -> ModelProto:
     weights = sum(parameter.nbytes for parameter in block.used())
     if weights > MAX_BYTES:
         raise UserError(
@@ -76,7 +79,7 @@ def _exported(block: Block) -> ModelProto:
             " and PyTorch exports 2; expected more blocks"
         )
     named = [*block.takes, *block.gives]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
+    with tempfile.TemporaryDirectory(dir=work) as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of sizes that are checked with Python, and of the exporter's age
         path = Path(folder) / "block.onnx"
         # The exporter that traces. The one by torch.export gives graphs of the same speed, and takes 20 times as long.
