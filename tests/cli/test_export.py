@@ -268,6 +268,7 @@ def test_a_folder_that_is_not_whole(
         (
             ("model.onnx", None, "no such file; expected the whole folder as it was exported"),
             ("model.onnx", b"half", "cannot be loaded: "),
+            ("model.onnx.data", None, "no such file; expected the whole folder as it was exported"),
             ("tokenizer.json", b"{", "cannot be loaded: "),
             ("manifest.json", None, "cannot be read: No such file or directory"),
             ("manifest.json", b"{", "damaged: "),
@@ -275,7 +276,9 @@ def test_a_folder_that_is_not_whole(
         )
     ):
         out = shutil.copytree(exported, tmp_path / str(number))
-        (out / name).unlink()
+        if name == "model.onnx.data":  # of a larger model
+            (out / "manifest.json").write_text(json.dumps(manifest_of(exported) | {"graph_data": name}))
+        (out / name).unlink(missing_ok=name == "model.onnx.data")
         if content is not None:
             (out / name).write_bytes(content)
         with pytest.raises(SystemExit) as end:
@@ -322,7 +325,9 @@ def test_mistakes(
         assert error(capsys, "export", model, out, *options).startswith(told)
     monkeypatch.setattr(graphs, "MAX_BYTES", 1000)
     told = error(capsys, "export", model, out)
-    assert told.startswith("--blocks: layers 1 to 1 and what they read have 0.0 GB of weights")
+    assert told.startswith("bert: cannot be exported: layer 1 and what comes before have 0.0 GB of weights")
+    told = error(capsys, "export", model, out, "--blocks", 2)
+    assert told.startswith("--blocks: layers 1 to 2 and what comes before have 0.0 GB") and "more blocks" in told
     assert not out.exists() and (tmp_path / "other/notes.txt").exists()
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert error(capsys, "export", model, out).startswith("deebert export: onnx is not installed; expected pip install")

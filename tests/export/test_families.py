@@ -1,6 +1,6 @@
 """Every family as an ONNX graph: what the copied runner answers by it is what the engine answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -20,8 +20,9 @@ from deebert.data.encoded import Encoded, encode
 from deebert.exits.criteria import LayerThresholds
 from deebert.export import folder as exported
 from deebert.export import joined
+from deebert.export.blocks import Cut
 from deebert.export.check import every_logits
-from deebert.export.graphs import MAX_BLOCKS, Graph, ends
+from deebert.export.graphs import MAX_BLOCKS, Graph, block_graphs, default_blocks, ends
 from deebert.export.runner import Runner
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert, save
@@ -43,13 +44,14 @@ class Made(NamedTuple):
     out: Path
     size: int
     blocks: Sequence[Graph]
+    all_exits: Path
 
     @property
     def runner(self) -> Runner:
         return Runner(self.out, threads=1)
 
     def logits(self, texts: Sequence[Any]) -> np.ndarray:
-        return every_logits(self.runner, self.blocks, texts, self.out)
+        return every_logits(self.all_exits, self.runner, texts)
 
     def model(self) -> onnx.ModelProto:
         return onnx.load(self.out / "model.onnx", load_external_data=False)
@@ -84,14 +86,16 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Any:
         size = 2 if family in tiny.TYPED else 1
         about = {"text_columns": ["a", "b"][:size], "label_names": list(tiny.LABEL_NAMES), "model_type": family}
         out = folder / "out"
-        made_of: list[Graph] = []
+        cut = Cut(DeeBert.load(folder / "deebert")[0], family in tiny.TYPED)
+        blocks = list(block_graphs(cut, ENDS.tolist(), precision, folder))
+        all_exits = folder / "all-exits.onnx"
 
-        def choose(_: Path, blocks: Sequence[Graph]) -> exported.Chosen:
-            made_of.extend(blocks)
+        def choose(_: Path, write_all_exits: Callable[[Path], None]) -> exported.Chosen:
+            write_all_exits(all_exits)
             return exported.Chosen(0.0, "tests")
 
         exported.write(folder / "deebert", about, out, len(ENDS), precision, choose)
-        return Made(folder / "deebert", out, size, made_of)
+        return Made(folder / "deebert", out, size, blocks, all_exits)
 
     return made
 
@@ -258,7 +262,8 @@ def test_a_graph_may_be_larger_than_a_file(make: Any, tmp_path: Path, monkeypatc
     """Its weights are in a second file then, and its answers are the same."""
     made = make("bert")
     monkeypatch.setattr(joined, "MAX_BYTES", 1000)
-    joined.save_graph(joined.early_exit(made.blocks), tmp_path / "model.onnx")
+    beside = joined.save_graph(joined.early_exit(made.blocks), tmp_path / "model.onnx")
+    assert beside == "model.onnx.data" and made.runner.manifest["graph_data"] is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert (tmp_path / "model.onnx.data").stat().st_size > WIDTH**2 * LAYERS * 4
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
@@ -281,3 +286,4 @@ def test_as_many_blocks_as_a_file_can_hold(tmp_path: Path) -> None:
     assert Runner(out).predict(["w1 w2"])[0].exit_layer == MAX_BLOCKS
     with pytest.raises(UserError, match=f"--blocks: {MAX_BLOCKS + 1} is not allowed; expected at most {MAX_BLOCKS},"):
         ends(MAX_BLOCKS + 8, MAX_BLOCKS + 1)
+    assert len(ends(MAX_BLOCKS + 8, default_blocks(MAX_BLOCKS + 8))) == MAX_BLOCKS and default_blocks(LAYERS) == LAYERS

@@ -1,8 +1,8 @@
 """Write a model as an ONNX graph with early exit in it, and a program that runs it.
 
 OUT is a folder with model.onnx, whose inputs are tokens and the threshold, and whose outputs are logits and the layer
-of the exit; manifest.json; tokenizer.json; and runner.py, which answers texts and needs onnxruntime, tokenizers and
-numpy alone.
+of the exit; where that is too large for a file, model.onnx.data with its weights; manifest.json; tokenizer.json; and
+runner.py, which answers texts and needs onnxruntime, tokenizers and numpy alone.
 
 --check runs labelled texts through the graph and through the model, tells how far they agree and what each ramp
 scores, and chooses thresholds on what the graph answers. DATA is a data set such as data/glue, or a file with texts
@@ -11,7 +11,7 @@ and labels: .csv, .tsv, .jsonl or .parquet.
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,6 @@ from deebert.cli.tables import percent, recommended_table, table
 
 if TYPE_CHECKING:
     from deebert.export.check import Checked
-    from deebert.export.graphs import Graph
 
 PRECISIONS = ("fp32", "int8")
 DEFAULT_DROP = 1.0
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--blocks",
         type=count,
         metavar="N",
-        help="of layers, with a ramp after each block; by default one a layer",
+        help="of layers, at whose ends texts can leave; by default one a layer; 32 at most",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of matrix products; %(default)s")
     which = parser.add_argument_group("the threshold that runner.py takes if it is given none")
@@ -62,14 +61,16 @@ def run(parsed: argparse.Namespace) -> None:
 
     folder.check_replaceable(parsed.target)
     from deebert.export.check import check
+    from deebert.export.graphs import default_blocks, ends
     from deebert.export.samples import Columns, read_samples
 
     classifier = model.load(parsed.model, "auto", "cpu")
+    num_blocks = parsed.blocks or default_blocks(classifier.num_layers)
+    ends(classifier.num_layers, num_blocks)
     about = classifier.about
     texts = tuple(name for name in (parsed.text, parsed.pair) if name is not None) or None
     samples = None if parsed.check is None else read_samples(parsed.check, Columns(texts, parsed.label), about)
     drop = DEFAULT_DROP if parsed.drop is None else parsed.drop
-    num_blocks = parsed.blocks or classifier.num_layers
     unchecked = None
     if samples is None:
         known, same_ramps = classifier.thresholds(parsed.metrics), num_blocks == classifier.num_layers
@@ -81,10 +82,10 @@ def run(parsed: argparse.Namespace) -> None:
             unchecked = unchecked.with_threshold(parsed.threshold)
     told: list[str] = []
 
-    def choose(written: Path, blocks: "Sequence[Graph]") -> folder.Chosen:
+    def choose(written: Path, write_all_exits: Callable[[Path], None]) -> folder.Chosen:
         if samples is None:
             return unchecked
-        checked = check(written, blocks, classifier, samples, drop, parsed.threshold)
+        checked = check(written, write_all_exits, classifier, samples, drop, parsed.threshold)
         told.extend(_told(checked))
         return checked.chosen
 

@@ -1,1 +1,1 @@
-"""Models as ONNX graphs: one per block of layers, and what runs them without PyTorch."""
+"""A model as one ONNX graph that exits early by itself, and what runs it without PyTorch."""

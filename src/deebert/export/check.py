@@ -5,7 +5,7 @@ exit: blocks in int8 give others than the model does, and one of several layers 
 """
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from deebert.analysis.curves import ScoredCurve, entropy_curve
 from deebert.data.scores import METRICS
 from deebert.exits.grids import threshold_grid
 from deebert.export.folder import Chosen
-from deebert.export.graphs import Graph
-from deebert.export.joined import all_exits, save_graph
 from deebert.export.runner import Runner, session
 from deebert.export.samples import Samples
 from deebert.inference.classifier import EarlyExitClassifier
@@ -59,23 +57,26 @@ class Checked:
 
 def check(
     folder: Path,
-    blocks: Sequence[Graph],
+    write_all_exits: Callable[[Path], None],
     classifier: EarlyExitClassifier,
     samples: Samples,
     drop_points: float,
     threshold_nats: float | None,
 ) -> Checked:
-    """Run all samples through the blocks, to full depth, through the graph of `folder`, and through the engine.
+    """Run all samples through a graph of all exits, through that of `folder`, and through the engine.
 
     Args:
-        blocks: that the graph was made of.
+        write_all_exits: writes the first one to a path.
         classifier: the model that was exported.
         drop_points: points of score that the runner may lose by its threshold.
         threshold_nats: the runner's, chosen by somebody else; None = chosen here.
     """
-    runner = Runner(folder)
-    logits = every_logits(runner, blocks, samples.texts, folder)
-    ends = np.array([block.last for block in blocks])
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        graph = Path(work) / "all-exits.onnx"
+        write_all_exits(graph)
+        runner = Runner(folder)
+        logits = every_logits(graph, runner, samples.texts)
+    ends = np.array(runner.manifest["exit_layers"])
     recommended = _recommended(logits, ends, samples, {*DROPS_POINTS, drop_points})
     if threshold_nats is None:
         (threshold_nats,) = [each.threshold_nats for each in recommended if each.drop_points == drop_points]
@@ -90,22 +91,19 @@ def check(
     )
 
 
-def every_logits(runner: Runner, blocks: Sequence[Graph], texts: Sequence[Any], work: Path) -> np.ndarray:
-    """Logits (N, E, C) float32 of every exit for N texts, none of which leaves early.
+def every_logits(graph: Path, runner: Runner, texts: Sequence[Any]) -> np.ndarray:
+    """Logits (N, E, C) float32 of every exit for N texts, by a graph that nobody leaves early.
 
     Args:
-        work: a folder with room for a graph of them all, which is there while it runs.
+        runner: of the graph that texts leave early, which has the tokenizer.
     """
-    logits = np.empty((len(texts), len(blocks), len(runner.manifest["labels"])), dtype=np.float32)
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        graph = Path(folder) / "all-exits.onnx"
-        save_graph(all_exits(blocks), graph)
-        whole = session(graph, threads=0)
-        progress = tqdm(desc="check", total=len(texts), unit="text", disable=None)
+    whole = session(graph, threads=0)
+    shape = len(texts), len(runner.manifest["exit_layers"]), len(runner.manifest["labels"])
+    logits = np.empty(shape, dtype=np.float32)
+    with tqdm(desc="check", total=len(texts), unit="text", disable=None) as progress:
         for rows, inputs in runner.batches(texts):
             (logits[rows],) = whole.run(None, inputs)
             progress.update(len(rows))
-        progress.close()
     return logits
 
 

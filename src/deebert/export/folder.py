@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from deebert.base.errors import UserError
 from deebert.base.files import output_dir, write_json
 from deebert.export.blocks import Cut
-from deebert.export.graphs import OPSET, Graph, block_graphs, ends
-from deebert.export.joined import early_exit, save_graph
+from deebert.export.graphs import OPSET, block_graphs, ends
+from deebert.export.joined import all_exits, early_exit, save_graph
 from deebert.export.watched import cannot_export
 from deebert.inference.thresholds import Recommended, Thresholds
 from deebert.model import DeeBert, fingerprint
@@ -84,7 +84,7 @@ def check_replaceable(out: Path) -> None:
         raise UserError(f"{out}: is a file; expected a folder, new or empty")
     names = {file.name for file in out.iterdir()}
     strangers = {name for name in names if not _is_part(name)}
-    if strangers or not _tells_of_graphs(out / MANIFEST):
+    if strangers or not _is_manifest(out / MANIFEST):
         raise UserError(f"{out}: holds {min(strangers or names)} and is no export; expected an empty folder")
 
 
@@ -95,7 +95,7 @@ def _is_part(name: str) -> bool:
     )
 
 
-def _tells_of_graphs(manifest: Path) -> bool:
+def _is_manifest(manifest: Path) -> bool:
     """Whether it is one of ours; browsers' extensions and web pages have files of that name, too."""
     try:
         content = json.loads(manifest.read_bytes())
@@ -110,7 +110,7 @@ def write(
     out: Path,
     num_blocks: int,
     precision: str,
-    choose: Callable[[Path, Sequence[Graph]], Chosen],
+    choose: Callable[[Path, Callable[[Path], None]], Chosen],
 ) -> Chosen:
     """Write the folder `out`, whole or not at all, and give what `choose` has told.
 
@@ -118,8 +118,8 @@ def write(
         source: folder of a trained model.
         about: of the model, as `EarlyExitClassifier.about` tells.
         precision: of the linear maps of tokens, fp32 or int8.
-        choose: tells of thresholds on the graph; it is given the folder, which is then complete but for these, and the
-            graphs of the blocks.
+        choose: tells of thresholds on the graph; it is given the folder, which is then complete but for these, and what
+            writes, once, a graph that gives the logits of all exits to a path.
 
     Raises:
         UserError: the folder cannot be written or replaced, or the model cannot be exported so.
@@ -131,33 +131,38 @@ def write(
     block_ends = ends(model.num_layers, num_blocks)
     token_types = model.family.token_types and "token_type_ids" in tokenizer("")
     max_length = tokenizer.model_max_length if tokenizer.model_max_length <= MAX_LENGTH else None
-    weights = fingerprint(model.state_dict())
+    manifest = {
+        "format": FORMAT,
+        "task": about.get("task"),
+        "texts": len(about.get("text_columns", ())) or 1,
+        "labels": about["label_names"],
+        "model_type": about["model_type"],
+        "num_layers": model.num_layers,
+        "graph": GRAPH,
+        "exit_layers": block_ends,
+        "precision": precision,
+        "tokenizer": TOKENIZER,
+        "max_length": max_length,
+        "pad_id": model.backbone.config.pad_token_id or 0,
+        "fingerprint": fingerprint(model.state_dict()),
+        "opset": OPSET,
+        "versions": {name: version(name) for name in MADE_WITH},
+    }
     cut = Cut(model, token_types)
     with output_dir(out) as folder:
         made = block_graphs(cut, block_ends, precision, folder)
         blocks = list(tqdm(made, desc="export", total=num_blocks, unit="block", disable=None))
-        save_graph(early_exit(blocks), folder / GRAPH)
+        del cut, model  # which may be gigabytes, like the blocks
+        manifest["graph_data"] = save_graph(early_exit(blocks), folder / GRAPH)
         _save_tokenizer(tokenizer, max_length, folder / TOKENIZER)
         shutil.copyfile(Path(__file__).with_name(RUNNER), folder / RUNNER)
-        manifest = {
-            "format": FORMAT,
-            "task": about.get("task"),
-            "texts": len(about.get("text_columns", ())) or 1,
-            "labels": about["label_names"],
-            "model_type": about["model_type"],
-            "num_layers": model.num_layers,
-            "graph": GRAPH,
-            "exit_layers": block_ends,
-            "precision": precision,
-            "tokenizer": TOKENIZER,
-            "max_length": max_length,
-            "pad_id": model.backbone.config.pad_token_id or 0,
-            "fingerprint": weights,
-            "opset": OPSET,
-            "versions": {name: version(name) for name in MADE_WITH},
-        }
         write_json(folder / MANIFEST, manifest | _told(Chosen(None, "not yet")))
-        chosen = choose(folder, blocks)
+
+        def write_all_exits(path: Path) -> None:
+            save_graph(all_exits(blocks), path)
+            blocks.clear()
+
+        chosen = choose(folder, write_all_exits)
         write_json(folder / MANIFEST, manifest | _told(chosen))
     return chosen
 

@@ -15,6 +15,7 @@ from onnx import ModelProto, numpy_helper
 from deebert.base.errors import UserError
 from deebert.export.blocks import Block, Cut, Named
 from deebert.export.int8 import quantize
+from deebert.export.watched import cannot_export
 
 OPSET = 20  # the first with an operator for GELU
 MAX_BYTES = 1_900_000_000  # protobuf holds no more than 2 GiB
@@ -34,6 +35,11 @@ class Graph:
     last: int
     takes: list[Named]
     gives: list[Named]
+
+
+def default_blocks(num_layers: int) -> int:
+    """One for each layer, as far as that goes."""
+    return min(num_layers, MAX_BLOCKS)
 
 
 def ends(num_layers: int, num_blocks: int) -> list[int]:
@@ -60,6 +66,7 @@ def block_graphs(cut: Cut, block_ends: list[int], precision: str, work: Path) ->
     """
     for before, last in itertools.pairwise([0, *block_ends]):
         block = cut.block(before + 1, last)
+        _check_size(cut, block)
         model = _exported(block, work)
         takes = _described(model, block)
         if precision == "int8":
@@ -71,13 +78,17 @@ def _values(parameters: Iterable[torch.Tensor]) -> list[np.ndarray]:
     return [each.detach().numpy() for each in parameters]
 
 
-def _exported(block: Block, work: Path) -> ModelProto:
+def _check_size(cut: Cut, block: Block) -> None:
     weights = sum(parameter.nbytes for parameter in block.used())
-    if weights > MAX_BYTES:
-        raise UserError(
-            f"--blocks: layers {block.first} to {block.last} and what they read have {weights / 1e9:.1f} GB of weights,"
-            " and PyTorch exports 2; expected more blocks"
-        )
+    if weights <= MAX_BYTES:
+        return
+    told = f"and what comes before have {weights / 1e9:.1f} GB of weights, and PyTorch exports 2 at a time"
+    if block.first == block.last:
+        raise cannot_export(cut.model, f"layer {block.first} {told}")
+    raise UserError(f"--blocks: layers {block.first} to {block.last} {told}; expected more blocks")
+
+
+def _exported(block: Block, work: Path) -> ModelProto:
     named = [*block.takes, *block.gives]
     with tempfile.TemporaryDirectory(dir=work) as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of sizes that are checked with Python, and of the exporter's age

@@ -32,7 +32,7 @@ def early_exit(blocks: Sequence[Graph]) -> ModelProto:
     answers = joined.nest(graph, 0, known)
     for made, name in zip(answers, (LOGITS, EXIT_LAYER), strict=True):
         graph.node.append(make_node("Identity", [made], [name]))
-    graph.output.extend(joined.answers(LOGITS, EXIT_LAYER))
+    graph.output.extend(joined.answers((LOGITS, EXIT_LAYER), BATCH))
     return model
 
 
@@ -52,17 +52,22 @@ def all_exits(blocks: Sequence[Graph]) -> ModelProto:
     return model
 
 
-def save_graph(model: ModelProto, path: Path) -> None:
-    """Write a graph; beside it, `path` with `.data` at its end, its weights, where one file cannot hold all.
+def save_graph(model: ModelProto, path: Path) -> str | None:
+    """Write a graph and, where one file cannot hold it, its weights beside it.
 
     It may take the weights out of `model`.
+
+    Returns:
+        the name of the file of weights: `path` with `.data` at its end.
     """
+    beside = None
     if sum(len(each.raw_data) for each in _weights(model.graph)) <= MAX_BYTES:
         onnx.save(model, path)
     else:
         beside = f"{path.name}.data"
         onnx.save(model, path, save_as_external_data=True, location=beside, size_threshold=LEAST_APART)
     onnx.checker.check_model(path)
+    return beside
 
 
 class _Joined:
@@ -86,11 +91,11 @@ class _Joined:
         """In front of the names of all that comes of a block, from 0."""
         return f"to_layer_{self._blocks[number].last:02d}/"
 
-    def answers(self, logits: str, exit_layer: str) -> list[ValueInfoProto]:
-        """Outputs of these names."""
+    def answers(self, names: tuple[str, str], batch: str) -> list[ValueInfoProto]:
+        """Logits and exit layers of these names, for as many texts as `batch` stands for."""
         return [
-            make_tensor_value_info(logits, TensorProto.FLOAT, [BATCH, self.classes]),
-            make_tensor_value_info(exit_layer, TensorProto.INT64, [BATCH]),
+            make_tensor_value_info(names[0], TensorProto.FLOAT, [batch, self.classes]),
+            make_tensor_value_info(names[1], TensorProto.INT64, [batch]),
         ]
 
     def add_block(self, graph: GraphProto, number: int, known: dict[str, str]) -> dict[str, str]:
@@ -143,8 +148,9 @@ class _Joined:
         for i, of_all in enumerate((logits, own)):
             there.node.append(make_node("ScatterND", [of_all, f"{prefix}rows", answers[i]], [later[i]]))
             here.node.append(make_node("Identity", [of_all], [now[i]]))
-        there.output.extend(self.answers(*later))
-        here.output.extend(self.answers(*now))
+        batch = f"{self.prefix(number - 1)}left" if number else BATCH
+        there.output.extend(self.answers(later, batch))
+        here.output.extend(self.answers(now, batch))
         return given
 
     def _read_after(self, number: int, known: dict[str, str]) -> list[Named]:

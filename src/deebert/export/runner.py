@@ -63,8 +63,8 @@ class Runner:
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
         folder = Path(folder)
         self.manifest = _manifest(folder / "manifest.json")
-        files = [self.manifest["tokenizer"], self.manifest["graph"]]
-        if missing := [file for file in files if not (folder / file).is_file()]:
+        files = [self.manifest[part] for part in ("tokenizer", "graph", "graph_data")]
+        if missing := [file for file in files if file and not (folder / file).is_file()]:
             raise ValueError(f"{folder / missing[0]}: no such file; expected the whole folder as it was exported")
         self._session = session(folder / self.manifest["graph"], threads)
         self.reads = [each.name for each in self._session.get_inputs() if each.name != "threshold"]
