@@ -1,4 +1,4 @@
-"""Labelled texts to check exported graphs on: a data set of the pipeline, or a table with texts and labels."""
+"""Labelled texts to check an exported graph on: a data set of the pipeline, or a table with texts and labels."""
 
 import re
 from collections.abc import Sequence
