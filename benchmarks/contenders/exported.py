@@ -6,7 +6,7 @@ from pathlib import Path
 from contenders.interface import Answers, Batch
 from contenders.interface import Runner as Contender
 from deebert.export.folder import Chosen, write
-from deebert.export.graphs import default_blocks
+from deebert.export.graphs import ends
 from deebert.export.runner import Runner
 from deebert.inference.classifier import EarlyExitClassifier
 
@@ -27,7 +27,7 @@ class Exported(Contender):
 def build(model: Path, graph: Path, folder: Path, precision: str, calibration: Sequence[Batch]) -> None:
     about = EarlyExitClassifier.from_pretrained(model).about
     asked = Chosen(None, "the race asks for thresholds itself")
-    write(model, about, folder / FOLDER, default_blocks(about["num_layers"]), precision, lambda *_: asked)
+    write(model, about, folder / FOLDER, ends(about["num_layers"]), precision, lambda *_: asked)
 
 
 def load(folder: Path, precision: str, threads: int) -> Exported:

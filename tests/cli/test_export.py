@@ -371,7 +371,7 @@ def test_what_a_layer_may_not_read(
 def refused(out: Path, model: Path) -> str:
     """Why a folder is not written, which is told before anything of the model is."""
     with pytest.raises(UserError) as caught:
-        folder.write(model, {}, out, LAYERS, "fp32", lambda *_: Chosen(None, "not"))
+        folder.write(model, {}, out, graphs.ends(LAYERS), "fp32", lambda *_: Chosen(None, "not"))
     return str(caught.value)
 
 

@@ -22,7 +22,7 @@ from deebert.export import folder as exported
 from deebert.export import joined
 from deebert.export.blocks import Cut
 from deebert.export.check import every_logits
-from deebert.export.graphs import MAX_BLOCKS, Graph, block_graphs, default_blocks, ends
+from deebert.export.graphs import MAX_BLOCKS, block_graphs, ends
 from deebert.export.runner import Runner
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert, save
@@ -43,7 +43,6 @@ class Made(NamedTuple):
     source: Path
     out: Path
     size: int
-    blocks: Sequence[Graph]
     all_exits: Path
 
     @property
@@ -86,16 +85,14 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Any:
         size = 2 if family in tiny.TYPED else 1
         about = {"text_columns": ["a", "b"][:size], "label_names": list(tiny.LABEL_NAMES), "model_type": family}
         out = folder / "out"
-        cut = Cut(DeeBert.load(folder / "deebert")[0], family in tiny.TYPED)
-        blocks = list(block_graphs(cut, ENDS.tolist(), precision, folder))
         all_exits = folder / "all-exits.onnx"
 
         def choose(_: Path, write_all_exits: Callable[[Path], None]) -> exported.Chosen:
             write_all_exits(all_exits)
             return exported.Chosen(0.0, "tests")
 
-        exported.write(folder / "deebert", about, out, len(ENDS), precision, choose)
-        return Made(folder / "deebert", out, size, blocks, all_exits)
+        exported.write(folder / "deebert", about, out, ENDS.tolist(), precision, choose)
+        return Made(folder / "deebert", out, size, all_exits)
 
     return made
 
@@ -241,7 +238,8 @@ def test_graphs_are_of_the_standard(make: Any, family: str) -> None:
     onnx.checker.check_model(model)
     assert {node.domain for node in nodes_of(model.graph)} == {""}
     assert [(each.domain, each.version) for each in model.opset_import] == [("", manifest["opset"])]
-    assert not any(each.external_data for each in model.graph.initializer)
+    weights = list(joined._weights(model.graph))
+    assert len(weights) > len(model.graph.initializer) and not any(each.external_data for each in weights)
     dims = [
         {each.name: [d.dim_param or d.dim_value for d in each.type.tensor_type.shape.dim] for each in values}
         for values in (model.graph.input, model.graph.output)
@@ -262,7 +260,9 @@ def test_a_graph_may_be_larger_than_a_file(make: Any, tmp_path: Path, monkeypatc
     """Its weights are in a second file then, and its answers are the same."""
     made = make("bert")
     monkeypatch.setattr(joined, "MAX_BYTES", 1000)
-    beside = joined.save_graph(joined.early_exit(made.blocks), tmp_path / "model.onnx")
+    cut = Cut(DeeBert.load(made.source)[0], token_types=True)
+    blocks = list(block_graphs(cut, ENDS.tolist(), "fp32", tmp_path))
+    beside = joined.save_graph(joined.early_exit(blocks), tmp_path / "model.onnx")
     assert beside == "model.onnx.data" and made.runner.manifest["graph_data"] is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert (tmp_path / "model.onnx.data").stat().st_size > WIDTH**2 * LAYERS * 4
@@ -282,8 +282,8 @@ def test_as_many_blocks_as_a_file_can_hold(tmp_path: Path) -> None:
     save(backbone, ramps, folder)
     about = {"text_columns": ["a"], "label_names": list(tiny.LABEL_NAMES), "model_type": "bert"}
     out = tmp_path / "out"
-    exported.write(folder, about, out, MAX_BLOCKS, "fp32", lambda *_: exported.Chosen(0.0, "tests"))
+    exported.write(folder, about, out, ends(MAX_BLOCKS), "fp32", lambda *_: exported.Chosen(0.0, "tests"))
     assert Runner(out).predict(["w1 w2"])[0].exit_layer == MAX_BLOCKS
     with pytest.raises(UserError, match=f"--blocks: {MAX_BLOCKS + 1} is not allowed; expected at most {MAX_BLOCKS},"):
         ends(MAX_BLOCKS + 8, MAX_BLOCKS + 1)
-    assert len(ends(MAX_BLOCKS + 8, default_blocks(MAX_BLOCKS + 8))) == MAX_BLOCKS and default_blocks(LAYERS) == LAYERS
+    assert len(ends(MAX_BLOCKS + 8)) == MAX_BLOCKS and ends(LAYERS) == [1, 2, 3, 4]

@@ -61,19 +61,18 @@ def run(parsed: argparse.Namespace) -> None:
 
     folder.check_replaceable(parsed.target)
     from deebert.export.check import check
-    from deebert.export.graphs import default_blocks, ends
+    from deebert.export.graphs import ends
     from deebert.export.samples import Columns, read_samples
 
     classifier = model.load(parsed.model, "auto", "cpu")
-    num_blocks = parsed.blocks or default_blocks(classifier.num_layers)
-    ends(classifier.num_layers, num_blocks)
+    block_ends = ends(classifier.num_layers, parsed.blocks)
     about = classifier.about
     texts = tuple(name for name in (parsed.text, parsed.pair) if name is not None) or None
     samples = None if parsed.check is None else read_samples(parsed.check, Columns(texts, parsed.label), about)
     drop = DEFAULT_DROP if parsed.drop is None else parsed.drop
     unchecked = None
     if samples is None:
-        known, same_ramps = classifier.thresholds(parsed.metrics), num_blocks == classifier.num_layers
+        known, same_ramps = classifier.thresholds(parsed.metrics), len(block_ends) == classifier.num_layers
         unchecked = folder.Chosen.of_model(known, drop, same_ramps, parsed.precision)
         if parsed.drop is not None and unchecked.threshold_nats is None:
             why = unchecked.none_for(drop)
@@ -89,7 +88,7 @@ def run(parsed: argparse.Namespace) -> None:
         told.extend(_told(checked))
         return checked.chosen
 
-    chosen = folder.write(classifier.folder, about, parsed.target, num_blocks, parsed.precision, choose)
+    chosen = folder.write(classifier.folder, about, parsed.target, block_ends, parsed.precision, choose)
     threshold = "none" if chosen.threshold_nats is None else f"{chosen.threshold_nats:g} nats"
     for line in (*told, f"threshold: {threshold}", f"thresholds chosen on: {chosen.chosen_on}"):
         print(line)

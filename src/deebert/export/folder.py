@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from deebert.base.errors import UserError
 from deebert.base.files import output_dir, write_json
 from deebert.export.blocks import Cut
-from deebert.export.graphs import OPSET, block_graphs, ends
+from deebert.export.graphs import OPSET, block_graphs
 from deebert.export.joined import all_exits, early_exit, save_graph
 from deebert.export.watched import cannot_export
 from deebert.inference.thresholds import Recommended, Thresholds
@@ -108,7 +108,7 @@ def write(
     source: Path,
     about: dict[str, Any],
     out: Path,
-    num_blocks: int,
+    block_ends: list[int],
     precision: str,
     choose: Callable[[Path, Callable[[Path], None]], Chosen],
 ) -> Chosen:
@@ -117,6 +117,7 @@ def write(
     Args:
         source: folder of a trained model.
         about: of the model, as `EarlyExitClassifier.about` tells.
+        block_ends: the layers that texts can leave at, as `graphs.ends` gives them.
         precision: of the linear maps of tokens, fp32 or int8.
         choose: tells of thresholds on the graph; it is given the folder, which is then complete but for these, and what
             writes, once, a graph that gives the logits of all exits to a path.
@@ -128,7 +129,6 @@ def write(
     model, tokenizer = DeeBert.load(source)
     if not tokenizer.is_fast:
         raise cannot_export(model, "its tokenizer is Python's own; expected one of the library tokenizers")
-    block_ends = ends(model.num_layers, num_blocks)
     token_types = model.family.token_types and "token_type_ids" in tokenizer("")
     max_length = tokenizer.model_max_length if tokenizer.model_max_length <= MAX_LENGTH else None
     manifest = {
@@ -151,7 +151,7 @@ def write(
     cut = Cut(model, token_types)
     with output_dir(out) as folder:
         made = block_graphs(cut, block_ends, precision, folder)
-        blocks = list(tqdm(made, desc="export", total=num_blocks, unit="block", disable=None))
+        blocks = list(tqdm(made, desc="export", total=len(block_ends), unit="block", disable=None))
         del cut, model  # which may be gigabytes, like the blocks
         manifest["graph_data"] = save_graph(early_exit(blocks), folder / GRAPH)
         _save_tokenizer(tokenizer, max_length, folder / TOKENIZER)

@@ -37,17 +37,17 @@ class Graph:
     gives: list[Named]
 
 
-def default_blocks(num_layers: int) -> int:
-    """One for each layer, as far as that goes."""
-    return min(num_layers, MAX_BLOCKS)
-
-
-def ends(num_layers: int, num_blocks: int) -> list[int]:
+def ends(num_layers: int, num_blocks: int | None = None) -> list[int]:
     """The last layer of each block, for blocks as even as can be, of which the first ones are the smaller.
+
+    Args:
+        num_blocks: None = one for each layer, as far as that goes.
 
     Raises:
         UserError: there are more blocks than layers, or than can be inside each other.
     """
+    if num_blocks is None:
+        num_blocks = min(num_layers, MAX_BLOCKS)
     if num_blocks > num_layers:
         raise UserError(f"--blocks: {num_blocks} is not allowed; expected at most the model's {num_layers} layers")
     if num_blocks > MAX_BLOCKS:
