@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deebert.cli.info import _labels, _thresholds
+from deebert.cli.info import _labels
+from deebert.cli.tables import thresholds_told
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.thresholds import HeadScore, Thresholds
 from tests.cli.running import error, status
@@ -43,7 +44,7 @@ def test_what_is_known(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_the_score_of_every_layer(count: int, lines: int) -> None:
     """Each stands once, beside its layer, six on a line and below one another."""
     scores = tuple(HeadScore(layer, layer / 50) for layer in range(1, count + 1))
-    told = _thresholds(Thresholds("ff", "validation", 50, "fp32", "accuracy", scores, (), 0.9, ()))
+    told = thresholds_told(Thresholds("ff", "validation", 50, "fp32", "accuracy", scores, (), 0.9, ()))
     start = told.index("if everybody leaves after layer: accuracy (%)") + 1
     table = told[start : told.index("", start)]
     assert len(table) == lines and max(map(len, table)) <= 100

@@ -130,6 +130,17 @@ def test_every_threshold_answers_as_the_offline_rule(folder: Path, classifier: E
     assert left >= {1, 2, LAYERS}
 
 
+def test_all_heads_answer(folder: Path, classifier: EarlyExitClassifier, of_pairs: EarlyExitClassifier) -> None:
+    """Every head's logits to every text, in the order of any iterable; of nothing none; a mistake is told."""
+    expected = logits_of_all_heads(folder, sentences()).numpy()
+    np.testing.assert_allclose(classifier.all_logits(iter(sentences())), expected, atol=1e-5)
+    np.testing.assert_allclose(of_pairs.all_logits(pairs()), logits_of_all_heads(of_pairs.folder, pairs()), atol=1e-5)
+    assert classifier.all_logits([]).shape == (0, LAYERS, LABELS)
+    for texts in ("one text", [1]):
+        with pytest.raises(TypeError, match=r"^texts: "):
+            classifier.all_logits(texts)
+
+
 def test_pairs_answer_as_the_offline_rule(of_pairs: EarlyExitClassifier) -> None:
     """Pairs are encoded as pairs, be they tuples or lists."""
     logits = logits_of_all_heads(of_pairs.folder, pairs())

@@ -122,7 +122,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_pyth
     monkeypatch.chdir(tmp_path)
     classifier.save_pretrained("reviews-model", metrics)
     lines = [line for page in DOCUMENTS for _, code in FENCED.findall(text_of(page)) for line in code.splitlines()]
-    ours = re.compile(r"\bdeebert (predict|info|export)\b|\bpython \S+/runner\.py\b|^printf ")
+    ours = re.compile(r"\bdeebert (predict|info|measure|export)\b|\bpython \S+/runner\.py\b|^printf ")
     commands = [line for line in lines if ours.search(line)]
     assert len(commands) > 7
     Path("data/glue").mkdir(parents=True)

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--text", metavar="COLUMN", help="of DATA's texts; by default as the model was trained")
     which.add_argument("--pair", metavar="COLUMN", help="of the second texts, for tasks on pairs")
     which.add_argument("--label", metavar="COLUMN", help="of the labels; by default a usual name, such as label")
-    which.add_argument("--metrics", type=Path, metavar="FOLDER", help=f"without --check: {model.METRICS_HELP}")
+    which.add_argument("--metrics", type=Path, metavar="PATH", help=f"without --check: {model.METRICS_HELP}")
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -62,7 +62,7 @@ def run(parsed: argparse.Namespace) -> None:
     folder.check_replaceable(parsed.target)
     from deebert.export.check import check
     from deebert.export.graphs import ends
-    from deebert.export.samples import Columns, read_samples
+    from deebert.measure.samples import Columns, read_samples
 
     classifier = model.load(parsed.model, "auto", "cpu")
     block_ends = ends(classifier.num_layers, parsed.blocks)
@@ -90,7 +90,8 @@ def run(parsed: argparse.Namespace) -> None:
 
     chosen = folder.write(classifier.folder, about, parsed.target, block_ends, parsed.precision, choose)
     threshold = "none" if chosen.threshold_nats is None else f"{chosen.threshold_nats:g} nats"
-    for line in (*told, f"threshold: {threshold}", f"thresholds chosen on: {chosen.chosen_on}"):
+    given = "" if parsed.threshold is None else ", as given"
+    for line in (*told, f"threshold: {threshold}{given}", f"recommended thresholds: {chosen.chosen_on}"):
         print(line)
 
 
@@ -120,7 +121,7 @@ def _told(checked: "Checked") -> list[str]:
         f"{chosen.n:,} samples: {chosen.chosen_on}",
         "",
         f"if everybody leaves after layer: {chosen.metric} (%)",
-        *table([str(layer), percent(score)] for layer, score in checked.scores),
+        *table([str(each.layer), percent(each.score)] for each in checked.scores),
         "",
         f"same as the model in {checked.precision}, at nats: label (%), exit layer (%)",
         *table(

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from deebert.base.errors import UserError
 from deebert.base.stage import flush, log_to_stderr, told_in_one_line
-from deebert.cli import export, info, predict
+from deebert.cli import export, info, measure, predict
 
-COMMANDS = (predict, info, export)
+COMMANDS = (predict, info, measure, export)
 EPILOG = """\
 exit status:
   0  done
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line `arguments`, by default the process's own; anything but success ends the process."""
     parser = argparse.ArgumentParser(
         prog="deebert",
-        description="Answer texts with early exit, tell what is known of a model, and export it.",
+        description="Answer texts with early exit, tell what is known of a model, measure it, and export it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from deebert.inference.thresholds import Thresholds
 
 HELP = "a folder such as models/deebert, or owner/name@commit on the Hub"
-METRICS_HELP = "metrics of the run that trained this very model, such as metrics; needed unless it was saved with them"
+METRICS_HELP = (
+    "metrics of the run that trained this very model, such as metrics, or a file that `deebert measure` has made of it;"
+    " needed unless it was saved with them"
+)
 
 
 def load(model: str, precision: str | None = None, device: str | None = None) -> "EarlyExitClassifier":

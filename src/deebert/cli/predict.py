@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     watch.add_argument("--audit", type=share, metavar="SHARE", help=f"of texts run to full depth; {DEFAULT_AUDIT}")
     watch.add_argument("--delta", type=part, metavar="P", help=f"of a false alarm, ever; {DEFAULT_DELTA}")
     how = parser.add_argument_group("how")
-    how.add_argument("--metrics", type=Path, metavar="FOLDER", help=f"for --drop: {model.METRICS_HELP}")
+    how.add_argument("--metrics", type=Path, metavar="PATH", help=f"for --drop: {model.METRICS_HELP}")
     how.add_argument(
         "--batch-rows", type=count, default=BATCH_ROWS, metavar="N", help="worked on together; %(default)s"
     )
@@ -112,7 +112,7 @@ def run(parsed: argparse.Namespace) -> None:
             print(f"watch: {monitor}", file=sys.stderr)
 
 
-def _check_own_file(watch: str, request: "Request") -> None:
+def _check_own_file(watch: Path, request: "Request") -> None:
     """UserError where the state would take the place of the input or the output."""
     from deebert.inference.folder import home_expanded
 

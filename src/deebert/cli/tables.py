@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deebert.inference.thresholds import Recommended
+    from deebert.inference.thresholds import Recommended, Thresholds
+
+PAIRS_PER_LINE = 6
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
@@ -38,3 +40,34 @@ def recommended_table(metric: str, recommended: Iterable["Recommended"]) -> list
             for each in recommended
         ),
     ]
+
+
+def thresholds_told(known: "Thresholds") -> list[str]:
+    """The score of each layer, and what is recommended and certified."""
+    metric = known.metric or "score"
+    certified = [
+        [f"{100 * each.risk:g}", f"{each.threshold_nats:g}", percent(each.layers_saved_frac)]
+        if each.layers_saved_frac > 0
+        else [f"{100 * each.risk:g}", "none", ""]
+        for each in known.certified
+    ]
+    return [
+        f"measured on {known.n:,} samples of {known.split}, in {known.precision}:",
+        "",
+        f"if everybody leaves after layer: {metric} (%)",
+        *_side_by_side([(str(each.layer), percent(each.score)) for each in known.scores]),
+        "",
+        *recommended_table(metric, known.recommended),
+        "",
+        f"certified with {100 * known.certified_confidence:g} % confidence, by points of accuracy lost at most:"
+        " threshold (nats), layers saved (%)",
+        *table(certified),
+    ]
+
+
+def _side_by_side(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Pairs of numbers, several on a line, as of a column each."""
+    left, right = (max(map(len, side)) for side in zip(*pairs, strict=True))
+    cells = [f"{first.rjust(left)}  {second.rjust(right)}" for first, second in pairs]
+    starts = range(0, len(cells), PAIRS_PER_LINE)
+    return [f"  {'     '.join(cells[start : start + PAIRS_PER_LINE])}" for start in starts]

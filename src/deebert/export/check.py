@@ -1,30 +1,24 @@
 """What an exported graph answers to labelled texts, beside what the engine answers; and the thresholds that follow.
 
-The thresholds are chosen by the analysis of the stage `entropy_sweep`, on the logits of the same blocks without an
-exit: blocks in int8 give others than the model does, and one of several layers has one ramp, at its end.
+The thresholds are chosen on the logits of the same blocks without an exit: blocks in int8 give others than the model
+does, and one of several layers has one ramp, at its end.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from deebert.analysis.choice import Resampled, choice_rows
-from deebert.analysis.curves import ScoredCurve, entropy_curve
-from deebert.data.scores import METRICS
-from deebert.exits.grids import threshold_grid
 from deebert.export.folder import Chosen
 from deebert.export.runner import Runner, session
-from deebert.export.samples import Samples
 from deebert.inference.classifier import EarlyExitClassifier
-from deebert.inference.thresholds import Recommended
-
-DROPS_POINTS = (0.0, 0.5, 1.0, 3.0)  # as in params.yaml, like the grid and the seed
-GRID_POINTS, RESAMPLING_SEED = 200, 42
+from deebert.inference.thresholds import HeadScore
+from deebert.measure.measured import DROPS_POINTS, Measured
+from deebert.measure.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -44,13 +38,13 @@ class Checked:
     """What came of a check.
 
     Attributes:
-        scores: of each exit, as (layer, score of everybody leaving there).
+        scores: if everybody left at an exit.
         precision: of the engine.
         agreements: at full depth, and at the threshold that was chosen.
     """
 
     chosen: Chosen
-    scores: tuple[tuple[int, float], ...]
+    scores: tuple[HeadScore, ...]
     precision: str
     agreements: tuple[Agreement, ...]
 
@@ -77,15 +71,13 @@ def check(
         runner = Runner(folder)
         logits = every_logits(graph, runner, samples.texts)
     ends = np.array(runner.manifest["exit_layers"])
-    recommended = _recommended(logits, ends, samples, {*DROPS_POINTS, drop_points})
+    measured = Measured(samples, logits, ends)
+    recommended = measured.recommended({*DROPS_POINTS, drop_points})
     if threshold_nats is None:
         (threshold_nats,) = [each.threshold_nats for each in recommended if each.drop_points == drop_points]
-    score = METRICS[samples.metric]
     return Checked(
-        Chosen(
-            threshold_nats, f"{samples.name}, by this graph", len(samples.texts), samples.metric, tuple(recommended)
-        ),
-        tuple((int(end), score(samples.labels, logits[:, i].argmax(axis=1))) for i, end in enumerate(ends)),
+        Chosen(threshold_nats, f"{samples.name}, by this graph", len(samples.texts), samples.metric, recommended),
+        measured.scores,
         classifier.precision,
         tuple(_agreement(runner, ends, classifier, samples, nats) for nats in sorted({0.0, threshold_nats})),
     )
@@ -105,19 +97,6 @@ def every_logits(graph: Path, runner: Runner, texts: Sequence[Any]) -> np.ndarra
             (logits[rows],) = whole.run(None, inputs)
             progress.update(len(rows))
     return logits
-
-
-def _recommended(logits: np.ndarray, ends: np.ndarray, samples: Samples, drops: Iterable[float]) -> list[Recommended]:
-    """Per points that may be lost, the threshold that saves most layers, given logits (N, blocks, C)."""
-    curve = entropy_curve(logits, sorted({0.0, *threshold_grid(logits.shape[2], GRID_POINTS)}))
-    curve = replace(curve, exit_layers=ends[curve.exit_layers - 1], num_layers=int(ends[-1]))
-    scored = ScoredCurve(samples.name, curve, samples.labels, samples.metric, RESAMPLING_SEED)
-    return [
-        Recommended(
-            row["target_drop_points"], row["threshold"], round(row["layers_saved_frac"], 4), round(row["score"], 4)
-        )
-        for row in choice_rows(Resampled(scored), sorted(drops))
-    ]
 
 
 def _agreement(

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from deebert.base.errors import UserError
-from deebert.base.files import output_dir, read_json
-from deebert.data.encoded import Encoded
+from deebert.base.files import check_readable, output_dir, read_json
+from deebert.data.encoded import ROWS_AT_ONCE, Encoded
 from deebert.exits.criteria import Criterion
 from deebert.inference import card
 from deebert.inference.arguments import batches, check_many, count, criterion_of, parts_of, shown, usable
@@ -155,21 +155,28 @@ class EarlyExitClassifier:
         """What is known of the model's thresholds; None where nobody has written that down.
 
         Args:
-            metrics: the folder of the pipeline's metrics for this very model; None = `thresholds.json` of the model,
-                which `save_pretrained` writes.
+            metrics: the folder of the pipeline's metrics for this very model, or a file that `deebert measure` has made
+                of it; None = `thresholds.json` of the model, which `save_pretrained` writes.
 
         Raises:
             UserError: the metrics are missing, or what is found is damaged or of another model.
         """
-        if metrics is not None:
-            measured = card.read_metrics(home_expanded(metrics), self.about | {"weights": self.fingerprint})
-            return Thresholds.of_metrics(self._about.get("metric"), measured)
-        if THRESHOLDS not in self._files:
+        if metrics is None:
+            path, content = self.folder / THRESHOLDS, self._files.get(THRESHOLDS)
+        else:
+            path = home_expanded(metrics)
+            if not path.is_file():
+                measured = card.read_metrics(path, self.about | {"weights": self.fingerprint})
+                return Thresholds.of_metrics(self._about.get("metric"), measured)
+            check_readable(path)
+            content = path.read_bytes()
+        if content is None:
             return None
-        path = self.folder / THRESHOLDS
-        found = Thresholds.of_file(path, self._files[THRESHOLDS])
+        found = Thresholds.of_file(path, content)
         if found.weights != self.fingerprint:
             raise UserError(f"{path}: of another model: weights {found.weights}; expected {self.fingerprint}")
+        if metrics is not None and found.precision != self.precision:
+            log.warning("%s: measured in %s; the model is loaded in %s", path, found.precision, self.precision)
         return found
 
     @property
@@ -245,13 +252,35 @@ class EarlyExitClassifier:
 
     def _answers(self, texts: Iterable[Text], criterion: Criterion, batch_size: int) -> Iterator[Predictions]:
         names = self.label_names
-        for batch in batches(parts_of(texts, len(self._about.get("text_columns", ())) or None), batch_size):
-            told = self._tokenizer(*map(list, zip(*batch, strict=True)), truncation=True)
-            answers = self._engine.answer(Encoded.of(told["input_ids"], told.get("token_type_ids")), criterion)
+        for encoded in self._encoded(texts, batch_size):
+            answers = self._engine.answer(encoded, criterion)
             probabilities = torch.from_numpy(answers.logits).softmax(dim=1).numpy()
             # Not of the probabilities: there, logits that differ by less than a float32 can tell from 1 are a tie.
             labels = [names[i] for i in answers.logits.argmax(axis=1)]
             yield Predictions(labels, probabilities, answers.exit_layers)
+
+    def all_logits(self, texts: Iterable[Text]) -> np.ndarray:
+        """What every head says to every text: logits (N, L, C) float32, of layers 1..L and classes in their order.
+
+        No text leaves early. This is what criteria are fitted on, and what a study of exits starts from. All are in
+        memory at once.
+
+        Args:
+            texts: as of `predict`.
+
+        Raises:
+            TypeError, ValueError: they are not as there; the message says which text.
+        """
+        check_many(texts)
+        parts = [np.empty((0, self.num_layers, len(self.label_names)), np.float32)]
+        parts += [self._engine.all_logits(encoded) for encoded in self._encoded(texts, ROWS_AT_ONCE)]
+        return np.concatenate(parts)
+
+    def _encoded(self, texts: Iterable[Text], batch_size: int) -> Iterator[Encoded]:
+        """The texts as tokens, so many at a time."""
+        for batch in batches(parts_of(texts, len(self._about.get("text_columns", ())) or None), batch_size):
+            told = self._tokenizer(*map(list, zip(*batch, strict=True)), truncation=True)
+            yield Encoded.of(told["input_ids"], told.get("token_type_ids"))
 
     def save_pretrained(self, folder: str | Path, metrics: str | Path | None = None) -> None:
         """Write the model as it was loaded, for `from_pretrained` or the Hub, with a model card, README.md.

@@ -1,4 +1,4 @@
-"""What is known of a model's thresholds, in a small file beside its weights: `thresholds.json`.
+"""What is known of a model's thresholds, in a small file: `thresholds.json` beside its weights, or one of its own.
 
 The model card says the same to people.
 """
@@ -49,7 +49,7 @@ class HeadScore:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What one run of the pipeline has found out about a model.
+    """What one run of the pipeline, or `deebert measure`, has found out about a model.
 
     Attributes:
         weights: `model.fingerprint` of the model.
@@ -113,7 +113,8 @@ class Thresholds:
             found = cls(**{**read, **made})
             _check_types(found)
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path}: damaged: {one_line(error)}; save_pretrained(metrics=...) writes it") from None
+            told = f"{path}: damaged: {one_line(error)}; `deebert measure`, or save_pretrained(metrics=...), writes it"
+            raise UserError(told) from None
         return found
 
     def to_bytes(self) -> bytes:

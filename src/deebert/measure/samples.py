@@ -1,4 +1,4 @@
-"""Labelled texts to check an exported graph on: a data set of the pipeline, or a table with texts and labels."""
+"""Labelled texts that somebody brings: a data set of the pipeline, or a table with texts and labels."""
 
 import re
 from collections.abc import Sequence
@@ -52,6 +52,8 @@ def read_samples(path: Path, columns: Columns, about: dict[str, Any]) -> Samples
     Raises:
         UserError: the data are missing or damaged, or not for this model.
     """
+    if path.is_dir() and columns != Columns(None, None):
+        raise UserError(f"--text, --pair, --label: {path} is a data set, whose columns are known; expected a file")
     found = _of_data_set(path, about) if path.is_dir() else _of_table(path, columns, about)
     if len(found.texts) < 2:
         raise UserError(f"{path}: {len(found.texts)} labelled texts; expected two or more")

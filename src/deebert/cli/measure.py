@@ -1,0 +1,94 @@
+"""Tell what thresholds cost and save on labelled texts.
+
+DATA is a file with texts and labels, .csv, .tsv, .jsonl or .parquet by its ending, or a data set such as data/glue,
+whose validation is taken. The thresholds that are known of MODEL, or the one given, are judged on these texts. New ones
+are recommended and certified, as the pipeline does it. Certificates hold if nobody has chosen model or settings by
+these texts.
+
+FILE of --out holds what was found; `deebert predict` and `deebert export` take it as --metrics.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deebert.cli import model
+from deebert.cli.arguments import number
+from deebert.cli.tables import percent, table, thresholds_told
+from deebert.settings.precision import PRECISIONS
+
+if TYPE_CHECKING:
+    from deebert.measure.measured import Judged
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=model.HELP)
+    parser.add_argument("data", metavar="DATA", type=Path, help="labelled texts")
+    which = parser.add_argument_group("the thresholds that are judged").add_mutually_exclusive_group()
+    which.add_argument("--threshold", type=number, metavar="NATS", help="this one")
+    which.add_argument("--metrics", type=Path, metavar="PATH", help=f"those recommended: {model.METRICS_HELP}")
+    columns = parser.add_argument_group("columns of a file")
+    columns.add_argument("--text", metavar="COLUMN", help="with the text; by default as the model was trained")
+    columns.add_argument("--pair", metavar="COLUMN", help="with the second text, for tasks on pairs")
+    columns.add_argument("--label", metavar="COLUMN", help="with the label; by default a usual name, such as label")
+    how = parser.add_argument_group("how")
+    how.add_argument("--out", type=Path, metavar="FILE", help="keep what was found, as JSON; what is there is replaced")
+    how.add_argument("--precision", choices=PRECISIONS, help="of matrix products; what the ramps were trained for")
+    how.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1; the first GPU if there is one")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    if parsed.pair is not None and parsed.text is None:
+        parsed.usage_error("argument --pair: needs --text, for the first text")
+    from deebert.base.files import check_writable, write_bytes
+    from deebert.inference.folder import home_expanded
+    from deebert.inference.thresholds import Thresholds
+    from deebert.measure.measured import DELTA, Measured
+    from deebert.measure.samples import Columns, read_samples
+
+    out = None if parsed.out is None else home_expanded(parsed.out)
+    if out is not None:
+        check_writable(out)  # before anything that takes long
+    classifier = model.load(parsed.model, parsed.precision, parsed.device)
+    texts = tuple(name for name in (parsed.text, parsed.pair) if name is not None) or None
+    samples = read_samples(parsed.data, Columns(texts, parsed.label), classifier.about)
+    if parsed.threshold is not None:
+        judged = [parsed.threshold]
+    else:
+        known = classifier.thresholds(parsed.metrics)
+        judged = [] if known is None else [each.threshold_nats for each in known.recommended]
+    measured = Measured(samples, classifier.all_logits(samples.texts), thresholds=judged)
+    found = Thresholds(
+        weights=classifier.fingerprint,
+        split=samples.name,
+        n=len(samples.texts),
+        precision=classifier.precision,
+        metric=samples.metric,
+        scores=measured.scores,
+        recommended=measured.recommended(),
+        certified_confidence=1 - DELTA,
+        certified=measured.certified(),
+    )
+    if out is not None:
+        write_bytes(out, found.to_bytes())
+    for line in (*thresholds_told(found), *_judged_told(samples.metric, measured.judged())):
+        print(line)
+
+
+def _judged_told(metric: str, judged: "tuple[Judged, ...]") -> list[str]:
+    if not judged:
+        return []
+    return [
+        "",
+        "chosen before, and judged here:"
+        f" threshold (nats), layers saved (%), {metric} (%), points lost (95 % interval)",
+        *table(
+            [
+                f"{each.threshold_nats:g}",
+                percent(each.layers_saved_frac),
+                percent(each.score),
+                f"{each.lost_points:.2f} ({each.lost_points_low:.2f} to {each.lost_points_high:.2f})",
+            ]
+            for each in judged
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""What thresholds cost and save on labelled texts that somebody brings."""

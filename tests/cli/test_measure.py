@@ -1,0 +1,99 @@
+"""`deebert measure` says what thresholds do on labelled texts, and keeps it for the other commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deebert.inference.classifier import EarlyExitClassifier
+from deebert.inference.thresholds import Thresholds
+from tests import tiny
+from tests.cli.running import error, status
+from tests.data.tables.test_formats import write
+from tests.inference.test_classifier import write_classifier, write_metrics
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def fresh(classifier: EarlyExitClassifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled texts, of which the model knows nine in ten at full depth."""
+    texts = tiny.texts(COUNT, seed=3, fewest_words=1)
+    known = classifier.predict(texts, 0.0).labels
+    labels = [tiny.LABEL_NAMES[(tiny.LABEL_NAMES.index(each) + (i % 10 == 0)) % 3] for i, each in enumerate(known)]
+    return write(tmp_path_factory.mktemp("fresh") / "fresh.csv", {"sentence": texts, "label": labels})
+
+
+def test_what_is_told(model: Path, fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scores, recommended and certified thresholds; and what the threshold that was given, or was known, does here."""
+    classifier = EarlyExitClassifier.from_pretrained(model)
+    assert status("measure", model, fresh) == 0
+    plain = capsys.readouterr().out
+    assert "measured on 60 samples of fresh.csv, in fp32" in plain and "4  90.00" in plain and "90 %" in plain
+    assert "judged here" not in plain  # nothing is known of the model
+    assert status("measure", model, fresh, "--threshold", "0.75") == 0
+    told = capsys.readouterr().out
+    assert told.startswith(plain)
+    predicted = classifier.predict(tiny.texts(COUNT, seed=3, fewest_words=1), 0.75)
+    (row,) = [line.split() for line in told.splitlines() if line.startswith("  0.75 ")]
+    assert float(row[1]) == pytest.approx(100 * (1 - predicted.exit_layers.mean() / 4), abs=0.006)
+    metrics = write_metrics(tmp_path / "metrics", classifier)
+    assert status("measure", model, fresh, "--metrics", metrics) == 0
+    assert "\n  0.2468  " in capsys.readouterr().out
+
+
+def test_what_was_found_serves_the_other_commands(
+    model: Path, fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`info` tells it, `predict` takes its thresholds, `measure` judges them on other texts; of this model alone."""
+    out = tmp_path / "new" / "found.json"
+    for _ in range(2):  # it replaces what is there
+        assert status("measure", model, fresh, "--out", out) == 0
+    told = capsys.readouterr().out
+    found = Thresholds.of_file(out, out.read_bytes())
+    assert found.n == COUNT and found.split == "fresh.csv"
+    assert [each.risk for each in found.certified] == [0.01, 0.02, 0.05]
+    assert [path.name for path in out.parent.iterdir()] == ["found.json"]
+    assert status("info", model, "--metrics", out) == 0
+    facts, _, known = capsys.readouterr().out.partition("measured on")
+    assert facts and known and known in told
+    answered = model, fresh, tmp_path / "out.csv", "--prefix", "new_"
+    assert status("predict", *answered, "--drop", "3", "--metrics", out) == 0
+    assert f"threshold: {found.for_drop(3.0):g} nats" in capsys.readouterr().err
+    assert status("measure", model, fresh, "--metrics", out) == 0
+    judged = capsys.readouterr().out.partition("judged here")[2]
+    assert f"\n  {found.for_drop(3.0):g}  " in judged
+    other = write_classifier(tmp_path / "other", "roberta")
+    assert error(capsys, "info", other, "--metrics", out).startswith(f"{out}: of another model: weights ")
+    out.write_text(json.dumps({"n": 3}))
+    told = error(capsys, "info", model, "--metrics", out)
+    assert told.startswith(f"{out}: damaged: ") and "deebert measure" in told
+
+
+def test_another_precision_is_told(model: Path, fresh: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Thresholds are of the precision that they were measured in."""
+    out = tmp_path / "found.json"
+    assert status("measure", model, fresh, "--precision", "bf16", "--out", out) == 0
+    assert json.loads(out.read_text())["precision"] == "bf16"
+    caplog.clear()
+    EarlyExitClassifier.from_pretrained(model).thresholds(out)
+    assert f"{out}: measured in bf16; the model is loaded in fp32" in caplog.text
+
+
+def test_mistakes(model: Path, fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line each, before anything takes long."""
+    wrong = write(tmp_path / "wrong.csv", {"sentence": ["w1", "w2"], "label": ["yes", "never"]})
+    one = write(tmp_path / "one.csv", {"sentence": ["w1"], "label": ["yes"]})
+    (tmp_path / "file").write_text("")
+    for arguments, told in (
+        ((tmp_path / "nowhere", fresh), f"{tmp_path}/nowhere: no model here"),
+        ((model, tmp_path / "no.csv"), f"{tmp_path}/no.csv: no such file or folder"),
+        ((model, wrong), f"{wrong}: line 3: column label: 'never'; expected one of no, yes, maybe"),
+        ((model, one), f"{one}: 1 labelled texts; expected two or more"),
+        ((model, fresh, "--label", "intent"), f"{fresh}: has no column intent; found sentence, label"),
+        ((model, fresh, "--metrics", tmp_path / "none"), f"{tmp_path}/none/layers.json: no such file"),
+        ((model, fresh, "--out", tmp_path / "file" / "found.json"), f"{tmp_path}/file/found.json: cannot be written"),
+    ):
+        assert error(capsys, "measure", *arguments).startswith(told)
+    for options in (("--pair", "b"), ("--threshold", "0.1", "--metrics", tmp_path), ("--threshold", "-1")):
+        assert status("measure", model, fresh, *options) == 2
