@@ -1,4 +1,4 @@
-"""Fetch one GLUE task, or make the embedded one, as parquet files and a description: data/glue."""
+"""Fetch one GLUE task, read data of one's own, or make the embedded one: parquet files and a description, data/glue."""
 
 from pathlib import Path
 

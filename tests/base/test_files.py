@@ -182,6 +182,16 @@ with output_dir(Path({str(tmp_path / "out")!r})) as folder:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["it.json", "out"]
 
 
+def test_a_file_through_a_link(tmp_path: Path) -> None:
+    """The link stays, and the file that it leads to is replaced, or made."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.json").symlink_to("elsewhere/it.json")
+    for content in (1, 2):
+        write_json(tmp_path / "link.json", content)
+    assert (tmp_path / "link.json").is_symlink() and tree(tmp_path / "elsewhere") == {"it.json": "2\n"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "link.json"]
+
+
 def test_threads_write_one_file(tmp_path: Path) -> None:
     """Whoever reads it meanwhile finds all of what one of them wrote, and nothing is left beside it."""
     path = tmp_path / "it.json"

@@ -41,6 +41,24 @@ def error(call: Callable[[], Any]) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "folder"),
+    [
+        ("bert-base", "bert-base"),
+        ("bert-base", "google-bert/bert-base-uncased"),
+        (f"someone/encoder@{'a' * 40}", "someone/encoder"),
+    ],
+)
+def test_a_folder_in_the_place_of_a_model_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, folder: str
+) -> None:
+    """transformers would read it in place of the pinned revision."""
+    (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    told = error(lambda: resolve(model))
+    assert told.startswith(f"params.yaml: model: {model!r} is a model of the Hub, and {folder} is a folder here")
+
+
 def test_a_folder_is_known_by_what_it_holds(tmp_path: Path) -> None:
     """Other weights, settings or words of a tokenizer are another start; another place or a page beside them is not."""
     folder = tiny.write_model(tmp_path / "model")

@@ -126,16 +126,18 @@ def write_json(path: Path, content: Any) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file as a whole, and the folder where needed; a UserError says why that is not possible.
 
-    Threads and processes may write one file: each writes its own, and the last to end wins.
+    Threads and processes may write one file: each writes its own, and the last to end wins. A link stays, and the file
+    that it leads to is replaced.
     """
-    scratch = _beside(path, f".{threading.get_ident()}")
+    place = Path(os.path.realpath(path))
+    scratch = _beside(place, f".{threading.get_ident()}")
     try:
         with write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(place)
             scratch.write_bytes(content)
             to_disk(scratch)
-            scratch.replace(path)
+            scratch.replace(place)
     finally:
         with suppress(OSError):
             scratch.unlink()

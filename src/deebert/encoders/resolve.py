@@ -28,6 +28,8 @@ def resolve(model: str) -> tuple[Start, str]:
     """
     if model in KNOWN_MODELS:
         known, kind = KNOWN_MODELS[model], "pretrained" if KNOWN_MODELS[model].hub_id else "toy_bert"
+        if known.hub_id:
+            _check_no_folder(model, model, known.hub_id)
     elif is_folder(model):
         known, kind = _folder(model)
     elif HUB_ID.fullmatch(model):
@@ -39,6 +41,15 @@ def resolve(model: str) -> tuple[Start, str]:
         )
     code = fingerprint(f"deebert.encoders.starts.{kind}")
     return Start(model, kind, known.hub_id, known.revision, dataclasses.asdict(known.recipe), code), known.family
+
+
+def _check_no_folder(model: str, *names: str) -> None:
+    """UserError where a folder here has the name of a model of the Hub: transformers would read the folder instead."""
+    if found := next((name for name in names if Path(name).exists()), None):
+        raise UserError(
+            f"params.yaml: model: {model!r} is a model of the Hub, and {found} is a folder here; expected ./{found} for"
+            " the folder, or the folder elsewhere"
+        )
 
 
 def _folder(model: str) -> tuple[KnownModel, str]:
@@ -66,6 +77,7 @@ def _repository(model: str) -> KnownModel:
     from deebert.encoders.loading import load_errors, supported_config
 
     place, _, revision = model.partition("@")
+    _check_no_folder(model, place)
     if not revision:
         log.warning("model %s has no @commit: a later run may get other weights", model)
     with load_errors(model):

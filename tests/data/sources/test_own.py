@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -216,6 +218,8 @@ def test_labels_in_the_order_that_is_listed(tmp_path: Path) -> None:
     assert (data["train"]["label"] == data["train"]["text"].str[5:].astype(int) % 2).all()
     assert "'no' is not in download_glue.labels" in error(path, labels=("yes", "maybe"))
     assert "'maybe' is in download_glue.labels, and in no row" in error(path, labels=("yes", "no", "maybe"))
+    numbers = write(tmp_path / "numbers.csv", {"text": TRAIN["text"], "label": ["1", "2"] * 10})
+    assert "download_glue.labels: names '1' twice" in error(str(numbers), labels=("1", "1.0", "2"))
     mixed = write(tmp_path / "mixed.csv", {"text": TRAIN["text"], "label": ["1", "one"] * 10})
     assert "mixes numbers and words (1 and one)" in error(str(mixed))
     assert load(str(mixed), labels=("one", "1")).task.label_names == ("one", "1")
@@ -316,6 +320,17 @@ def test_labels_of_the_test_split_may_be_hidden(tmp_path: Path, test: Table) -> 
 
 
 LABELLED = b"text,label\na,x\nb,y\n"
+
+
+def latin_parquet() -> bytes:
+    """A table whose text says that it is UTF-8, and is not."""
+    raw = pa.array([b"caf\xe9", b"b"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table({"text": text, "label": ["x", "y"]}), buffer)
+    return buffer.getvalue()
+
+
 BAD_FILES: dict[str, tuple[str, bytes, list[str]]] = {
     "empty": ("train.csv", b"", ["train.csv: has no rows; it is empty"]),
     "header only": ("train.csv", b"text,label\n", ["train.csv: has no rows"]),
@@ -350,6 +365,7 @@ BAD_FILES: dict[str, tuple[str, bytes, list[str]]] = {
     "half a character": ("train.jsonl", b'{"text": "\\ud800", "label": "x"}\n', ["line 1", "half of a character"]),
     "a label that is none": ("train.jsonl", b'{"text": "a", "label": ["x"]}\n', ["line 1", "is no class"]),
     "a float": ("train.jsonl", b'{"text": "a", "label": 1e-9}\n', ["line 1", "'1e-09' is no class"]),
+    "latin-1 in parquet": ("train.parquet", latin_parquet(), ["train.parquet: column text: is not UTF-8"]),
     "no parquet": ("train.parquet", LABELLED, ["train.parquet: not readable as parquet"]),
 }
 
@@ -368,6 +384,12 @@ def test_splits_that_do_not_fit_train(tmp_path: Path) -> None:
     assert "dev.csv: line 2: label 'maybe' is in validation and not in train; expected no, yes" in error(path)
     path = folder(tmp_path / "b", train=TRAIN, dev={"text": ["t"]})
     assert "dev.csv: has no column label; found text" in error(path)
+    (tmp_path / "b" / "dev.csv").unlink()
+    for name in ("train.log", "test.py"):
+        (tmp_path / "b" / name).write_text("no data")
+    assert "test.py: unknown ending .py" in error(path)
+    (tmp_path / "b" / "test.py").unlink()
+    assert load(path).sizes["train"] == 18  # train.log is beside train.csv
     path = folder(tmp_path / "c", train=TRAIN, dev=TRAIN, valid=TRAIN)
     assert "has dev.csv and valid.csv; expected one file of the split validation" in error(path)
     assert "nowhere: no such folder or file" in error(str(tmp_path / "nowhere"))
@@ -388,16 +410,17 @@ REVISION = "a" * 40
 
 
 def hub_repo() -> Repo:
-    """A data set of the Hub with two configurations; its classes are in no alphabetical order, and one has no row."""
+    """A data set of the Hub; its classes are in no alphabetical order, one has no row, and some rows have no class."""
     features = Features({"text": Value("string"), "intent": ClassLabel(names=["z", "a", "unused", "m"])})
-    rows = {"text": [f"text {i}" for i in range(30)], "intent": [0, 1, 3] * 10}
+    rows = {"text": [f"text {i}" for i in range(32)], "intent": [0, 1, 3] * 10 + [-1, -1]}
     files = {}
-    for split, content in (("train", rows), ("test", {"text": ["new"], "intent": [3]})):
+    splits = {"train": rows, "test": {"text": ["new"], "intent": [3]}, "extra": {"text": ["more"], "intent": [0]}}
+    for split, content in splits.items():
         buffer = io.BytesIO()
         Dataset.from_dict(content, features=features).to_parquet(buffer)
         files[f"plain/{split}-00000-of-00001.parquet"] = buffer.getvalue()
     card = "---\nconfigs:\n- config_name: plain\n  data_files:\n" + "".join(
-        f"  - split: {split}\n    path: plain/{split}-*\n" for split in ("train", "test")
+        f"  - split: {split}\n    path: plain/{split}-*\n" for split in splits
     )
     return Repo("datasets", "someone/intents", REVISION, {"README.md": f"{card}---\n".encode(), **files})
 
@@ -413,6 +436,7 @@ from deebert.settings.download_glue import Columns, DownloadGlue
 settings = DownloadGlue("hub", 0, Columns(None, None, None), None, None, 0.1, 0)
 out = Path({str(tmp_path / "out")!r})
 out.mkdir()
+logging.basicConfig(level=logging.INFO)
 own.load("hub:someone/intents@{REVISION}:plain", settings).save(out)
 try:
     own.load("hub:someone/intents@{"b" * 40}", settings)
@@ -434,9 +458,30 @@ except UserError as error:
     assert (data.task.name, data.task.source) == ("someone/intents", "hub")
     assert data.task.label_names == ("z", "a", "m")
     assert (data.task.origin["repository"], data.task.origin["revision"]) == ("someone/intents", REVISION)
+    assert "someone/intents: not read: extra" in process.stderr
+    assert read_json(tmp_path / "out" / "task.json")["left_out"]["train"] == 2
     assert data.sizes == {"train": 27, "validation": 3, "test": 1} and data["test"]["label"].tolist() == [2]
     assert np.bincount(data["train"]["label"]).tolist() == [9, 9, 9]
     assert (
         process.stdout.startswith("someone/intents: cannot be downloaded")
         and "hub:owner/name@revision" in process.stdout
     )
+
+
+def test_hub_data_that_come_as_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not run; the line says so, and what to name instead."""
+
+    def refuse(*given: Any, **options: Any) -> None:
+        raise RuntimeError("Dataset scripts are no longer supported, but found intents.py")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    told = error(f"hub:someone/intents@{REVISION}")
+    assert "scripts are no longer supported" in told and "the commit of refs/convert/parquet" in told
+
+
+def test_a_folder_in_the_place_of_hub_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be read instead, whatever the revision."""
+    (tmp_path / "someone" / "intents").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert error(f"hub:someone/intents@{REVISION}").startswith("someone/intents: is a data set of the Hub and a folder")

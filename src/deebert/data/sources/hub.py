@@ -1,4 +1,4 @@
-"""GLUE from the Hugging Face Hub."""
+"""Data sets of the Hugging Face Hub: GLUE, and a person's own."""
 
 import dataclasses
 import time
@@ -56,7 +56,12 @@ def download(repository: str, config: str | None, revision: str, advice: str) ->
         config: None = the only one.
         revision: a commit, or a tag or a branch, which takes a network.
         advice: what to do instead, told where it cannot be downloaded.
+
+    Raises:
+        UserError: it cannot be downloaded, or a folder here has its name, which would be read in its place.
     """
+    if Path(repository).exists():
+        raise UserError(f"{repository}: is a data set of the Hub and a folder here; expected the folder elsewhere")
     # Imported here, because it takes a second that no other use of this module should pay.
     from datasets import DatasetDict, load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetsError
@@ -72,9 +77,10 @@ def download(repository: str, config: str | None, revision: str, advice: str) ->
                 commit = info.sha or revision
             dataset = load_dataset(repository, config, revision=commit)
             break
-        except (OSError, ValueError, httpx.HTTPError, DatasetsError) as error:
-            # A connection refused or dropped is worth another try; a silent Hub and unreadable data are not.
-            hopeless = isinstance(error, (httpx.TimeoutException, ValueError, DatasetsError))
+        except (OSError, ValueError, RuntimeError, httpx.HTTPError, DatasetsError) as error:
+            # A connection refused or dropped is worth another try. Not so a silent Hub, unreadable data, and data that
+            # come as a program, which is a RuntimeError.
+            hopeless = isinstance(error, (httpx.TimeoutException, ValueError, RuntimeError, DatasetsError))
             if hopeless or pause_s is None or constants.HF_HUB_OFFLINE:
                 reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
                 raise UserError(

@@ -47,11 +47,17 @@ def _from_files(path: Path) -> tuple[dict[str, Rows], str, dict[str, Any]]:
 
 def _from_hub(repository: str, revision: str, config: str | None) -> tuple[dict[str, Rows], str, dict[str, Any]]:
     splits, commit = hub.download(
-        repository, config, revision, "check hub:owner/name@revision:config, or set dataset to a folder"
+        repository,
+        config,
+        revision,
+        "check hub:owner/name@revision:config (of data that come as a program, the commit of refs/convert/parquet), or"
+        " set dataset to a folder",
     )
     found = {split: next((name for name in names if name in splits), None) for split, names in SPLIT_NAMES.items()}
     if found["train"] is None:
         raise UserError(f"{repository}: has no split train; found {', '.join(splits)}")
+    if unread := [name for name in splits if name not in found.values()]:
+        log.info("%s: not read: %s", repository, ", ".join(unread))
     tables = {}
     for split, name in found.items():
         if name is not None:

@@ -36,11 +36,19 @@ class Rows:
         return len(self.places)
 
     def values(self, column: str) -> list[Any]:
-        """The values of a column; what stands for a named class is given as its name."""
+        """The values of a column; what stands for a named class is given as its name, and -1 there as no value.
+
+        Raises:
+            UserError: a text in it is not UTF-8.
+        """
         found = self.columns[column]
-        values = found.to_pylist() if hasattr(found, "to_pylist") else found
+        try:
+            values = found.to_pylist() if hasattr(found, "to_pylist") else found
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.where}: column {column}: is not UTF-8: {error.reason}") from None
         if names := self.class_names.get(column):
-            values = [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]
+            known = dict(enumerate(names)) | {-1: None}
+            values = [known.get(value, value) if isinstance(value, int) else value for value in values]
         return values
 
     def place(self, row: int) -> str:
@@ -71,6 +79,7 @@ def find_files(path: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for split, names in SPLIT_NAMES.items():
         found = [file for file in there if file.stem.lower() in names and not file.name.endswith(".dvc")]
+        found = [file for file in found if file.suffix.lower() in FILE_ENDINGS] or found
         if len(found) > 1:
             raise UserError(
                 f"{path}: has {' and '.join(file.name for file in found)}; expected one file of the split {split}"

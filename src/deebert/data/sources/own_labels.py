@@ -44,6 +44,8 @@ def label_names(rows: Rows, column: str, found: Iterable[str], listed: Sequence[
 
 
 def _as_listed(where: str, column: str, classes: set[str], listed: Sequence[str]) -> tuple[str, ...]:
+    if twice := sorted(name for name in set(listed) if listed.count(name) > 1):
+        raise UserError(f"params.yaml: download_glue.labels: names {twice[0]!r} twice; expected each class once")
     for names, told in (
         (sorted(classes - set(listed)), "is not in download_glue.labels"),
         (sorted(set(listed) - classes), "is in download_glue.labels, and in no row"),
