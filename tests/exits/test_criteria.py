@@ -257,12 +257,37 @@ def test_the_margin_does_not_see_how_the_rest_is_spread() -> None:
 @pytest.mark.parametrize("classes", [3, 7, 77, 200])
 @pytest.mark.parametrize("points", [0, 1, 2, 50, 200])
 def test_the_grid_of_margins(classes: int, points: int) -> None:
-    """At most `points` and 1, falling, of 6 digits, to just below 0."""
+    """At most `points`, an eighth more and 1, falling, of 6 digits and among the surest of 8, to just below 0."""
     grid = margin_grid(classes, points)
-    assert grid[0] == 1.0 and grid == sorted(set(grid), reverse=True) and len(grid) <= points + 1
-    assert len(grid) >= 0.8 * points and all(value == round(value, 6) for value in grid)
+    assert grid[0] == 1.0 and grid == sorted(set(grid), reverse=True) and len(grid) <= points + points // 8 + 1
+    assert len(grid) >= 0.8 * points and all(value == round(value, 8) for value in grid)
+    assert all(value == round(value, 6) for value in grid[points // 8 + 1 :])
     if points > 1:
         assert grid[-1] == -1e-6 and 1 - 1e-2 < grid[1] < 1
+
+
+@pytest.mark.parametrize(("grid_of", "criterion"), [(probability_grid, MaxProbability), (margin_grid, Margin)])
+def test_the_surest_can_be_told_apart(grid_of: Callable[[int, int], list[float]], criterion: type[Criterion]) -> None:
+    """Heads that lead by 12 to 16, as a deep model's do for most samples, are parted by some settings of the grid."""
+    leads = torch.tensor([12.1, 13.0, 14.0, 15.0, 15.9])
+    logits = torch.zeros(len(leads), 2, 3)
+    logits[:, 0, 0] = leads
+    exits = {tuple(criterion(setting).exit_layers(logits).tolist()) for setting in grid_of(3, 200)}
+    assert len(exits) == len(leads) + 1
+
+
+def test_numbers_of_numpy_make_the_same_criterion() -> None:
+    """It looks the same, too, which is how a monitor knows that a threshold is the one that it began with."""
+    for plain, made in (
+        (Entropy(0.25), Entropy(np.float64(0.25))),
+        (Margin(0.25), Margin(np.float32(0.25))),
+        (MaxProbability(0.75), MaxProbability(np.float64(0.75))),
+        (Patience(2), Patience(np.int64(2))),
+        (ConfidentStreak(2, 0.75), ConfidentStreak(np.int64(2), np.float64(0.75))),
+        (LayerThresholds((0.25,), 1.0), LayerThresholds(tuple(np.array([0.25])), 1.0)),
+        (Consistency(((0.0, 1.0, 2.0),), 0.5), Consistency((tuple(np.arange(3.0)),), np.float64(0.5))),
+    ):
+        assert made == plain and repr(made) == repr(plain)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 77, 200])
@@ -296,10 +321,11 @@ def test_few_layers_leave_no_room_for_streaks() -> None:
 @pytest.mark.parametrize("classes", [2, 3, 7])
 @pytest.mark.parametrize("points", [0, 1, 2, 50, 200])
 def test_the_grid_of_probabilities(classes: int, points: int) -> None:
-    """At most `points` and 1, falling, of 6 digits, to just below 1/C."""
+    """At most `points`, an eighth more and 1, falling, of 6 digits and among the surest of 8, to just below 1/C."""
     grid = probability_grid(classes, points)
-    assert grid[0] == 1.0 and grid == sorted(set(grid), reverse=True) and len(grid) <= points + 1
-    assert len(grid) >= 0.8 * points and all(value == round(value, 6) for value in grid)
+    assert grid[0] == 1.0 and grid == sorted(set(grid), reverse=True) and len(grid) <= points + points // 8 + 1
+    assert len(grid) >= 0.8 * points and all(value == round(value, 8) for value in grid)
+    assert all(value == round(value, 6) for value in grid[points // 8 + 1 :])
     if points > 1:
         assert 1 / classes - 2e-6 < grid[-1] < 1 / classes and 1 - 1e-4 < grid[1] < 1
 

@@ -47,6 +47,12 @@ def _within(value: Any, low: float, high: float) -> bool:
     return is_number(value) and low <= value <= high
 
 
+def _plain(criterion: "Criterion", kind: type[float] | type[int], *names: str) -> None:
+    """Make these fields numbers of Python, so that a criterion looks alike wherever its numbers came from."""
+    for name in names:
+        object.__setattr__(criterion, name, kind(getattr(criterion, name)))
+
+
 def _is_count(value: Any) -> bool:
     """Whether it is a whole number, 1 or more."""
     return isinstance(value, Integral) and _within(value, 1, math.inf)
@@ -129,6 +135,7 @@ class Entropy(Criterion):
     def __post_init__(self) -> None:
         if not _within(self.threshold_nats, 0, math.inf):
             raise UserError(f"{self.name}: threshold is {self.threshold_nats!r}; allowed: nats, 0 or more")
+        _plain(self, float, "threshold_nats")
 
     @property
     def setting(self) -> float:
@@ -172,6 +179,7 @@ class MaxProbability(_Confidence):
     def __post_init__(self) -> None:
         if not _within(self.threshold, 0, 1):
             raise UserError(f"{self.name}: threshold is {self.threshold!r}; allowed: a probability, 0 to 1")
+        _plain(self, float, "threshold")
 
     @classmethod
     def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["MaxProbability"]:
@@ -197,6 +205,7 @@ class Margin(_Confidence):
             raise UserError(
                 f"{self.name}: threshold is {self.threshold!r}; allowed: a difference of probabilities, -1 to 1"
             )
+        _plain(self, float, "threshold")
 
     @classmethod
     def grid(cls, num_layers: int, num_labels: int, num_settings: int) -> list["Margin"]:
@@ -223,6 +232,7 @@ class Patience(Criterion):
     def __post_init__(self) -> None:
         if not _is_count(self.patience):
             raise UserError(f"{self.name}: patience is {self.patience!r}; allowed: a whole number, 1 or more")
+        _plain(self, int, "patience")
 
     @property
     def setting(self) -> float:
@@ -263,6 +273,8 @@ class ConfidentStreak(Criterion):
             raise UserError(f"confident_streak: length is {self.length!r}; allowed: a whole number, 1 or more")
         if not _within(self.threshold, 0, 1):
             raise UserError(f"confident_streak: threshold is {self.threshold!r}; allowed: a probability, 0 to 1")
+        _plain(self, int, "length")
+        _plain(self, float, "threshold")
 
     @property
     def name(self) -> str:
@@ -308,6 +320,7 @@ class LayerThresholds(Criterion):
         object.__setattr__(self, "thresholds_nats", tuple(self.thresholds_nats))
         if not all(_within(threshold, 0, math.inf) for threshold in self.thresholds_nats):
             raise UserError(f"{self.name}: thresholds are {self.thresholds_nats}; allowed: nats, 0 or more")
+        object.__setattr__(self, "thresholds_nats", tuple(map(float, self.thresholds_nats)))
 
     @property
     def setting(self) -> float:
@@ -347,7 +360,8 @@ class Consistency(Criterion):
         for ramp, weights in enumerate(self.weights, start=1):
             if np.shape(weights) != (3,) or not np.isfinite(weights).all():
                 raise UserError(f"{self.name}: weights of ramp {ramp} are {weights}; allowed: three finite numbers")
-        object.__setattr__(self, "weights", tuple(map(tuple, self.weights)))
+        object.__setattr__(self, "weights", tuple(tuple(map(float, weights)) for weights in self.weights))
+        _plain(self, float, "threshold")
 
     @classmethod
     def fitted(cls, logits: np.ndarray, threshold: float) -> "Consistency":

@@ -1,7 +1,7 @@
 """Which settings of a criterion are tried: from nobody leaving early to everybody, whatever the data; C classes."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -52,21 +52,16 @@ def _up_to_two_that_count(nats: float) -> float:
 
 
 def probability_grid(num_labels: int, num_settings: int) -> list[float]:
-    """At most `num_settings` top probabilities and 1, falling to just below 1/C; they do not depend on the data.
+    """Top probabilities from 1, falling to just below 1/C; they do not depend on the data.
 
-    The leads of the top logit are those of `threshold_grid`.
+    The leads of the top logit are those of `threshold_grid` up to 16. Beyond, float32 tells no two probabilities apart.
     """
-    others = np.exp(-np.linspace(12.0, 0.0, num_settings))
-    return _falling(1 / (1 + (num_labels - 1) * others))
+    return _falling(lambda others: 1 / (1 + (num_labels - 1) * others), num_settings)
 
 
 def margin_grid(num_labels: int, num_settings: int) -> list[float]:
-    """At most `num_settings` differences of the top two probabilities and 1, falling to just below 0.
-
-    Made as `probability_grid` is.
-    """
-    others = np.exp(-np.linspace(12.0, 0.0, num_settings))
-    return _falling((1 - others) / (1 + (num_labels - 1) * others))
+    """Differences of the top two probabilities from 1, falling to just below 0; made as `probability_grid` is."""
+    return _falling(lambda others: (1 - others) / (1 + (num_labels - 1) * others), num_settings)
 
 
 def chance_grid(num_settings: int) -> list[float]:
@@ -78,9 +73,19 @@ def chance_grid(num_settings: int) -> list[float]:
     return sorted({0.0, *(round(chance, 6) for chance in chances.tolist()), 1.0})
 
 
-def _falling(shares: np.ndarray) -> list[float]:
-    """1, above which is nobody, then `shares` falling, above the last of which is everybody.
+def _falling(share_of: Callable[[np.ndarray], np.ndarray], num_settings: int) -> list[float]:
+    """1, above which is nobody, then shares falling, above the last of which is everybody.
 
-    They are rounded down to 6 digits, since the surest samples differ in no fewer, and lie strictly below `shares`.
+    They are rounded down to 6 digits, the surest to 8, and lie strictly below the shares.
+
+    Args:
+        share_of: gives shares for what the exponentials of all logits but the top one are beside its own.
     """
-    return sorted({1.0, *((math.ceil(share * 1e6) - 1) / 1e6 for share in shares.tolist())}, reverse=True)
+    surest, others = (
+        share_of(np.exp(-leads)).tolist()
+        for leads in (np.linspace(16.0, 12.0, num_settings // 8 + 1)[:-1], np.linspace(12.0, 0.0, num_settings))
+    )
+    rounded = (
+        (math.ceil(share * scale) - 1) / scale for shares, scale in ((surest, 1e8), (others, 1e6)) for share in shares
+    )
+    return sorted({1.0, *rounded}, reverse=True)
