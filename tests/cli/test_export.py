@@ -18,9 +18,10 @@ import torch
 
 from deebert.base.errors import UserError
 from deebert.data.dataset import DataSet, Task
-from deebert.export import check, folder, graphs
+from deebert.export import folder, graphs
 from deebert.export.folder import Chosen
 from deebert.inference.classifier import EarlyExitClassifier
+from deebert.measure.measured import DROPS_POINTS
 from deebert.model import DeeBert
 from tests import tiny
 from tests.cli.running import error, status
@@ -122,7 +123,7 @@ def test_a_check_chooses_on_the_graph(
     assert sorted(path.name for path in exported.iterdir() if path.suffix) == names  # one that was run has a cache
     manifest = manifest_of(exported)
     known = {each["drop_points"]: each for each in manifest["thresholds"]["recommended"]}
-    assert list(known) == list(check.DROPS_POINTS) and manifest["thresholds"]["n"] == COUNT
+    assert list(known) == list(DROPS_POINTS) and manifest["thresholds"]["n"] == COUNT
     assert manifest["threshold_nats"] == known[1.0]["threshold_nats"]
     assert manifest["fingerprint"] == classifier.fingerprint and manifest["labels"] == list(tiny.LABEL_NAMES)
     for each in known.values():
@@ -307,6 +308,7 @@ def test_mistakes(
         ((model, out, "--blocks", 5), "--blocks: 5 is not allowed; expected at most the model's 4 layers"),
         ((model, out, "--check", tmp_path / "no"), f"{tmp_path}/no: no such file or folder"),
         ((model, out, "--check", other), f"{other}: has the classes no, yes, perhaps; expected the model's: no, yes"),
+        ((model, out, "--check", data, "--label", "idx"), f"--text, --pair, --label: {data} is a data set, whose"),
         ((model, out, "--check", wrong), f"{wrong}: line 4: column label: 'never'; expected one of no, yes, maybe"),
         ((model, out, "--check", blank), f"{blank}: line 3: has no text; expected one in each row"),
         ((model, out, "--check", unlabelled), f"{unlabelled}: has no column label; found sentence; name yours with"),

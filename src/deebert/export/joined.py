@@ -29,6 +29,7 @@ def early_exit(blocks: Sequence[Graph]) -> ModelProto:
     joined = _Joined(blocks)
     model, graph, known = joined.begin()
     graph.input.append(make_tensor_value_info(THRESHOLD, TensorProto.DOUBLE, []))
+    graph.node.append(make_node("Cast", [THRESHOLD], [f"{THRESHOLD}_float32"], to=TensorProto.FLOAT))
     answers = joined.nest(graph, 0, known)
     for made, name in zip(answers, (LOGITS, EXIT_LAYER), strict=True):
         graph.node.append(make_node("Identity", [made], [name]))
@@ -160,19 +161,19 @@ class _Joined:
 
 
 def _staying(prefix: str, logits: str, stays: str, any_stays: str) -> list[NodeProto]:
-    """Whose entropy is not below the threshold, and whether there is one. Of float64 numbers, so company moves nobody.
+    """Whose entropy is not below the threshold, and whether there is one.
 
-    An entropy that is no number is not below, as in the engine.
+    All is float32, as in the engine: of very sure texts, float64 would give other entropies than those that thresholds
+    are chosen by. An entropy that is no number is not below, as there.
     """
     return [
-        make_node("Cast", [logits], [f"{prefix}float64"], to=TensorProto.DOUBLE),
-        make_node("LogSoftmax", [f"{prefix}float64"], [f"{prefix}log_p"], axis=-1),
+        make_node("LogSoftmax", [logits], [f"{prefix}log_p"], axis=-1),
         make_node("Exp", [f"{prefix}log_p"], [f"{prefix}p"]),
         make_node("Mul", [f"{prefix}p", f"{prefix}log_p"], [f"{prefix}p_log_p"]),
         make_node("Constant", [], [f"{prefix}last_axis"], value_ints=[-1]),
         make_node("ReduceSum", [f"{prefix}p_log_p", f"{prefix}last_axis"], [f"{prefix}sum"], keepdims=0),
         make_node("Neg", [f"{prefix}sum"], [f"{prefix}entropy"]),
-        make_node("Less", [f"{prefix}entropy", THRESHOLD], [f"{prefix}leaves"]),
+        make_node("Less", [f"{prefix}entropy", f"{THRESHOLD}_float32"], [f"{prefix}leaves"]),
         make_node("Not", [f"{prefix}leaves"], [stays]),
         make_node("Cast", [stays], [f"{prefix}stays_int"], to=TensorProto.INT32),
         make_node("ReduceMax", [f"{prefix}stays_int"], [f"{prefix}any_int"], keepdims=0),

@@ -72,7 +72,7 @@ class Runner:
             self._tokenizer = Tokenizer.from_file(str(folder / self.manifest["tokenizer"]))
 
     def predict(self, texts: Iterable[Text], threshold: float | None = None) -> list[Answer]:
-        """Answer texts, or pairs of texts, in their order. No answer depends on the others.
+        """Answer texts, or pairs of texts, in their order. Answers depend on the others by rounding alone.
 
         Args:
             threshold: nats of entropy; a text leaves at the first ramp whose entropy is below. 0 = full depth. None =
