@@ -23,7 +23,7 @@ from deebert.exits.criteria import Entropy
 from deebert.exits.rule import layers_saved_frac
 from deebert.inference.clock import hardware_name
 from deebert.inference.engine import Answers, Engine
-from deebert.inference.precisions import PRECISIONS
+from deebert.inference.precisions import PRECISIONS, resolve
 from deebert.model import DeeBert
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)  # nats
@@ -58,7 +58,7 @@ def main() -> None:
     engines = {}
     for precision in ("fp32", args.precision):
         model, tokenizer = DeeBert.load(args.model)
-        engines[precision] = Engine(model, precision, device)
+        engines[precision] = Engine(model, resolve(precision, device), device)
     encoded = encode(tokenizer, frame, task.text_columns)
     result: dict[str, Any] = {
         "task": task.name,

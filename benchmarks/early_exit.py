@@ -216,7 +216,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = random_model(args.size, PADDED_LENGTH, args.ramp)
     untouched = copy.deepcopy(model)
-    engine = Engine(model, args.precision)
+    engine = Engine(model, args.precision, CPU)  # `gpu.py` is for GPUs
     sentences = random_sentences(args.lengths, args.samples, model.backbone.config.vocab_size)
     single = sentences[: args.single]
     entropies = all_entropies(engine, sentences)

@@ -39,7 +39,7 @@ from deebert.exits.rule import entropy, layers_saved_frac
 from deebert.inference.clock import hardware_name, race
 from deebert.inference.cuda_graphs import CudaGraphs
 from deebert.inference.engine import Engine
-from deebert.inference.precisions import PRECISIONS
+from deebert.inference.precisions import PRECISIONS, resolve
 from deebert.ramps import KINDS
 
 PADDED_TOKENS = 65536  # to one of Hugging Face's batches
@@ -105,7 +105,7 @@ def main() -> None:
     model = random_model(args.size, PADDED_LENGTH, args.ramp, args.family)
     own = copy.deepcopy(model.backbone).to(device, torch.float16 if device.type == "cuda" else torch.float32)
     vocabulary = model.backbone.config.vocab_size
-    engine = Engine(model, args.precision, device)
+    engine = Engine(model, resolve(args.precision, device), device)
     result = {
         "device": hardware_name(device),
         "torch": version("torch"),

@@ -277,7 +277,8 @@ def compare_ramps(model: PreTrainedModel, plan: Plan, batches: list[np.ndarray],
     with_gradients, without, frozen, epochs = np.array(rates).T
     paper_epochs = plan.recipe.epochs
     dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
-    gflops = (layers - 1) * layer_gflop(width, tokens) / (float(np.median(frozen)) * len(encoded))
+    whole = layers - 2 + 2 / 12  # of the last of these the keys and values alone, but for first tokens
+    gflops = whole * layer_gflop(width, tokens) / (float(np.median(frozen)) * len(encoded))
     return {
         "paper_epochs": paper_epochs,
         "our_epochs": OUR_RAMPS.epochs,

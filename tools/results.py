@@ -12,6 +12,7 @@ data lie that results know by name.
 """
 
 import argparse
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,7 +75,7 @@ def tell_missing(results: Mapping[str, Result], places: Sequence[Path] | None) -
     print(f"{count} runs are missing for equal seeds in each comparison", file=sys.stderr)
     if places is None:
         for result, seeds in lacking:
-            print(" ".join(result.command(seeds)))
+            print(shlex.join(result.command(seeds)))
         return
     all_found = [(found_in(places, result), seeds) for result, seeds in lacking]  # before any is queued
     for result, seeds in all_found:

@@ -104,6 +104,6 @@ def settings_of(model: Path, metrics: Path, precision: str, data: DataSet, sampl
     curve = entropy_curve(logits, threshold_grid(logits.shape[2], GRID_POINTS))
     saved = layers_saved_frac(curve.exit_layers.mean(axis=1), curve.num_layers)
     wanted = [Setting(curve.settings[int(np.abs(saved - share).argmin())], saved_frac=share) for share in SAVED]
-    # A recommended threshold of 0, or two alike, would be timed twice.
-    found = {each.threshold: each for each in [*wanted, *recommended] if each.threshold > 0}
+    # A recommended threshold of 0, or two alike, would be timed twice; of these the smaller loss is told.
+    found = {each.threshold: each for each in [*wanted, *reversed(recommended)] if each.threshold > 0}
     return [Setting(), *sorted(found.values(), key=lambda each: each.threshold)]

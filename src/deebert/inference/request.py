@@ -21,7 +21,8 @@ class Request:
         target: a file; None = standard output.
         texts: names of one column or two; None = found by the names that the model knows.
         prefix: of the new columns' names.
-        batch_rows: rows that are answered together; a command that is broken off loses no more than these.
+        batch_rows: rows that are answered together; a command that is broken off loses no more than these, and with
+            workers no more than those that are on their way.
         replace: whether a target that exists may be lost.
     """
 

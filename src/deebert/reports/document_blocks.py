@@ -113,13 +113,13 @@ def headline(run: Run) -> str:
     here = run.split.replace("_", " ")
     sentences = [
         f"At full depth the {metric} is {_percent(run.score(run.split))} % on {here}.",
-        f"At a threshold of {threshold:g} nats it is {_percent(run.score(run.split, threshold))} %,"
-        f" and {saved} % of the layers are saved.",
+        f"At the threshold recommended for a loss of {LOSS_POINTS:g} point, {threshold:g} nats, it is"
+        f" {_percent(run.score(run.split, threshold))} %, and {saved} % of the layers are saved.",
     ]
     if run.has_test:
         there, full = _percent(run.score("test", threshold)), _percent(run.score("test"))
-        sentences.append("The test split had no part in choosing this threshold.")
-        sentences.append(f"There the {metric} is {there} %, and {full} % at full depth.")
+        told = f"On the test split, which had no part in this choice, it is {there} %, and {full} % at full depth."
+        sentences.append(told)
     return _paragraph(*sentences)
 
 

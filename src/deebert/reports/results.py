@@ -5,6 +5,7 @@ the machine. It has no samples and no weights. Runs that differ in nothing but t
 """
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -353,7 +354,7 @@ def results_section(results: Mapping[str, Result], raced: Mapping[tuple[str, str
     parts = []
     for (task, model), groups in by_comparison(results.values()).items():
         members = list(chain.from_iterable(groups.values()))
-        commands = [" ".join(group[0].command(member.seed for member in group)) for group in groups.values()]
+        commands = [shlex.join(group[0].command(member.seed for member in group)) for group in groups.values()]
         first, about = members[0], f"{task}, {model}"
         tables = [
             f"{metric_name(first.metric)} (%) on {split} (n = {n:,}):\n\n{_table(groups, split)}"

@@ -76,9 +76,9 @@ def ratios_table(results: Iterable[Mapping[str, Any]]) -> str:
             rows = [row for row in result["rows"] if (row["threads"], row["mode"]) == (threads, mode)]
             ours = [row for row in rows if row["kind"] == "early_exit" and row["drop_points"] == SHOWN_POINTS]
             cut = [row for row in cut_line(rows)[:-1] if 2 * row["layers"] == result["num_layers"]]
-            cells += [" / ".join(f"{row['vs_fastest_rival']:.2f}" for row in each) for each in (ours, cut)]
+            cells += [" / ".join(f"{row['vs_fastest_rival']:.2f}" for row in each) or "none" for each in (ours, cut)]
         saved = sorted({f"{100 * row['layers_saved_frac']:.0f}" for row in ours})
-        lines.append([f"{cells[0]}, {' to '.join(saved)} % saved", *cells[1:]])
+        lines.append([f"{cells[0]}, {' to '.join(saved) or 0} % saved", *cells[1:]])
     return table(heads, lines)
 
 
