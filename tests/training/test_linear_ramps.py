@@ -14,7 +14,7 @@ from torch import nn
 from deebert.base.errors import UserError
 from deebert.ramps import LinearRamps
 from deebert.settings.train_ramps import TrainRamps
-from deebert.training import linear_ramps, ramp_plan
+from deebert.training import linear_ramps, logistic, ramp_plan
 from deebert.training.linear_ramps import STRENGTHS, choose_strengths, drawn_folds
 from deebert.training.logistic import Axes, Batch, Problem
 from deebert.training.ramp_plan import RampPlan, Standard, mean_and_scale
@@ -73,6 +73,19 @@ def test_the_optimum_is_one(seed: int, labels: int, strength: float) -> None:
     for size in (0.1, 1.0):
         moved = tuple(each + size * torch.randn(each.shape, generator=generator) for each in weights)
         assert (penalised(batch, strengths, moved) > least).all()
+
+
+def test_an_optimum_that_is_not_reached_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the steps that were taken and the derivative that is left; one that is reached is not."""
+    batch = batch_of(noisy(0))
+    problem = Problem(lambda: [batch], 200, Axes.of([batch]), np.array([1.0, 1.0]), 3)
+    problem.solve(3e-4)
+    assert not caplog.records
+    monkeypatch.setattr(logistic, "MAX_STEPS", 2)
+    problem.solve(3e-4)
+    assert "not at the optimum after 2 steps" in caplog.text and "expected 0.0003 or less" in caplog.text
 
 
 def test_derivatives_are_the_losss_own() -> None:

@@ -4,6 +4,7 @@ Shapes: B samples of a batch, H width, R ramps, C classes.
 """
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from deebert.base.errors import UserError
 from deebert.training.ramp_plan import STAGE
+
+log = logging.getLogger(__name__)
 
 MEMORY = 5, 20  # pairs of steps and gradients that L-BFGS keeps: at least, and at most
 MEMORY_NUMBERS = 2**25  # float64 ones, that all of them may have: 256 MiB
@@ -100,7 +103,8 @@ class Problem:
         start: Weights | None = None,
         noted: Callable[[int, Weights], None] = lambda step, weights: None,
     ) -> Weights:
-        """The weights where no derivative, in the problem's own units, is above `largest`.
+        """The weights where no derivative, in the problem's own units, is above `largest`. If they are not reached, a
+        line of the log says so.
 
         Args:
             noted: told the number of each step of L-BFGS, from 1, and the weights after it.
@@ -115,6 +119,9 @@ class Problem:
         pairs = int(np.clip(MEMORY_NUMBERS // (2 * len(flat)), *MEMORY))
         options = {"maxcor": pairs, "gtol": largest, "ftol": 0.0, "maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS}
         found = minimize(self.value, flat, jac=True, method="L-BFGS-B", callback=told, options=options)
+        if not found.success:
+            told = "ramps: not at the optimum after %d steps: the largest derivative is %.2g; expected %.2g or less"
+            log.warning(told, found.nit, np.abs(found.jac).max(), largest)
         return self._weights(found.x)
 
     def value(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
