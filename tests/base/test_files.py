@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from deebert.base import files
 from deebert.base.errors import UserError
-from deebert.base.files import check_readable, output_dir, read_json, write_json
+from deebert.base.files import check_readable, check_writable, output_dir, read_json, write_json
 from tests.disks import refuse_locks, watch_renames, withheld
 
 
@@ -188,6 +188,10 @@ def test_a_file_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "link.json").symlink_to("elsewhere/it.json")
     for content in (1, 2):
         write_json(tmp_path / "link.json", content)
+    (tmp_path / "lost.json").symlink_to("elsewhere/it.json/no.json")
+    with pytest.raises(UserError, match=r"lost\.json: cannot be written"):
+        check_writable(tmp_path / "lost.json")
+    (tmp_path / "lost.json").unlink()
     assert (tmp_path / "link.json").is_symlink() and tree(tmp_path / "elsewhere") == {"it.json": "2\n"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "link.json"]
 

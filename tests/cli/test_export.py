@@ -308,7 +308,7 @@ def test_mistakes(
         ((model, out, "--blocks", 5), "--blocks: 5 is not allowed; expected at most the model's 4 layers"),
         ((model, out, "--check", tmp_path / "no"), f"{tmp_path}/no: no such file or folder"),
         ((model, out, "--check", other), f"{other}: has the classes no, yes, perhaps; expected the model's: no, yes"),
-        ((model, out, "--check", data, "--label", "idx"), f"--text, --pair, --label: {data} is a data set, whose"),
+        ((model, out, "--check", data, "--label", "idx"), f"--text, --pair, --label: {data} is of a data set, whose"),
         ((model, out, "--check", wrong), f"{wrong}: line 4: column label: 'never'; expected one of no, yes, maybe"),
         ((model, out, "--check", blank), f"{blank}: line 3: has no text; expected one in each row"),
         ((model, out, "--check", unlabelled), f"{unlabelled}: has no column label; found sentence; name yours with"),

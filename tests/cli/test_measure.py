@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deebert.data.dataset import DataSet, Task
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.thresholds import Thresholds
 from tests import tiny
@@ -30,7 +31,7 @@ def test_what_is_told(model: Path, fresh: Path, tmp_path: Path, capsys: pytest.C
     assert status("measure", model, fresh) == 0
     plain = capsys.readouterr().out
     assert "measured on 60 samples of fresh.csv, in fp32" in plain and "4  90.00" in plain and "90 %" in plain
-    assert "judged here" not in plain  # nothing is known of the model
+    assert "known thresholds" not in plain  # there are none
     assert status("measure", model, fresh, "--threshold", "0.75") == 0
     told = capsys.readouterr().out
     assert told.startswith(plain)
@@ -61,8 +62,12 @@ def test_what_was_found_serves_the_other_commands(
     assert status("predict", *answered, "--drop", "3", "--metrics", out) == 0
     assert f"threshold: {found.for_drop(3.0):g} nats" in capsys.readouterr().err
     assert status("measure", model, fresh, "--metrics", out) == 0
-    judged = capsys.readouterr().out.partition("judged here")[2]
+    judged = capsys.readouterr().out.partition("known thresholds on these samples, by which they were chosen")[2]
     assert f"\n  {found.for_drop(3.0):g}  " in judged
+    others = tmp_path / "others.csv"
+    others.write_text("\n".join(fresh.read_text().splitlines()[:50]))
+    assert status("measure", model, others, "--metrics", out) == 0
+    assert "known thresholds on these samples\n" in capsys.readouterr().out
     other = write_classifier(tmp_path / "other", "roberta")
     assert error(capsys, "info", other, "--metrics", out).startswith(f"{out}: of another model: weights ")
     out.write_text(json.dumps({"n": 3}))
@@ -71,13 +76,43 @@ def test_what_was_found_serves_the_other_commands(
 
 
 def test_another_precision_is_told(model: Path, fresh: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Thresholds are of the precision that they were measured in."""
+    """Thresholds are of the precision that they were measured in; who only tells of them does not mind."""
     out = tmp_path / "found.json"
     assert status("measure", model, fresh, "--precision", "bf16", "--out", out) == 0
     assert json.loads(out.read_text())["precision"] == "bf16"
-    caplog.clear()
-    EarlyExitClassifier.from_pretrained(model).thresholds(out)
-    assert f"{out}: measured in bf16; the model is loaded in fp32" in caplog.text
+    for command, is_told in (
+        (("info", model), False),
+        (("measure", model, fresh), True),
+        (("predict", model, fresh, tmp_path / "out.csv", "--prefix", "new_", "--drop", "1"), True),
+    ):
+        caplog.clear()
+        assert status(*command, "--metrics", out) == 0
+        assert ("measured in bf16; the model is loaded in fp32" in caplog.text) == is_told
+
+
+@pytest.mark.parametrize("names", [("1", "2", "3"), ("0", "2", "1")])
+def test_labels_of_a_data_set_are_ids(
+    names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In its files, whatever its classes are called; in a file of one's own the same words are names."""
+    folder = write_classifier(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    (folder / "config.json").write_text(json.dumps(config))
+    answers = EarlyExitClassifier.from_pretrained(folder).predict(tiny.texts(COUNT, seed=3, fewest_words=1), 0.0)
+    data = tiny.samples(COUNT, labels=3).assign(
+        sentence=tiny.texts(COUNT, seed=3, fewest_words=1), label=[names.index(each) for each in answers.labels]
+    )
+    task = Task("tiny", names, ("sentence",), source="tests")
+    (tmp_path / "data").mkdir()
+    DataSet.of(task, {split: data for split in task.splits}).save(tmp_path / "data")
+    for split in ("validation", "test"):
+        assert status("measure", folder, tmp_path / "data" / f"{split}.parquet") == 0
+        told = capsys.readouterr().out
+        assert f"60 samples of {split}, in fp32" in told and "4  100.00" in told
+    (tmp_path / "data" / "more.parquet").write_bytes((tmp_path / "data" / "test.parquet").read_bytes())
+    told = error(capsys, "measure", folder, tmp_path / "data" / "more.parquet")
+    assert told.endswith("has no split more; expected one of train, validation, test")
 
 
 def test_mistakes(model: Path, fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +128,7 @@ def test_mistakes(model: Path, fresh: Path, tmp_path: Path, capsys: pytest.Captu
         ((model, fresh, "--label", "intent"), f"{fresh}: has no column intent; found sentence, label"),
         ((model, fresh, "--metrics", tmp_path / "none"), f"{tmp_path}/none/layers.json: no such file"),
         ((model, fresh, "--out", tmp_path / "file" / "found.json"), f"{tmp_path}/file/found.json: cannot be written"),
+        ((model, fresh, "--out", fresh), f"--out: {fresh} is the input; expected another file"),
     ):
         assert error(capsys, "measure", *arguments).startswith(told)
     for options in (("--pair", "b"), ("--threshold", "0.1", "--metrics", tmp_path), ("--threshold", "-1")):

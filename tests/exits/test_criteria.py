@@ -266,13 +266,16 @@ def test_the_grid_of_margins(classes: int, points: int) -> None:
         assert grid[-1] == -1e-6 and 1 - 1e-2 < grid[1] < 1
 
 
+@pytest.mark.parametrize("classes", [2, 3, 77])
 @pytest.mark.parametrize(("grid_of", "criterion"), [(probability_grid, MaxProbability), (margin_grid, Margin)])
-def test_the_surest_can_be_told_apart(grid_of: Callable[[int, int], list[float]], criterion: type[Criterion]) -> None:
-    """Heads that lead by 12 to 16, as a deep model's do for most samples, are parted by some settings of the grid."""
-    leads = torch.tensor([12.1, 13.0, 14.0, 15.0, 15.9])
-    logits = torch.zeros(len(leads), 2, 3)
+def test_the_surest_can_be_told_apart(
+    grid_of: Callable[[int, int], list[float]], criterion: type[Criterion], classes: int
+) -> None:
+    """Heads that are as sure as a deep model's are for most samples are parted by some settings of the grid."""
+    leads = torch.tensor([12.1, 13.0, 14.0, 15.0]) + math.log(classes - 1)
+    logits = torch.zeros(len(leads), 2, classes)
     logits[:, 0, 0] = leads
-    exits = {tuple(criterion(setting).exit_layers(logits).tolist()) for setting in grid_of(3, 200)}
+    exits = {tuple(criterion(setting).exit_layers(logits).tolist()) for setting in grid_of(classes, 200)}
     assert len(exits) == len(leads) + 1
 
 

@@ -63,6 +63,7 @@ def test_a_file_holds_them() -> None:
         lambda content: content["recommended"][0].update(threshold_nats="0.1"),
         lambda content: content["recommended"][0].pop("drop_points"),
         lambda content: content.update(certified=[[]]),
+        lambda content: content.update(scores=[]),
     ],
 )
 def test_a_damaged_file_is_told(change: Any) -> None:

@@ -145,13 +145,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def check_writable(path: Path) -> None:
     """UserError where `write_bytes` could not write `path`; neither a file nor a folder is left."""
-    made = [each for each in path.parents if not each.exists()]
+    place = Path(os.path.realpath(path))
+    made = [each for each in place.parents if not each.exists()]
     with write_errors(path):
-        if path.is_dir():
+        if place.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place.parent):
                 pass
         finally:
             for folder in made:

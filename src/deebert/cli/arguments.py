@@ -1,5 +1,6 @@
-"""Kinds of values on the command line. A ValueError is told by argparse, with the name of the kind."""
+"""What subcommands have in common: kinds of values, of which argparse tells a ValueError by name, and columns."""
 
+import argparse
 import math
 from collections.abc import Callable, Sequence
 
@@ -49,6 +50,18 @@ def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
 
     chosen.__name__ = f"some of {','.join(names)}"
     return chosen
+
+
+def add_text_columns(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--text", metavar="COLUMN", help="with the text; by default as the model was trained")
+    group.add_argument("--pair", metavar="COLUMN", help="with the second text, for tasks on pairs")
+
+
+def text_columns(parsed: argparse.Namespace) -> tuple[str, ...] | None:
+    """Those that are named; None = to be found by their names."""
+    if parsed.pair is not None and parsed.text is None:
+        parsed.usage_error("argument --pair: needs --text, for the first text")
+    return tuple(name for name in (parsed.text, parsed.pair) if name is not None) or None
 
 
 # argparse tells them

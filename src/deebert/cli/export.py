@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from deebert.base.errors import UserError
 from deebert.cli import model
-from deebert.cli.arguments import count, number
+from deebert.cli.arguments import add_text_columns, count, number, text_columns
 from deebert.cli.tables import percent, recommended_table, table
 
 if TYPE_CHECKING:
@@ -48,9 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--threshold", type=number, metavar="NATS", help="this one")
     which = parser.add_argument_group("where thresholds come from")
     which.add_argument("--check", type=Path, metavar="DATA", help="chosen on the graph; without it, the model's own")
-    which.add_argument("--text", metavar="COLUMN", help="of DATA's texts; by default as the model was trained")
-    which.add_argument("--pair", metavar="COLUMN", help="of the second texts, for tasks on pairs")
-    which.add_argument("--label", metavar="COLUMN", help="of the labels; by default a usual name, such as label")
+    add_text_columns(which)
+    which.add_argument("--label", metavar="COLUMN", help="with the label; by default a usual name, such as label")
     which.add_argument("--metrics", type=Path, metavar="PATH", help=f"without --check: {model.METRICS_HELP}")
 
 
@@ -67,8 +66,8 @@ def run(parsed: argparse.Namespace) -> None:
     classifier = model.load(parsed.model, "auto", "cpu")
     block_ends = ends(classifier.num_layers, parsed.blocks)
     about = classifier.about
-    texts = tuple(name for name in (parsed.text, parsed.pair) if name is not None) or None
-    samples = None if parsed.check is None else read_samples(parsed.check, Columns(texts, parsed.label), about)
+    columns = Columns(text_columns(parsed), parsed.label)
+    samples = None if parsed.check is None else read_samples(parsed.check, columns, about)
     drop = DEFAULT_DROP if parsed.drop is None else parsed.drop
     unchecked = None
     if samples is None:
@@ -106,8 +105,7 @@ def _check_installed() -> None:
 
 
 def _check_usage(parsed: argparse.Namespace) -> None:
-    if parsed.pair is not None and parsed.text is None:
-        parsed.usage_error("argument --pair: needs --text, for the first text")
+    text_columns(parsed)
     for name in ("text", "label"):
         if parsed.check is None and getattr(parsed, name) is not None:
             parsed.usage_error(f"argument --{name}: needs --check, for a file")

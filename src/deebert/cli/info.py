@@ -16,7 +16,10 @@ from deebert.cli.tables import aligned, thresholds_told
 
 UNKNOWN = "unknown"
 MAX_LABELS_CHARS = 100  # of the names of classes that are told
-NO_THRESHOLDS = "unknown; --metrics names the metrics of its run, and save_pretrained(..., metrics=...) keeps them"
+NO_THRESHOLDS = (
+    "unknown; --metrics names the metrics of its run, save_pretrained(..., metrics=...) keeps them, and"
+    " `deebert measure` finds them on labelled texts"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,9 @@
 """Tell what thresholds cost and save on labelled texts.
 
 DATA is a file with texts and labels, .csv, .tsv, .jsonl or .parquet by its ending, or a data set such as data/glue,
-whose validation is taken. The thresholds that are known of MODEL, or the one given, are judged on these texts. New ones
-are recommended and certified, as the pipeline does it. Certificates hold if nobody has chosen model or settings by
-these texts.
+whose validation is taken, by which the pipeline chooses. The thresholds that are known of MODEL, or the one given, are
+judged on these texts. New ones are recommended and certified, as the pipeline does it. Certificates hold if nobody has
+chosen model or settings by these texts.
 
 FILE of --out holds what was found; `deebert predict` and `deebert export` take it as --metrics.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deebert.cli import model
-from deebert.cli.arguments import number
+from deebert.cli.arguments import add_text_columns, number, text_columns
 from deebert.cli.tables import percent, table, thresholds_told
 from deebert.settings.precision import PRECISIONS
 
@@ -28,8 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--threshold", type=number, metavar="NATS", help="this one")
     which.add_argument("--metrics", type=Path, metavar="PATH", help=f"those recommended: {model.METRICS_HELP}")
     columns = parser.add_argument_group("columns of a file")
-    columns.add_argument("--text", metavar="COLUMN", help="with the text; by default as the model was trained")
-    columns.add_argument("--pair", metavar="COLUMN", help="with the second text, for tasks on pairs")
+    add_text_columns(columns)
     columns.add_argument("--label", metavar="COLUMN", help="with the label; by default a usual name, such as label")
     how = parser.add_argument_group("how")
     how.add_argument("--out", type=Path, metavar="FILE", help="keep what was found, as JSON; what is there is replaced")
@@ -38,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    if parsed.pair is not None and parsed.text is None:
-        parsed.usage_error("argument --pair: needs --text, for the first text")
+    texts = text_columns(parsed)
+    from deebert.base.errors import UserError
     from deebert.base.files import check_writable, write_bytes
     from deebert.inference.folder import home_expanded
     from deebert.inference.thresholds import Thresholds
@@ -48,15 +47,17 @@ def run(parsed: argparse.Namespace) -> None:
 
     out = None if parsed.out is None else home_expanded(parsed.out)
     if out is not None:
+        if out.resolve() == parsed.data.resolve():
+            raise UserError(f"--out: {out} is the input; expected another file")
         check_writable(out)  # before anything that takes long
     classifier = model.load(parsed.model, parsed.precision, parsed.device)
-    texts = tuple(name for name in (parsed.text, parsed.pair) if name is not None) or None
     samples = read_samples(parsed.data, Columns(texts, parsed.label), classifier.about)
+    judged, known = [], None
     if parsed.threshold is not None:
         judged = [parsed.threshold]
-    else:
-        known = classifier.thresholds(parsed.metrics)
-        judged = [] if known is None else [each.threshold_nats for each in known.recommended]
+    elif (known := classifier.thresholds(parsed.metrics)) is not None:
+        model.tell_precision(known, classifier)
+        judged = [each.threshold_nats for each in known.recommended]
     measured = Measured(samples, classifier.all_logits(samples.texts), thresholds=judged)
     found = Thresholds(
         weights=classifier.fingerprint,
@@ -69,19 +70,21 @@ def run(parsed: argparse.Namespace) -> None:
         certified_confidence=1 - DELTA,
         certified=measured.certified(),
     )
+    were_chosen_here = known is not None and (known.split, known.n) == (found.split, found.n)
+    for line in (*thresholds_told(found), *_judged_told(samples.metric, measured.judged(), were_chosen_here)):
+        print(line)
     if out is not None:
         write_bytes(out, found.to_bytes())
-    for line in (*thresholds_told(found), *_judged_told(samples.metric, measured.judged())):
-        print(line)
 
 
-def _judged_told(metric: str, judged: "tuple[Judged, ...]") -> list[str]:
+def _judged_told(metric: str, judged: "tuple[Judged, ...]", were_chosen_here: bool) -> list[str]:
     if not judged:
         return []
+    samples = "these samples, by which they were chosen: that flatters them" if were_chosen_here else "these samples"
     return [
         "",
-        "chosen before, and judged here:"
-        f" threshold (nats), layers saved (%), {metric} (%), points lost (95 % interval)",
+        f"known thresholds on {samples}",
+        f"threshold (nats), layers saved (%), {metric} (%), points lost (95 % interval)",
         *table(
             [
                 f"{each.threshold_nats:g}",

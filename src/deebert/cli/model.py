@@ -1,6 +1,7 @@
 """What every subcommand does with its argument MODEL."""
 
 import argparse
+import logging
 from typing import TYPE_CHECKING
 
 from deebert.base.errors import UserError
@@ -8,6 +9,8 @@ from deebert.base.errors import UserError
 if TYPE_CHECKING:
     from deebert.inference.classifier import EarlyExitClassifier
     from deebert.inference.thresholds import Thresholds
+
+log = logging.getLogger(__name__)
 
 HELP = "a folder such as models/deebert, or owner/name@commit on the Hub"
 METRICS_HELP = (
@@ -31,6 +34,13 @@ def known_thresholds(parsed: argparse.Namespace, classifier: "EarlyExitClassifie
     if found is None:
         raise UserError(
             f"{parsed.model}: holds no thresholds.json, so what a threshold costs is unknown; name its metrics with"
-            " --metrics, or save the model with save_pretrained(..., metrics=...)"
+            " --metrics, save the model with save_pretrained(..., metrics=...), or find some with `deebert measure`"
         )
+    tell_precision(found, classifier)
     return found
+
+
+def tell_precision(known: "Thresholds", classifier: "EarlyExitClassifier") -> None:
+    """One line where thresholds are of another precision than the classifier's, which loading has not told."""
+    if known.precision not in (classifier.precision, classifier.about["made_for"]):
+        log.warning("thresholds: measured in %s; the model is loaded in %s", known.precision, classifier.precision)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from deebert.base.errors import UserError
 from deebert.cli import model
-from deebert.cli.arguments import count, number, part, share
+from deebert.cli.arguments import add_text_columns, count, number, part, share, text_columns
 from deebert.settings.precision import PRECISIONS
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     when.add_argument("--full-depth", action="store_true", help="after the last layer only")
     columns = parser.add_argument_group("columns")
-    columns.add_argument("--text", metavar="COLUMN", help="with the text; by default as the model was trained")
-    columns.add_argument("--pair", metavar="COLUMN", help="with the second text, for tasks on pairs")
+    add_text_columns(columns)
     columns.add_argument("--prefix", default="", metavar="TEXT", help="before the names of the three new columns")
     watch = parser.add_argument_group("watch whether answers agree with full depth's")
     watch.add_argument("--watch", type=Path, metavar="FILE", help="what is known so far, as JSON; new, or it goes on")
@@ -64,8 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    if parsed.pair is not None and parsed.text is None:
-        parsed.usage_error("argument --pair: needs --text, for the first text")
+    texts = text_columns(parsed)
     for name in ("epsilon", "audit", "delta"):
         if parsed.watch is None and getattr(parsed, name) is not None:
             parsed.usage_error(f"argument --{name}: needs --watch, for a file")
@@ -82,7 +80,7 @@ def run(parsed: argparse.Namespace) -> None:
     request = Request(
         source=None if parsed.source == "-" else Path(parsed.source),
         target=None if parsed.target == "-" else Path(parsed.target),
-        texts=tuple(name for name in (parsed.text, parsed.pair) if name is not None) or None,
+        texts=texts,
         prefix=parsed.prefix,
         batch_rows=parsed.batch_rows,
         replace=parsed.force,

@@ -44,8 +44,8 @@ def resolve(model: str) -> tuple[Start, str]:
 
 
 def _check_no_folder(model: str, *names: str) -> None:
-    """UserError where a folder here has the name of a model of the Hub: transformers would read the folder instead."""
-    if found := next((name for name in names if Path(name).exists()), None):
+    """UserError where a folder here has the name of a model of the Hub, or is where transformers would look first."""
+    if found := next((name for name in names if Path(name).is_dir()), None):
         raise UserError(
             f"params.yaml: model: {model!r} is a model of the Hub, and {found} is a folder here; expected ./{found} for"
             " the folder, or the folder elsewhere"

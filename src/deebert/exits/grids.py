@@ -54,14 +54,15 @@ def _up_to_two_that_count(nats: float) -> float:
 def probability_grid(num_labels: int, num_settings: int) -> list[float]:
     """Top probabilities from 1, falling to just below 1/C; they do not depend on the data.
 
-    The leads of the top logit are those of `threshold_grid` up to 16. Beyond, float32 tells no two probabilities apart.
+    Up to a lead of 12 of the top logit, leads are those of `threshold_grid`. An eighth as many go on to where float32
+    tells no two probabilities apart.
     """
-    return _falling(lambda others: 1 / (1 + (num_labels - 1) * others), num_settings)
+    return _falling(lambda others: 1 / (1 + (num_labels - 1) * others), num_labels, num_settings)
 
 
 def margin_grid(num_labels: int, num_settings: int) -> list[float]:
     """Differences of the top two probabilities from 1, falling to just below 0; made as `probability_grid` is."""
-    return _falling(lambda others: (1 - others) / (1 + (num_labels - 1) * others), num_settings)
+    return _falling(lambda others: (1 - others) / (1 + (num_labels - 1) * others), num_labels, num_settings)
 
 
 def chance_grid(num_settings: int) -> list[float]:
@@ -73,7 +74,7 @@ def chance_grid(num_settings: int) -> list[float]:
     return sorted({0.0, *(round(chance, 6) for chance in chances.tolist()), 1.0})
 
 
-def _falling(share_of: Callable[[np.ndarray], np.ndarray], num_settings: int) -> list[float]:
+def _falling(share_of: Callable[[np.ndarray], np.ndarray], num_labels: int, num_settings: int) -> list[float]:
     """1, above which is nobody, then shares falling, above the last of which is everybody.
 
     They are rounded down to 6 digits, the surest to 8, and lie strictly below the shares.
@@ -81,9 +82,10 @@ def _falling(share_of: Callable[[np.ndarray], np.ndarray], num_settings: int) ->
     Args:
         share_of: gives shares for what the exponentials of all logits but the top one are beside its own.
     """
+    largest = 16.0 + math.log(num_labels - 1)  # where the top probability is 1e-7 from 1, and float32's steps are 6e-8
     surest, others = (
         share_of(np.exp(-leads)).tolist()
-        for leads in (np.linspace(16.0, 12.0, num_settings // 8 + 1)[:-1], np.linspace(12.0, 0.0, num_settings))
+        for leads in (np.linspace(largest, 12.0, num_settings // 8 + 1)[:-1], np.linspace(12.0, 0.0, num_settings))
     )
     rounded = (
         (math.ceil(share * scale) - 1) / scale for shares, scale in ((surest, 1e8), (others, 1e6)) for share in shares

@@ -70,6 +70,8 @@ def read_metrics(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, 
     Raises:
         UserError: missing, damaged, of another model, or not all of one run.
     """
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; expected the folder of a run's metrics")
     metrics = {name: read_json(folder / f"{name}.json") for name in ("layers", "sweep", "choice")}
     for name, content in metrics.items():
         _check_content(folder / f"{name}.json", content, NEEDED[name])

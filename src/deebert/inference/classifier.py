@@ -175,8 +175,6 @@ class EarlyExitClassifier:
         found = Thresholds.of_file(path, content)
         if found.weights != self.fingerprint:
             raise UserError(f"{path}: of another model: weights {found.weights}; expected {self.fingerprint}")
-        if metrics is not None and found.precision != self.precision:
-            log.warning("%s: measured in %s; the model is loaded in %s", path, found.precision, self.precision)
         return found
 
     @property

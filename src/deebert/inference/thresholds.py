@@ -112,6 +112,8 @@ class Thresholds:
             made = {key: tuple(kind(**each) for each in read[key]) for key, kind in parts.items()}
             found = cls(**{**read, **made})
             _check_types(found)
+            if not found.scores:
+                raise ValueError("scores: there are none")
         except (ValueError, TypeError, KeyError) as error:
             told = f"{path}: damaged: {one_line(error)}; `deebert measure`, or save_pretrained(metrics=...), writes it"
             raise UserError(told) from None

@@ -44,7 +44,7 @@ class Columns:
 
 
 def read_samples(path: Path, columns: Columns, about: dict[str, Any]) -> Samples:
-    """The first validation split of a data set's folder, or all rows of a file.
+    """The first validation split of a data set's folder, or all rows of a file, which may be a split of such a folder.
 
     Args:
         about: of the model, as `EarlyExitClassifier.about` tells.
@@ -52,15 +52,21 @@ def read_samples(path: Path, columns: Columns, about: dict[str, Any]) -> Samples
     Raises:
         UserError: the data are missing or damaged, or not for this model.
     """
-    if path.is_dir() and columns != Columns(None, None):
-        raise UserError(f"--text, --pair, --label: {path} is a data set, whose columns are known; expected a file")
-    found = _of_data_set(path, about) if path.is_dir() else _of_table(path, columns, about)
+    # Labels are ids there, whatever the classes are called.
+    is_split = path.suffix == ".parquet" and path.with_name("task.json").is_file()
+    if (path.is_dir() or is_split) and columns != Columns(None, None):
+        raise UserError(f"--text, --pair, --label: {path} is of a data set, whose columns are known; expected a file of your own")
+    if is_split:
+        found = _of_data_set(path.parent, path.stem, about)
+    else:
+        found = _of_data_set(path, None, about) if path.is_dir() else _of_table(path, columns, about)
     if len(found.texts) < 2:
         raise UserError(f"{path}: {len(found.texts)} labelled texts; expected two or more")
     return found
 
 
-def _of_data_set(folder: Path, about: dict[str, Any]) -> Samples:
+def _of_data_set(folder: Path, split: str | None, about: dict[str, Any]) -> Samples:
+    """A split of a data set; None = its first validation split."""
     data = DataSet.load(folder)
     task = data.task
     if list(task.label_names) != about["label_names"]:
@@ -68,7 +74,10 @@ def _of_data_set(folder: Path, about: dict[str, Any]) -> Samples:
         raise UserError(f"{folder}: has the classes {', '.join(task.label_names)}; expected the model's: {expected}")
     if len(task.text_columns) != (len(about.get("text_columns", ())) or 1):
         raise UserError(f"{folder}: texts in {', '.join(task.text_columns)} are not as many as the model reads")
-    table, split = data.validation, task.validation_splits[0]
+    split = split or task.validation_splits[0]
+    if split not in task.splits:
+        raise UserError(f"{folder}: has no split {split}; expected one of {', '.join(task.splits)}")
+    table = data[split]
     labels = table["label"].to_numpy()
     if not is_labelled(labels):
         raise UserError(f"{folder}: the labels of {split} are hidden; expected labelled texts")

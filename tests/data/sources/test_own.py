@@ -7,9 +7,11 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -474,7 +476,8 @@ def test_hub_data_that_come_as_a_program(monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(*given: Any, **options: Any) -> None:
         raise RuntimeError("Dataset scripts are no longer supported, but found intents.py")
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *given, **options: SimpleNamespace(sha=REVISION))
+    monkeypatch.setattr(time, "sleep", None)  # nothing is tried again
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     told = error(f"hub:someone/intents@{REVISION}")
     assert "scripts are no longer supported" in told and "the commit of refs/convert/parquet" in told

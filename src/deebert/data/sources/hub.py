@@ -60,7 +60,7 @@ def download(repository: str, config: str | None, revision: str, advice: str) ->
     Raises:
         UserError: it cannot be downloaded, or a folder here has its name, which would be read in its place.
     """
-    if Path(repository).exists():
+    if Path(repository).is_dir():
         raise UserError(f"{repository}: is a data set of the Hub and a folder here; expected the folder elsewhere")
     # Imported here, because it takes a second that no other use of this module should pay.
     from datasets import DatasetDict, load_dataset
