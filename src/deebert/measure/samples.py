@@ -55,7 +55,8 @@ def read_samples(path: Path, columns: Columns, about: dict[str, Any]) -> Samples
     # Labels are ids there, whatever the classes are called.
     is_split = path.suffix == ".parquet" and path.with_name("task.json").is_file()
     if (path.is_dir() or is_split) and columns != Columns(None, None):
-        raise UserError(f"--text, --pair, --label: {path} is of a data set, whose columns are known; expected a file of your own")
+        told = f"--text, --pair, --label: {path} is of a data set, whose columns are known; expected a file of your own"
+        raise UserError(told)
     if is_split:
         found = _of_data_set(path.parent, path.stem, about)
     else:
