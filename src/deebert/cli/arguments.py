@@ -57,6 +57,10 @@ def add_text_columns(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--pair", metavar="COLUMN", help="with the second text, for tasks on pairs")
 
 
+def add_label_column(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--label", metavar="COLUMN", help="with the label; by default a usual name, such as label")
+
+
 def text_columns(parsed: argparse.Namespace) -> tuple[str, ...] | None:
     """Those that are named; None = to be found by their names."""
     if parsed.pair is not None and parsed.text is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from deebert.base.errors import UserError
 from deebert.cli import model
-from deebert.cli.arguments import add_text_columns, count, number, text_columns
+from deebert.cli.arguments import add_label_column, add_text_columns, count, number, text_columns
 from deebert.cli.tables import percent, recommended_table, table
 
 if TYPE_CHECKING:
@@ -49,11 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_argument_group("where thresholds come from")
     which.add_argument("--check", type=Path, metavar="DATA", help="chosen on the graph; without it, the model's own")
     add_text_columns(which)
-    which.add_argument("--label", metavar="COLUMN", help="with the label; by default a usual name, such as label")
+    add_label_column(which)
     which.add_argument("--metrics", type=Path, metavar="PATH", help=f"without --check: {model.METRICS_HELP}")
 
 
 def run(parsed: argparse.Namespace) -> None:
+    texts = text_columns(parsed)
     _check_usage(parsed)
     _check_installed()
     from deebert.export import folder
@@ -66,8 +67,7 @@ def run(parsed: argparse.Namespace) -> None:
     classifier = model.load(parsed.model, "auto", "cpu")
     block_ends = ends(classifier.num_layers, parsed.blocks)
     about = classifier.about
-    columns = Columns(text_columns(parsed), parsed.label)
-    samples = None if parsed.check is None else read_samples(parsed.check, columns, about)
+    samples = None if parsed.check is None else read_samples(parsed.check, Columns(texts, parsed.label), about)
     drop = DEFAULT_DROP if parsed.drop is None else parsed.drop
     unchecked = None
     if samples is None:
@@ -105,7 +105,6 @@ def _check_installed() -> None:
 
 
 def _check_usage(parsed: argparse.Namespace) -> None:
-    text_columns(parsed)
     for name in ("text", "label"):
         if parsed.check is None and getattr(parsed, name) is not None:
             parsed.usage_error(f"argument --{name}: needs --check, for a file")

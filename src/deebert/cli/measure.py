@@ -12,8 +12,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deebert.base.errors import UserError
 from deebert.cli import model
-from deebert.cli.arguments import add_text_columns, number, text_columns
+from deebert.cli.arguments import add_label_column, add_text_columns, number, text_columns
 from deebert.cli.tables import percent, table, thresholds_told
 from deebert.settings.precision import PRECISIONS
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--metrics", type=Path, metavar="PATH", help=f"those recommended: {model.METRICS_HELP}")
     columns = parser.add_argument_group("columns of a file")
     add_text_columns(columns)
-    columns.add_argument("--label", metavar="COLUMN", help="with the label; by default a usual name, such as label")
+    add_label_column(columns)
     how = parser.add_argument_group("how")
     how.add_argument("--out", type=Path, metavar="FILE", help="keep what was found, as JSON; what is there is replaced")
     how.add_argument("--precision", choices=PRECISIONS, help="of matrix products; what the ramps were trained for")
@@ -38,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     texts = text_columns(parsed)
-    from deebert.base.errors import UserError
     from deebert.base.files import check_writable, write_bytes
     from deebert.inference.folder import home_expanded
     from deebert.inference.thresholds import Thresholds
