@@ -141,7 +141,7 @@ def test_a_check_chooses_on_the_graph(
     assert f"threshold: {known[3.0]['threshold_nats']:g} nats" in told
     assert manifest_of(again)["thresholds"]["recommended"] == manifest["thresholds"]["recommended"]
 
-    assert status("export", model, again, "--check", data, "--blocks", "2", "--threshold", "0.9") == 0  # replaced
+    assert status("export", model, again, "--check", data, "--exits", "2", "--threshold", "0.9") == 0  # replaced
     fewer = manifest_of(again)
     assert fewer["exit_layers"] == [2, 4] and fewer["threshold_nats"] == 0.9
     each = fewer["thresholds"]["recommended"][-1]
@@ -163,7 +163,7 @@ def test_thresholds_without_a_check(
     metrics, out = write_metrics(tmp_path / "metrics", classifier), tmp_path / "out"
     for options, nats, told in (
         (("--metrics", metrics, "--drop", 2), 0.2468, "validation, by the model in fp32"),
-        (("--blocks", 1), None, "tells of no thresholds"),
+        (("--exits", LAYERS), None, "tells of no thresholds"),
     ):
         assert status("export", model, out, *options) == 0
         manifest = manifest_of(out)
@@ -183,7 +183,7 @@ def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     """Two arguments or a tab in a line; what is no pair is told with its line."""
     source = write_classifier(tmp_path / "pairs", columns=("a", "b"))
     out = tmp_path / "out"
-    assert status("export", source, out, "--blocks", 2, "--threshold", 0.9) == 0
+    assert status("export", source, out, "--exits", 2, "--threshold", 0.9) == 0
     pairs = list(zip(sentences(6), sentences(6, seed=1), strict=True))
     expected = EarlyExitClassifier.from_pretrained(source).predict(pairs, [0.0, 0.9, 0.0])
     for answers in (
@@ -211,7 +211,7 @@ def test_half_a_pair_has_no_answer(
     """The runner leaves unanswered what the command does, in lines and as arguments."""
     source = write_classifier(tmp_path / "pairs", columns=("a", "b"))
     out = tmp_path / "out"
-    assert status("export", source, out, "--blocks", 2, "--threshold", 0.9) == 0
+    assert status("export", source, out, "--exits", 2, "--threshold", 0.9) == 0
     lines = "a\tb\na\t\n \tb\n\n\nb\ta\n"
     write(tmp_path / "in.csv", {"a": ["a", "a", " ", "b"], "b": ["b", "", "b", "a"]})
     assert status("predict", source, tmp_path / "in.csv", tmp_path / "out.csv", "--full-depth") == 0
@@ -305,7 +305,7 @@ def test_mistakes(
         ((tmp_path / "nowhere", out), f"{tmp_path}/nowhere: no model here"),
         ((model, tmp_path / "other"), f"{tmp_path}/other: holds notes.txt and is no export; expected an empty folder"),
         ((model, wrong), f"{wrong}: is a file; expected a folder, new or empty"),
-        ((model, out, "--blocks", 5), "--blocks: 5 is not allowed; expected at most the model's 4 layers"),
+        ((model, out, "--exits", "2,5"), "--exits: 5 is not allowed; expected layers from 1 to 4"),
         ((model, out, "--check", tmp_path / "no"), f"{tmp_path}/no: no such file or folder"),
         ((model, out, "--check", other), f"{other}: has the classes no, yes, perhaps; expected the model's: no, yes"),
         ((model, out, "--check", data, "--label", "idx"), f"--text, --pair, --label: {data} is of a data set, whose"),
@@ -320,7 +320,7 @@ def test_mistakes(
         (("--drop", 1), "--drop: no threshold is known for a loss of 1 points: the model tells of no thresholds"),
         (("--drop", 7, "--metrics", metrics), "--drop: no threshold is known for a loss of 7 points: expected one of"),
         (
-            ("--drop", 2, "--metrics", metrics, "--blocks", 2),
+            ("--drop", 2, "--metrics", metrics, "--exits", 2),
             "--drop: no threshold is known for a loss of 2 points: the",
         ),
     ):
@@ -328,13 +328,14 @@ def test_mistakes(
     monkeypatch.setattr(graphs, "MAX_BYTES", 1000)
     told = error(capsys, "export", model, out)
     assert told.startswith("bert: cannot be exported: layer 1 and what comes before have 0.0 GB of weights")
-    told = error(capsys, "export", model, out, "--blocks", 2)
-    assert told.startswith("--blocks: layers 1 to 2 and what comes before have 0.0 GB") and "more blocks" in told
+    told = error(capsys, "export", model, out, "--exits", 2)
+    assert told.startswith("--exits: layers 1 to 2 and what comes before have 0.0 GB") and "an exit between" in told
     assert not out.exists() and (tmp_path / "other/notes.txt").exists()
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert error(capsys, "export", model, out).startswith("deebert export: onnx is not installed; expected pip install")
     for arguments in (
-        ("--blocks", 0),
+        ("--exits", 0),
+        ("--exits", "1,x"),
         ("--precision", "bf16"),
         ("--drop", 1, "--threshold", 0.1),
         ("--text", "a"),

@@ -129,12 +129,14 @@ def broken_off_at(call: int) -> Callable[..., np.ndarray]:
     return broken
 
 
+@pytest.mark.parametrize("threshold", [THRESHOLD, [0.0, 0.9, THRESHOLD]], ids=["one", "for each ramp"])
 def test_a_command_that_is_broken_off_counts_once(
-    model: Path, classifier: EarlyExitClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, classifier: EarlyExitClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threshold: Any
 ) -> None:
     """After Ctrl-C the state is as before; given again, the command counts each text once."""
     source, watch = write(tmp_path / "in.csv", {"sentence": sentences()}), tmp_path / "watch.json"
-    command = ("predict", model, source, tmp_path / "out.csv", "--batch-rows", 7, "--threshold", THRESHOLD)
+    nats = str(threshold).strip("[]").replace(" ", "")
+    command = ("predict", model, source, tmp_path / "out.csv", "--batch-rows", 7, "--threshold", nats)
     command = (*command, "--watch", watch, "--audit", 1, "--epsilon", 0.2)
     with monkeypatch.context() as patched:
         patched.setattr(Answering, "records", broken_off_at(4))
@@ -142,7 +144,7 @@ def test_a_command_that_is_broken_off_counts_once(
     assert not watch.exists()
     assert status(*command) == 0
     monitor = Monitor(classifier, epsilon=0.2, share=1)
-    monitor.predict(sentences(), THRESHOLD)
+    monitor.predict(sentences(), threshold)
     monitor.save(tmp_path / "expected.json")
     assert json.loads(watch.read_text()) == json.loads((tmp_path / "expected.json").read_text())
 
@@ -331,14 +333,23 @@ def test_a_full_disk_under_standard_output_is_told(
     assert re.fullmatch("standard output( or a temporary file)?: cannot be written: No space left on device", told)
 
 
-@pytest.mark.parametrize(("given", "threshold"), [(("--drop", "2"), 0.2468), (("--full-depth",), 0), ((), 0.1)])
+@pytest.mark.parametrize(
+    ("given", "threshold"),
+    [
+        (("--drop", "2"), 0.2468),
+        (("--full-depth",), 0),
+        ((), 0.1),
+        (("--threshold", "0,0.9,0.75"), [0, 0.9, 0.75]),
+    ],
+    ids=["drop", "full depth", "nothing", "one for each ramp"],
+)
 def test_which_threshold(
     model: Path,
     classifier: EarlyExitClassifier,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     given: tuple[str, ...],
-    threshold: float,
+    threshold: float | list[float],
 ) -> None:
     """`--drop` takes what is recommended for the loss, from the model or from metrics; without a word it is 0.1."""
     metrics = write_metrics(tmp_path / "metrics", classifier)
@@ -349,7 +360,8 @@ def test_which_threshold(
     for folder, options in ((tmp_path / "saved", given), (model, metrics_too)):
         out = tmp_path / f"{folder.name}.csv"
         assert status("predict", folder, source, out, *options) == 0
-        assert f"threshold: {threshold:g} nats" in capsys.readouterr().err
+        told = str(threshold).strip("[]")
+        assert f"threshold: {told} nats" in capsys.readouterr().err
         written.add(out.read_bytes())
     assert len(written) == 1
     check_answers(read(out), classifier, sentences(), threshold)
@@ -366,6 +378,14 @@ def test_a_drop_that_is_unknown(
     told = error(capsys, "predict", model, source, tmp_path / "out.csv", "--drop", 1, "--metrics", metrics)
     assert told == "no threshold is known for a loss of 1 points; expected one of 2"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "metrics"]
+
+
+def test_thresholds_of_another_number(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Told before anything is answered or written."""
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    told = error(capsys, "predict", model, source, tmp_path / "out.csv", "--threshold", "0.1,0.2")
+    assert told == "--threshold: 2 of them; expected one, or 3, one for each ramp"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv"]
 
 
 def test_names_that_clash(
@@ -499,6 +519,7 @@ def test_memory_holds_one_batch(model: Path, tmp_path: Path, monkeypatch: pytest
         ("predict", "m", "in.csv"),
         ("predict", "m", "in.csv", "out.csv", "--threshold", "-1"),
         ("predict", "m", "in.csv", "out.csv", "--threshold", "nan"),
+        ("predict", "m", "in.csv", "out.csv", "--threshold", "0.1,"),
         ("predict", "m", "in.csv", "out.csv", "--threshold", "0.1", "--full-depth"),
         ("predict", "m", "in.csv", "out.csv", "--batch-rows", "0"),
         ("predict", "m", "in.csv", "out.csv", "--precision", "fp16"),

@@ -284,6 +284,7 @@ def test_as_many_blocks_as_a_file_can_hold(tmp_path: Path) -> None:
     out = tmp_path / "out"
     exported.write(folder, about, out, ends(MAX_BLOCKS), "fp32", lambda *_: exported.Chosen(0.0, "tests"))
     assert Runner(out).predict(["w1 w2"])[0].exit_layer == MAX_BLOCKS
-    with pytest.raises(UserError, match=f"--blocks: {MAX_BLOCKS + 1} is not allowed; expected at most {MAX_BLOCKS},"):
-        ends(MAX_BLOCKS + 8, MAX_BLOCKS + 1)
+    with pytest.raises(UserError, match=f"--exits: {MAX_BLOCKS + 1} of them; expected at most {MAX_BLOCKS},"):
+        ends(MAX_BLOCKS + 8, range(1, MAX_BLOCKS + 1))
     assert len(ends(MAX_BLOCKS + 8)) == MAX_BLOCKS and ends(LAYERS) == [1, 2, 3, 4]
+    assert ends(LAYERS, [3, 1, 3]) == [1, 3, 4] and ends(LAYERS, [LAYERS]) == [LAYERS]

@@ -13,6 +13,12 @@ def number(text: str) -> float:
     return value
 
 
+def numbers(text: str) -> float | list[float]:
+    """One of 0 or more, or several, comma-separated."""
+    found = [number(each) for each in text.split(",")]
+    return found[0] if len(found) == 1 else found
+
+
 def count(text: str) -> int:
     """A whole number, 1 or more, and no more than libraries in C take."""
     value = int(text)
@@ -70,5 +76,6 @@ def text_columns(parsed: argparse.Namespace) -> tuple[str, ...] | None:
 
 # argparse tells them
 counts.__name__ = "whole numbers of 1 or more, comma-separated"
+numbers.__name__ = "number of 0 or more, or some, comma-separated"
 number.__name__, count.__name__ = "number of 0 or more", "whole number of 1 or more"
 part.__name__, share.__name__ = "number above 0 and below 1", "number above 0 and at most 1"

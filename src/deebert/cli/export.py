@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from deebert.base.errors import UserError
 from deebert.cli import model
-from deebert.cli.arguments import add_label_column, add_text_columns, count, number, text_columns
+from deebert.cli.arguments import add_label_column, add_text_columns, counts, number, text_columns
 from deebert.cli.tables import percent, recommended_table, table
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=model.HELP)
     parser.add_argument("target", metavar="OUT", type=Path, help="a folder for the export; an earlier one is replaced")
     parser.add_argument(
-        "--blocks",
-        type=count,
-        metavar="N",
-        help="of layers, at whose ends texts can leave; by default one a layer; 32 at most",
+        "--exits",
+        type=counts,
+        metavar="LAYERS",
+        help="after which texts can leave, such as 2,4,6; the last always is one; by default each; 32 at most",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of matrix products; %(default)s")
     which = parser.add_argument_group("the threshold that runner.py takes if it is given none")
@@ -65,7 +65,7 @@ def run(parsed: argparse.Namespace) -> None:
     from deebert.measure.samples import Columns, read_samples
 
     classifier = model.load(parsed.model, "auto", "cpu")
-    block_ends = ends(classifier.num_layers, parsed.blocks)
+    block_ends = ends(classifier.num_layers, parsed.exits)
     about = classifier.about
     samples = None if parsed.check is None else read_samples(parsed.check, Columns(texts, parsed.label), about)
     drop = DEFAULT_DROP if parsed.drop is None else parsed.drop

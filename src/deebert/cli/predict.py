@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from deebert.base.errors import UserError
 from deebert.cli import model
-from deebert.cli.arguments import add_text_columns, count, number, part, share, text_columns
+from deebert.cli.arguments import add_text_columns, count, number, numbers, part, share, text_columns
 from deebert.settings.precision import PRECISIONS
 
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="OUT", help="a file for the answers, or -")
     when = parser.add_argument_group("when a text may leave").add_mutually_exclusive_group()
     when.add_argument(
-        "--threshold", type=number, metavar="NATS", help=f"below this entropy; {DEFAULT_NATS} if nothing is said"
+        "--threshold",
+        type=numbers,
+        metavar="NATS",
+        help=f"below this entropy; one for all ramps, or one for each: 0,0.2,0.3; {DEFAULT_NATS} if nothing is said",
     )
     when.add_argument(
         "--drop", type=number, metavar="POINTS", help="at the threshold recommended for a loss of so many points"
@@ -92,12 +95,14 @@ def run(parsed: argparse.Namespace) -> None:
 
     classifier = model.load(parsed.model, parsed.precision, parsed.device)
     threshold_nats = DEFAULT_NATS if parsed.threshold is None else parsed.threshold
+    _check_depth(threshold_nats, classifier)
     if parsed.full_depth:
         threshold_nats = 0.0
     elif parsed.drop is not None:
         threshold_nats = model.known_thresholds(parsed, classifier).for_drop(parsed.drop)
     monitor = None if parsed.watch is None else _monitor(parsed, classifier, threshold_nats)
-    print(f"threshold: {threshold_nats:g} nats", file=sys.stderr)
+    all_nats = threshold_nats if isinstance(threshold_nats, list) else [threshold_nats]
+    print(f"threshold: {', '.join(f'{each:g}' for each in all_nats)} nats", file=sys.stderr)
     is_whole = False
     try:
         with _cluster(parsed, classifier) as cluster:
@@ -108,6 +113,13 @@ def run(parsed: argparse.Namespace) -> None:
         if monitor is not None and (is_whole or (parsed.target == "-" and monitor.samples)):
             monitor.save(parsed.watch)
             print(f"watch: {monitor}", file=sys.stderr)
+
+
+def _check_depth(threshold_nats: float | list[float], classifier: "EarlyExitClassifier") -> None:
+    """UserError where there are several thresholds, and not one for each ramp."""
+    if isinstance(threshold_nats, list) and len(threshold_nats) != classifier.num_layers - 1:
+        expected = f"one, or {classifier.num_layers - 1}, one for each ramp"
+        raise UserError(f"--threshold: {len(threshold_nats)} of them; expected {expected}")
 
 
 def _check_own_file(watch: Path, request: "Request") -> None:
@@ -133,7 +145,9 @@ def _cluster(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> A
     return Cluster(parsed.ray, parsed.threads or classifier.about.get("cpu_threads") or 1)
 
 
-def _monitor(parsed: argparse.Namespace, classifier: "EarlyExitClassifier", threshold_nats: float) -> "Monitor":
+def _monitor(
+    parsed: argparse.Namespace, classifier: "EarlyExitClassifier", threshold_nats: float | list[float]
+) -> "Monitor":
     """The monitor of an earlier command, which must have the same settings and threshold, or a new one."""
     from deebert.base.files import check_writable
     from deebert.inference.folder import home_expanded

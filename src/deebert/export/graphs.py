@@ -3,7 +3,7 @@
 import itertools
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,22 +37,24 @@ class Graph:
     gives: list[Named]
 
 
-def ends(num_layers: int, num_blocks: int | None = None) -> list[int]:
-    """The last layer of each block, for blocks as even as can be, of which the first ones are the smaller.
+def ends(num_layers: int, exits: Collection[int] | None = None) -> list[int]:
+    """The last layer of each block: those of `exits`, in order, and the model's last.
 
     Args:
-        num_blocks: None = one for each layer, as far as that goes.
+        exits: layers, from 1; None = each, or of too many as many as can be, evenly spread.
 
     Raises:
-        UserError: there are more blocks than layers, or than can be inside each other.
+        UserError: one is deeper than the model, or there are more blocks than can be inside each other.
     """
-    if num_blocks is None:
-        num_blocks = min(num_layers, MAX_BLOCKS)
-    if num_blocks > num_layers:
-        raise UserError(f"--blocks: {num_blocks} is not allowed; expected at most the model's {num_layers} layers")
-    if num_blocks > MAX_BLOCKS:
-        raise UserError(f"--blocks: {num_blocks} is not allowed; expected at most {MAX_BLOCKS}, which a file can hold")
-    return [num_layers * block // num_blocks for block in range(1, num_blocks + 1)]
+    if exits is None:
+        count = min(num_layers, MAX_BLOCKS)
+        return [num_layers * block // count for block in range(1, count + 1)]
+    if (deepest := max(exits)) > num_layers:
+        raise UserError(f"--exits: {deepest} is not allowed; expected layers from 1 to {num_layers}")
+    found = sorted({*exits, num_layers})
+    if len(found) > MAX_BLOCKS:
+        raise UserError(f"--exits: {len(found)} of them; expected at most {MAX_BLOCKS}, which a file can hold")
+    return found
 
 
 def block_graphs(cut: Cut, block_ends: list[int], precision: str, work: Path) -> Iterator[Graph]:
@@ -85,7 +87,7 @@ def _check_size(cut: Cut, block: Block) -> None:
     told = f"and what comes before have {weights / 1e9:.1f} GB of weights, and PyTorch exports 2 at a time"
     if block.first == block.last:
         raise cannot_export(cut.model, f"layer {block.first} {told}")
-    raise UserError(f"--blocks: layers {block.first} to {block.last} {told}; expected more blocks")
+    raise UserError(f"--exits: layers {block.first} to {block.last} {told}; expected an exit between them")
 
 
 def _exported(block: Block, work: Path) -> ModelProto:

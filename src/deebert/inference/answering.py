@@ -17,14 +17,15 @@ COLUMNS = pa.schema([("label", pa.string()), ("probability", pa.float32()), ("ex
 
 @dataclass(frozen=True)
 class Answering:
-    """A classifier, and when a text may leave: below an entropy of so many nats, at 0 after the last layer only.
+    """A classifier, and when a text may leave.
 
     Attributes:
+        threshold_nats: below an entropy of so many, at each ramp or by ramp; at 0 it does not.
         monitor: the watch over this classifier; None = nobody watches.
     """
 
     classifier: EarlyExitClassifier
-    threshold_nats: float
+    threshold_nats: float | list[float]
     monitor: Monitor | None = None
 
     def records(self, texts: Sequence[Text]) -> np.ndarray:

@@ -38,14 +38,14 @@ STREAM_FORMAT = ".jsonl"  # of standard output
 def answer(
     classifier: EarlyExitClassifier,
     request: Request,
-    threshold_nats: float,
+    threshold_nats: float | list[float],
     monitor: Monitor | None = None,
     cluster: Cluster | None = None,
 ) -> Summary:
     """Do what is requested.
 
     Args:
-        threshold_nats: a text leaves below an entropy of so many; at 0 after the last layer only.
+        threshold_nats: a text leaves below an entropy of so many, at each ramp or by ramp; at 0 it does not.
         monitor: is shown each answer once, as it is written; what an earlier run has answered, too.
         cluster: whose workers answer; a file to a file only. None = this process.
 
