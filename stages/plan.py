@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 from deebert.base.files import write_json
+from deebert.base.recipe import Recipe
 from deebert.base.stage import run
 from deebert.encoders.resolve import family_fingerprint, resolve
 from deebert.settings.params import read_params
@@ -20,12 +21,16 @@ SEEN = (
     "finetune_backbone.epochs: 0, so the classifier stays as it is; validation has to be a file that it was not trained"
     " on: as a part of train, scores, thresholds and certificates would be too good"
 )
+NO_PART = "finetune_backbone.objective: %s has no part in the training of %s, since full_depth_frac is 1"
 
 
 def main(start_file: Path, family_file: Path) -> None:
     params = read_params(Path("params.yaml"))
     check(params.finetune_backbone.objective)
     start, family = resolve(params.backbone)
+    settings = params.finetune_backbone
+    if settings.objective != "full_depth" and Recipe.of(start.recipe, vars(settings)).full_depth_frac == 1:
+        log.info(NO_PART, settings.objective, start.model)
     if params.precision == "int8":  # not every machine can
         from deebert.base.devices import pick_device
         from deebert.inference.precisions import resolve as resolve_precision

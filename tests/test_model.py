@@ -111,6 +111,11 @@ def test_the_file_tells_the_kind_of_ramps(kind: str, tmp_path: Path) -> None:
         assert torch.equal(loaded(states), ramps(states))
         for layer in (1, 2, 3):
             torch.testing.assert_close(loaded.ramp(layer, states[layer - 1]), ramps(states)[layer - 1])
+    save_file(load_file(tmp_path / RAMPS), tmp_path / RAMPS)  # as earlier versions did, without a word of the kind
+    assert type(load_ramps(tmp_path, 3, WIDTH, LABELS)) is KINDS[kind]
+    save_file(load_file(tmp_path / RAMPS), tmp_path / RAMPS, metadata={"kind": "later"})
+    with pytest.raises(UserError, match=f"ramps of the kind 'later' are not known here; expected {', '.join(KINDS)}"):
+        load_ramps(tmp_path, 3, WIDTH, LABELS)
     if kind == "linear":
         by_hand = states[1] @ ramps.out_weight[1].mT + ramps.out_bias[1]
         torch.testing.assert_close(loaded.ramp(2, states[1]), by_hand)

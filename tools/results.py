@@ -54,9 +54,10 @@ def keep(name: str) -> None:
 
 def draw(results: Mapping[str, Result], times: Mapping[tuple[str, str], Times], figures: Path) -> None:
     for (task, model), groups in by_comparison(results.values()).items():
-        shown, curves = main_ways(groups), main_curves(groups)
+        shown = main_ways(groups)
         cut = {how: group[0].num_layers for how, group in shown.items() if group[0].truncate_to}
         first = next(iter(shown.values()))[0]
+        curves = main_curves(groups, first.validation)
         header = {"task": task, "model": model, "metric": first.metric, "split": first.validation}
         name = figure_name(task, model)
         drawn = {name: draw_results(header, curves, cut)}

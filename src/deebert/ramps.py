@@ -4,23 +4,25 @@ A kind of ramp is a class here, and a way to train it in `training/`. Shapes: B 
 """
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from deebert.base.errors import UserError, one_line
 
 RAMPS = "ramps.safetensors"  # the file beside a model's own
+KIND = "kind"  # in the file's metadata
 
 
 class Ramps(nn.Module):
     """The L-1 off-ramps, stored as one tensor per kind so that all of them train in one batched product.
 
-    Row i of each tensor belongs to the ramp after layer i+1. The names of the tensors tell the kind.
+    Row i of each tensor belongs to the ramp after layer i+1.
 
     Attributes:
         out_weight: (L-1, C, H), of the last linear map.
@@ -109,24 +111,33 @@ def kind_of(ramps: Ramps) -> str:
 
 def save_ramps(ramps: Ramps, folder: Path) -> None:
     """Write `ramps.safetensors` into `folder`, which exists."""
-    save_file({name: tensor.detach().contiguous() for name, tensor in ramps.state_dict().items()}, folder / RAMPS)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in ramps.state_dict().items()}
+    save_file(tensors, folder / RAMPS, metadata={KIND: kind_of(ramps)})
 
 
 def load_ramps(folder: Path, num_ramps: int, hidden_size: int, num_labels: int) -> Ramps:
-    """Read back what `save_ramps` wrote, in eval mode; the kind is the one whose tensors the file holds.
+    """Read back what `save_ramps` wrote, in eval mode.
 
     Raises:
-        UserError: the file is missing or damaged, or it belongs to a model of another shape.
+        UserError: the file is missing or damaged, or it belongs to a model of another shape or a later version.
     """
     file = folder / RAMPS
     try:
-        tensors = load_file(file)
-        kind = PoolerRamps if any(name.startswith("dense") for name in tensors) else LinearRamps
-        ramps = kind(num_ramps, hidden_size, num_labels)
+        with safe_open(file, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (it is no dict)
+            kind = (opened.metadata() or {}).get(KIND) or _kind_by_names(tensors)
+        if kind not in KINDS:
+            raise UserError(f"{file}: ramps of the kind {kind!r} are not known here; expected {', '.join(KINDS)}")
+        ramps = KINDS[kind](num_ramps, hidden_size, num_labels)
         ramps.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{file}: cannot be loaded: {one_line(error)}; `dvc repro` makes it") from None
     return ramps.eval()
+
+
+def _kind_by_names(tensors: Iterable[str]) -> str:
+    """What a file that does not say its kind holds: those of earlier versions have none but these two."""
+    return "pooler" if any(name.startswith("dense") for name in tensors) else "linear"
 
 
 def check_has_ramps(folder: Path) -> None:

@@ -277,7 +277,7 @@ def test_sums_of_any_size_are_exact() -> None:
 
 def test_an_unknown_metric_is_refused() -> None:
     """A metric that is no ratio of sums is an error, not a wrong interval."""
-    with pytest.raises(NotImplementedError, match="matthews"):
+    with pytest.raises(NotImplementedError, match="no_metric"):
         choice_rows(
-            Resampled(ScoredCurve("validation", *draw_grid(np.random.default_rng(0), 20), "matthews", 0)), TARGETS
+            Resampled(ScoredCurve("validation", *draw_grid(np.random.default_rng(0), 20), "no_metric", 0)), TARGETS
         )

@@ -12,7 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from deebert import criteria as public
 from deebert.base.errors import UserError
+from deebert.exits import criteria as all_of_them
 from deebert.exits.criteria import (
     ConfidentStreak,
     Consistency,
@@ -306,13 +308,21 @@ def test_the_grid_goes_from_nobody_to_everybody(name: str, grid_of: Grid, classe
     if (name, classes) == ("margin", 2):
         assert grid == []
         return
-    earliest = {"max_probability": 1, "margin": 1, "patience": 2, "confident_streak_2": 2, "confident_streak_3": 3}
+    earliest = {"patience": 2, "confident_streak_2": 2, "confident_streak_3": 3}.get(name, 1)
     assert {criterion.name for criterion in grid} == {name}
+    assert all(math.isfinite(criterion.setting) for criterion in grid), "JSON has no infinity"
     assert grid[0].exit_layers(logits).tolist() == [5, 5, 5]
-    assert grid[-1].exit_layers(logits).tolist() == [earliest[name]] * 3
+    assert grid[-1].exit_layers(logits).tolist() == [earliest] * 3
     assert all((b.exit_layers(logits) <= a.exit_layers(logits)).all() for a, b in pairwise(grid))
     assert len({criterion.setting for criterion in grid}) == len(grid)
     assert name != "patience" or len(grid) == 4
+
+
+def test_programs_import_every_criterion() -> None:
+    """Under the name that stays, wherever the code lives."""
+    there = vars(all_of_them).items()
+    kinds = {name for name, each in there if isinstance(each, type) and issubclass(each, Criterion)}
+    assert {name for name in kinds if not name.startswith("_")} == set(public.__all__) <= set(vars(public))
 
 
 def test_few_layers_leave_no_room_for_streaks() -> None:

@@ -71,7 +71,7 @@ def test_a_new_criterion_is_one_class_and_one_entry() -> None:
     given = (scored_curve("validation", saved, "accuracy", settings), saved, settings)
     tables = split_tables(*given) | choice_tables(*given)
     rows = [row for row in tables["sweep"] if row["criterion"] == "logit_lead"]
-    for row, criterion in zip(rows, LogitLead.grid(LAYERS, LABELS, 10), strict=True):
+    for row, criterion in zip(rows, LogitLead.grid(LAYERS, LABELS, 40), strict=True):
         assert row["threshold"] == criterion.threshold
         layers = criterion.exit_layers(torch.from_numpy(logits))
         assert row["mean_exit_layer"] == pytest.approx(layers.double().mean().item())
@@ -82,7 +82,7 @@ def test_a_new_criterion_is_one_class_and_one_entry() -> None:
     }
     for ax in draw_criteria(header, tables["sweep"]).axes:
         (line,) = [line for line in ax.get_lines() if line.get_label() == "made-up lead"]
-        assert (line.get_color(), line.get_marker(), len(line.get_xdata())) == ("#117733", "v", 10)
+        assert (line.get_color(), line.get_marker(), len(line.get_xdata())) == ("#117733", "v", 40)
 
     template = plot_template(json.loads((ROOT / ".dvc/plots/criteria.json").read_text()))
     scale = template["spec"]["encoding"]["color"]["scale"]

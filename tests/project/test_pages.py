@@ -12,8 +12,14 @@ import numpy as np
 import pytest
 import yaml
 
+from deebert.analysis.baseline_table import BASELINES
 from deebert.analysis.logits import SplitLogits
 from deebert.classifier import EarlyExitClassifier
+from deebert.encoders.known import KNOWN_MODELS
+from deebert.encoders.registry import FAMILIES
+from deebert.exits.table import CRITERIA
+from deebert.settings.run import DATASETS
+from deebert.training.objective_names import names as objective_names
 from tests import tiny
 from tests.heads import heads
 from tests.inference.test_classifier import LAYERS, write_classifier, write_metrics
@@ -202,6 +208,18 @@ def test_readme_names_every_stage() -> None:
     table = re.findall(r"^\| `(\w+)` \|", text_of(README), re.MULTILINE)
     assert set(stages()) <= set(re.findall(r"\w+", graph))
     assert set(stages()) <= set(table)
+
+
+def test_lists_are_whole() -> None:
+    """What stands in a list in the code stands in the page's, too."""
+    for page, names in (
+        ("models.md", FAMILIES),
+        ("threshold.md", CRITERIA | BASELINES),
+        ("training.md", objective_names()),
+        ("runs.md", [*DATASETS, *KNOWN_MODELS]),
+    ):
+        told = text_of(TOP / "docs" / page)
+        assert not [name for name in names if f"`{name}`" not in told], page
 
 
 def test_every_room_is_told() -> None:

@@ -126,6 +126,8 @@ def test_no_test_split(committed: Run) -> None:
     hidden = with_rows(committed, "sweep", [row for row in committed.plots["sweep"] if row["split"] != "test"])
     assert "test" in BLOCKS["headline"](committed) and "test" in BLOCKS["recommended"](committed)
     assert "test" not in BLOCKS["headline"](hidden) and "test" not in BLOCKS["recommended"](hidden)
+    assert "test" in BLOCKS["certified"](committed) and "test" not in BLOCKS["certified"](hidden)
+    assert "test" not in BLOCKS["certified"](changed(committed, "layers", metric="f1")), "the promise is of accuracy"
 
 
 def test_other_targets(committed: Run) -> None:

@@ -302,7 +302,7 @@ def test_early_exit_is_held_against_models_cut_short_at_equal_time() -> None:
         times = Times(measured, {2: cut_ms}, 9.0, *("",) * 4)
         curve = [100 * (0.91 - 0.1 * saved / 0.75) for saved in (0.6, 0.45, 0.0)]
         expected = {4.0: curve[0] - 90, 5.0: curve[1] - 90, 8.0: curve[2] - 90}.get(cut_ms)
-        cell = at_equal_time(groups, times).splitlines()[-1].split(" | ")[1].removesuffix(" |")
+        cell = at_equal_time(groups, times).splitlines()[-1].split(" | ")[2].removesuffix(" |")
         assert cell == told if expected is None else float(cell) == pytest.approx(expected, abs=0.1)
     assert at_equal_time(groups, Times(measured, {3: 5.0}, 9.0, *("",) * 4)) == ""
 

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from deebert.base.errors import UserError
 from deebert.data.sources.glue_tasks import GLUE_TASKS
+from deebert.settings.download_glue import METRICS
 from deebert.settings.params import Params, read_params
 from deebert.settings.run import DATASETS
+from deebert.settings.train_ramps import RAMP_KINDS
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
@@ -167,7 +169,7 @@ MODEL_OWN = "; or default, the model's own"
 HUB_DATASETS = "hub:owner/name@revision or hub:owner/name@revision:config"
 ANY_DATASET = f"one of {', '.join(DATASETS)}, the path of a folder or a file, or {HUB_DATASETS}"
 NOT_ALLOWED: list[tuple[str, Any, str]] = [
-    *(("dataset", value, ANY_DATASET) for value in ("rte", "CoLA", None, 1, ["RTE"], "", " ")),
+    *(("dataset", value, ANY_DATASET) for value in ("rte", "no-task", None, 1, ["RTE"], "", " ")),
     *(("dataset", value, HUB_DATASETS) for value in ("hub:imdb", "hub:owner/name", "hub:owner/name@", "hub:../a/b@c")),
     ("dataset", "~nobody-here/data", "or the name of a user of this machine"),
     *(("model", value, "a word or a path") for value in (None, 7, " ", ["bert-base"])),
@@ -179,7 +181,7 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
         ("download_glue.labels", value, "words or whole numbers; or default, in order of number or alphabet")
         for value in ("a", ["a"], ["a", "a"], [1, "1"], [True, False], ["a", 1.5], [], None, ["a", " "])
     ),
-    *(("download_glue.metric", value, "macro_f1; or default, the task's own") for value in ("F1", 1, None)),
+    *(("download_glue.metric", value, f"{METRICS[-1]}; or default, the task's own") for value in ("F1", 1, None)),
     *(("download_glue.validation_frac", value, "above 0, 0.5 at most") for value in (0, 0.6, "default", None)),
     *(("download_glue.split_seed", value, SEED) for value in (-1, 0.5, "default")),
     *(("download_glue.toy_seed", value, WHOLE_0) for value in (-1, 0.5)),
@@ -204,7 +206,7 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     ),
     *(("finetune_backbone.max_length", value, "a whole number, 8 or more") for value in (7, "default", 128.0)),
     *(("finetune_backbone.precision", value, PRECISION) for value in ("fp16", 32, None)),
-    *(("train_ramps.ramp", value, "one of pooler, linear") for value in ("mlp", None, 1)),
+    *(("train_ramps.ramp", value, f"one of {', '.join(RAMP_KINDS)}") for value in ("no-ramp", None, 1)),
     *(("train_ramps.epochs", value, "a whole number, 1 to 10000") for value in (0, 0.5, "default", 10**5)),
     *(("train_ramps.learning_rate", value, ABOVE_0) for value in (0.0, -1e-3, "default")),
     *(("train_ramps.batch_size", value, BATCH) for value in (0, False, 10**7)),

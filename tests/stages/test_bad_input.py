@@ -1,6 +1,7 @@
 """What a user can get wrong, each tried through the real stage script: one line, status 1, and nothing is touched."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -605,6 +606,23 @@ def test_a_precision_that_cannot_be_is_told_at_once(
     with pytest.raises(SystemExit) as ended:
         run_stage("plan", monkeypatch)
     assert ended.value.code == 1 and capsys.readouterr().err.startswith("error: precision: int8 needs a CPU with AVX2")
+
+
+@pytest.mark.usefixtures("project")
+def test_an_objective_without_a_part_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """All epochs may be for full depth, as those of the embedded example are."""
+    told = "finetune_backbone.objective: alternating has no part in the training of "
+    caplog.set_level(logging.INFO)
+    for objective, share, is_told in (
+        ("alternating", 1, True),
+        ("full_depth", 1, False),
+        ("alternating", 0.5, False),
+    ):
+        put("finetune_backbone.objective", objective)()
+        put("finetune_backbone.full_depth_frac", share)()
+        caplog.clear()
+        run_stage("plan", monkeypatch)
+        assert (told in caplog.text) == is_told
 
 
 def test_the_benchmark_is_of_the_threshold_that_the_sweep_recommends(project: Path) -> None:

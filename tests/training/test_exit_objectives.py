@@ -68,6 +68,7 @@ def test_the_loss_is_that_of_a_plain_loop_over_heads(name: str, step: int) -> No
     inputs, labels = tiny.inputs("bert", (7, 3, 9, 2)), torch.tensor([0, 1, 1, 0])
     weights = [*model.parameters(), *objective.parameters()]
     loss = objective.loss(model, inputs, labels)
+    assert name in EXPECTED, f"expected the formula of {name} here, written once more"
     expected = EXPECTED[name](heads_of(objective, model, inputs), labels, step)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
     found, wanted = (torch.autograd.grad(each, weights, allow_unused=True) for each in (loss, expected))

@@ -82,7 +82,7 @@ def test_names(made_up: type[Objective]) -> None:
     """The names are those of the files in the folder; another one is a line that lists them."""
     assert "full_depth" in names() and "made_up" in names()
     assert find("full_depth") is FullDepth
-    told = r"objective: 'deep' is not allowed; expected one of alternating, full_depth, made_up$"
+    told = f"objective: 'deep' is not allowed; expected one of {', '.join(names())}$"
     with pytest.raises(UserError, match=told):
         find("deep")
 

@@ -30,7 +30,7 @@ from deebert.training.objective import find
 from deebert.training.plan import Plan, Samples
 from deebert.training.pooler_ramps import MAX_DECAY_PER_STEP, decay_per_rate
 from deebert.training.ramp_plan import RampPlan, Standard, mean_and_scale
-from deebert.training.ramps import train_ramps
+from deebert.training.ramps import settings_read, train_ramps
 from deebert.training.records import CURVE_POINTS
 from deebert.training.states import States, first_token_states
 from tests import tiny
@@ -364,3 +364,10 @@ def test_a_point_is_the_mean_of_the_steps_since_the_one_before(run_of_ramps) -> 
     _, rows = train_ramps(RampPlan(seen, seen, "accuracy", 2, RAMPS, 1), CPU)  # 100 steps, 50 points
     told = [row["value"] for row in rows if (row["layer"], row["split"]) == (2, "train")]
     np.testing.assert_allclose(told, run_of_ramps[0].losses[:, 1].view(50, 2).mean(dim=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "has_recipe"), [("linear", False), ("pooler", True), ("of a later version", True)])
+def test_the_record_has_the_settings_that_had_a_part(kind: str, has_recipe: bool) -> None:
+    """Ramps trained to their optimum have no recipe; any others would lose theirs without a word."""
+    read = settings_read(dataclasses.replace(RAMPS, ramp=kind))
+    assert read == ({**vars(RAMPS), "ramp": kind} if has_recipe else {"ramp": kind})

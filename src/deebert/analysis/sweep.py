@@ -23,20 +23,19 @@ from deebert.exits.rule import entropy
 from deebert.exits.table import full_depth_row
 from deebert.settings.entropy_sweep import EntropySweep
 
-COARSER = 4  # grids of criteria that are there to be compared, not to choose a threshold from
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def split_tables(scored: ScoredCurve, saved: SplitLogits, settings: EntropySweep) -> dict[str, list[Row]]:
     """The tables about any split, by name.
 
-    `sweep` has the curves, entropy's first, then those of other criteria and baselines, on coarser grids. `exits`,
+    `sweep` has the curves, entropy's first, then those of other criteria and baselines. `exits`,
     `depths` and `entropies` tell who leaves where, and how sure heads are.
     """
     split, curve, logits, labels = scored.split, scored.curve, saved.logits, saved.labels
     predictions, cost = logits.argmax(axis=2), settings.ramp_cost_layers  # (N, L)
     baselines = [fixed_layer_curve(predictions), *oracle_curves(predictions, labels)]
-    others = other_curves(scored, logits, settings.grid_points // COARSER)
+    others = other_curves(scored, logits, settings.grid_points)
     return {
         "sweep": [
             *(row for each in (curve, *others, *baselines) for row in each.rows(split, labels, scored.metric, cost)),

@@ -28,8 +28,9 @@ class Entry:
         marker: a marker of Matplotlib; None = no marks.
         marker_size: in typographic points.
         grid: makes a criterion's settings from L, C and at most how many of them there may be, from the one by which
-            nobody leaves early to the boldest. Empty where the criterion has no curve of its own: L is too small, or C
-            makes it another one's. None where settings come from elsewhere: from `params.yaml`, or fitted to labels.
+            nobody leaves early to the boldest; all are finite numbers. Empty where the criterion has no curve of its
+            own: L is too small, or C makes it another one's. None where settings come from elsewhere: from
+            `params.yaml`, or fitted to labels.
     """
 
     label: str

@@ -137,15 +137,22 @@ def recommended(run: Run) -> str:
 
 
 def certified(run: Run) -> str:
-    """Table: the certified threshold of each tolerated risk, or that there is none."""
+    """Table: the certified threshold of each tolerated risk, or that there is none; and what accuracy it lost on test.
+
+    The latter is known where accuracy is the score.
+    """
     rows = _of(run.plots["certificates"], split=run.split)
-    epsilons = sorted({row["epsilon"] for row in rows})
-    promises = [
-        [f"{100 * epsilon:g} %", *(_promise(_of(rows, epsilon=epsilon, loss=loss)[0]) for loss in LOSSES)]
-        for epsilon in epsilons
-    ]
-    confidence = f"Each cell holds with {100 * (1 - rows[0]['delta']):g} % confidence:"
-    return f"{confidence}\n\n" + table(["at most", *LOSSES.values()], promises)
+    has_test = run.has_test and run.plots["layers"][0]["metric"] == "accuracy"
+    promises = []
+    for epsilon in sorted({row["epsilon"] for row in rows}):
+        of_losses = [_of(rows, epsilon=epsilon, loss=loss)[0] for loss in LOSSES]
+        cells = [f"{100 * epsilon:g} %", *map(_promise, of_losses)]
+        if has_test:
+            cells.append(f"{100 * (run.score('test') - run.score('test', of_losses[0]['threshold'])):.2f} %")
+        promises.append(cells)
+    confidence = f"Each promise holds with {100 * (1 - rows[0]['delta']):g} % confidence:"
+    seen = ["accuracy lost on the test split"] if has_test else []
+    return f"{confidence}\n\n" + table(["at most", *LOSSES.values(), *seen], promises)
 
 
 def _promise(row: Row) -> str:

@@ -294,13 +294,10 @@ def main_ways(groups: Groups) -> Groups:
     return {how: members for how, members in groups.items() if not _own(members[0], usual)}
 
 
-def main_curves(groups: Groups) -> dict[str, list[list[tuple[float, float]]]]:
-    """Of these each seed's curve on validation, with shares of the layers of the deepest model."""
+def main_curves(groups: Groups, split: str) -> dict[str, list[list[tuple[float, float]]]]:
+    """Of these each seed's curve on a split, with shares of the layers of the deepest model."""
     depth = depth_of(groups)
-    return {
-        how: [member.curve_of(depth, member.validation) for member in members]
-        for how, members in main_ways(groups).items()
-    }
+    return {how: [member.curve_of(depth, split) for member in members] for how, members in main_ways(groups).items()}
 
 
 def missing(results: Iterable[Result]) -> list[tuple[Result, list[int]]]:
@@ -333,13 +330,15 @@ def at_equal_time(groups: Groups, times: Times) -> str:
 
     Empty where there are none whose time was measured. "Not timed" where no early exit was timed that is as fast.
     """
-    shown, curves = main_ways(groups), main_curves(groups)
+    shown = main_ways(groups)
     cut = {layers: how for layers in times.cut if (how := f"cut to {layers} layers") in shown}
     rows = []
-    for how in (how for how, group in shown.items() if not group[0].truncate_to):
-        ahead = [times.ahead(curves[how], curves[cut[layers]], layers) for layers in sorted(cut, reverse=True)]
-        rows.append([how, *("not timed" if points is None else f"{points:+.1f}" for points in ahead)])
-    heads = ["in the time of the model cut to", *(f"{layers} layers" for layers in sorted(cut, reverse=True))]
+    for split in next(iter(shown.values()))[0].n:
+        curves = main_curves(groups, split)
+        for how in (how for how, group in shown.items() if not group[0].truncate_to):
+            ahead = [times.ahead(curves[how], curves[cut[layers]], layers) for layers in sorted(cut, reverse=True)]
+            rows.append([how, split, *("not timed" if points is None else f"{points:+.1f}" for points in ahead)])
+    heads = ["in the time of the model cut to", "on", *(f"{layers} layers" for layers in sorted(cut, reverse=True))]
     return table(heads, rows) if cut else ""
 
 
@@ -375,10 +374,11 @@ def _times_told(about: str, figure: str, groups: Groups, times: Times | None) ->
     if times is None:
         return []
     told = (
-        f"![Score against time: {about}](results/{figure}-time.svg)\n\nScores are of the runs above, on validation."
-        " Times are of one model of this kind, in [a race](speed.md#against-what-people-deploy), one sentence at a"
-        " time. Between those that were measured, curves are straight. Where the race is in another precision than the"
-        " runs, scores differ a little: see the rows of that precision."
+        f"![Score against time: {about}](results/{figure}-time.svg)\n\nScores are of the runs above."
+        " The figure is of validation. Times are of one model of this kind, in"
+        " [a race](speed.md#against-what-people-deploy), one sentence at a time. Between those that were"
+        " measured, curves are straight. Where the race is in another precision than the runs, scores differ a little:"
+        " see the rows of that precision."
     )
     equal = at_equal_time(groups, times)
     return [told, f"So many points early exit is ahead:\n\n{equal}"] if equal else [told]

@@ -21,7 +21,7 @@ TRAINERS: dict[str, Callable[[RampPlan, Standard], tuple[Ramps, list[Row]]]] = {
 
 def settings_read(settings: TrainRamps) -> dict[str, Any]:
     """Those that have a part in ramps of their kind, by name."""
-    return vars(settings) if settings.ramp == "pooler" else {"ramp": settings.ramp}
+    return {"ramp": settings.ramp} if settings.ramp == "linear" else vars(settings)
 
 
 def train_ramps(plan: RampPlan, device: torch.device) -> tuple[Ramps, list[Row]]:
