@@ -21,6 +21,7 @@ from deebert.data.dataset import DataSet, Task
 from deebert.export import folder, graphs
 from deebert.export.folder import Chosen
 from deebert.inference.classifier import EarlyExitClassifier
+from deebert.inference.precisions import RECORD
 from deebert.measure.measured import DROPS_POINTS
 from deebert.model import DeeBert
 from tests import tiny
@@ -177,6 +178,26 @@ def test_thresholds_without_a_check(
         answers_of(out, monkeypatch, capsys, "w1 w2")
     assert str(end.value).startswith("error: threshold: none was chosen on this graph")
     assert answers_of(out, monkeypatch, capsys, "--threshold", "0", "w1 w2")[0]["exit_layer"] == LAYERS
+
+
+def test_the_graph_is_in_the_models_own_precision(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its ramps were trained for that, and score less in another, which is told; there is no graph in bf16."""
+    for made_for, options, precision, is_told in (
+        ("int8", (), "int8", False),
+        ("int8", ("--precision", "fp32"), "fp32", True),
+        ("bf16", (), "fp32", True),
+        ("fp32", ("--precision", "int8"), "int8", True),
+    ):
+        source = tmp_path / "model"
+        shutil.copytree(model, source, dirs_exist_ok=True)
+        (source / RECORD).write_text(json.dumps({"ramp": "linear", "precision": made_for}))
+        caplog.clear()
+        assert status("export", source, tmp_path / "out", "--exits", 2, *options) == 0
+        assert manifest_of(tmp_path / "out")["precision"] == precision
+        told = f"a graph in {precision}; its ramps and thresholds were made for {made_for}, so ramps may score less"
+        assert (told in caplog.text) == is_told
 
 
 def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

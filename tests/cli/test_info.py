@@ -1,7 +1,9 @@
 """`deebert info` says what is known of a model, and that the rest is unknown."""
 
+import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,19 @@ def test_what_is_known(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [word for word in words if word not in told] == []
     assert status("info", model, "--metrics", metrics) == 0
     assert capsys.readouterr().out == told
+
+
+def test_a_console_that_lacks_letters(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told by number, as where the output goes to a file in an older locale."""
+    shutil.copytree(model, tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config["id2label"]["0"] = "été ☂"
+    config["label2id"] = {name: int(i) for i, name in config["id2label"].items()}
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    output = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding="cp1252"))
+    assert status("info", tmp_path / "model") == 0
+    assert "été \\u2602" in output.getvalue().decode("cp1252")
 
 
 @pytest.mark.parametrize(("count", "lines"), [(6, 1), (12, 2), (24, 4)])

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from deebert.base.files import alone_with
 from deebert.cli import predict
 from deebert.data.tables.formats import FORMATS
 from deebert.inference.answering import Answering
@@ -378,6 +379,31 @@ def test_a_drop_that_is_unknown(
     told = error(capsys, "predict", model, source, tmp_path / "out.csv", "--drop", 1, "--metrics", metrics)
     assert told == "no threshold is known for a loss of 1 points; expected one of 2"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "metrics"]
+
+
+def test_a_link_stays(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it leads to is written, and not without --force where something is there."""
+    source = write(tmp_path / "in.csv", {"sentence": sentences()})
+    link, place = tmp_path / "latest.csv", tmp_path / "2024" / "05.csv"
+    place.parent.mkdir()
+    link.symlink_to(place)
+    assert status("predict", model, source, link) == 0
+    first = place.read_bytes()
+    assert error(capsys, "predict", model, source, link).startswith(str(link))
+    assert status("predict", model, source, link, "--force", "--full-depth") == 0
+    assert link.is_symlink() and place.read_bytes() != first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2024", "in.csv", "latest.csv"]
+
+
+def test_two_commands_do_not_share_a_watch(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What one of them counted would be lost, so the second is told; the first leaves nothing but the state."""
+    source, watch = write(tmp_path / "in.csv", {"sentence": sentences()}), tmp_path / "watch.json"
+    command = ("predict", model, source, tmp_path / "out.csv", "--watch", watch, "--epsilon", 0.2)
+    with alone_with(watch):
+        assert error(capsys, *command) == f"{watch}: another process is at work on it; wait for it or end it"
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+    assert status(*command) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv", "watch.json"]
 
 
 def test_thresholds_of_another_number(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

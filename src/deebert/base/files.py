@@ -143,6 +143,40 @@ def write_bytes(path: Path, content: bytes) -> None:
             scratch.unlink()
 
 
+@contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Within the block no other process is in such a block of the same path, where there are locks.
+
+    A hidden file beside it is locked, since whoever writes the path puts another file in its place.
+
+    Raises:
+        UserError: another process is, or nothing can be written there.
+    """
+    place = Path(os.path.realpath(path))
+    beside = place.with_name(f".{place.name}.lock")
+    made = [each for each in place.parents if not each.exists()]
+    with write_errors(path):
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            is_free = try_lock(handle) and beside.exists() and os.path.samestat(os.fstat(handle), beside.stat())
+        except NoLocksError:
+            is_free = True
+        if not is_free:
+            raise UserError(f"{path}: another process is at work on it; wait for it or end it")
+        try:
+            yield
+        finally:
+            if os.name != "nt":  # where an open file cannot go
+                beside.unlink(missing_ok=True)
+                for each in made:
+                    with suppress(OSError):  # something was written there
+                        each.rmdir()
+    finally:
+        os.close(handle)
+
+
 def check_writable(path: Path) -> None:
     """UserError where `write_bytes` could not write `path`; neither a file nor a folder is left."""
     place = Path(os.path.realpath(path))

@@ -11,6 +11,7 @@ and labels: .csv, .tsv, .jsonl or .parquet.
 
 import argparse
 import importlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from deebert.cli.tables import percent, recommended_table, table
 
 if TYPE_CHECKING:
     from deebert.export.check import Checked
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "int8")
 DEFAULT_DROP = 1.0
@@ -36,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LAYERS",
         help="after which texts can leave, such as 2,4,6; the last always is one; by default each; 32 at most",
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of matrix products; %(default)s")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of matrix products; what the ramps were trained for")
     which = parser.add_argument_group("the threshold that runner.py takes if it is given none")
     which = which.add_mutually_exclusive_group()
     which.add_argument(
@@ -67,12 +70,13 @@ def run(parsed: argparse.Namespace) -> None:
     classifier = model.load(parsed.model, "auto", "cpu")
     block_ends = ends(classifier.num_layers, parsed.exits)
     about = classifier.about
+    precision = _precision(parsed, about["made_for"])
     samples = None if parsed.check is None else read_samples(parsed.check, Columns(texts, parsed.label), about)
     drop = DEFAULT_DROP if parsed.drop is None else parsed.drop
     unchecked = None
     if samples is None:
         known, same_ramps = classifier.thresholds(parsed.metrics), len(block_ends) == classifier.num_layers
-        unchecked = folder.Chosen.of_model(known, drop, same_ramps, parsed.precision)
+        unchecked = folder.Chosen.of_model(known, drop, same_ramps, precision)
         if parsed.drop is not None and unchecked.threshold_nats is None:
             why = unchecked.none_for(drop)
             raise UserError(f"--drop: no threshold is known for a loss of {drop:g} points: {why}")
@@ -87,11 +91,20 @@ def run(parsed: argparse.Namespace) -> None:
         told.extend(_told(checked))
         return checked.chosen
 
-    chosen = folder.write(classifier.folder, about, parsed.target, block_ends, parsed.precision, choose)
+    chosen = folder.write(classifier.folder, about, parsed.target, block_ends, precision, choose)
     threshold = "none" if chosen.threshold_nats is None else f"{chosen.threshold_nats:g} nats"
     given = "" if parsed.threshold is None else ", as given"
     for line in (*told, f"threshold: {threshold}{given}", f"recommended thresholds: {chosen.chosen_on}"):
         print(line)
+
+
+def _precision(parsed: argparse.Namespace, made_for: str) -> str:
+    """The graph's: the one that is asked for, or the model's own, or fp32 in place of bf16. Another is told."""
+    precision = parsed.precision or (made_for if made_for in PRECISIONS else "fp32")
+    if precision != made_for:
+        told = "%s: a graph in %s; its ramps and thresholds were made for %s, so ramps may score less"
+        log.warning(told, parsed.model, precision, made_for)
+    return precision
 
 
 def _check_installed() -> None:

@@ -1,6 +1,8 @@
 """`deebert COMMAND ...`: finds the subcommand, and ends as every program of the project does."""
 
 import argparse
+import io
+import sys
 from collections.abc import Sequence
 
 from deebert.base.errors import UserError
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         added.set_defaults(run=command.run, usage_error=added.error)
     parsed = parser.parse_args(arguments)
     log_to_stderr()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a console may lack letters that a label has
+        sys.stdout.reconfigure(errors="backslashreplace")
     with told_in_one_line():
         try:
             parsed.run(parsed)

@@ -71,10 +71,10 @@ def run(parsed: argparse.Namespace) -> None:
         certified=measured.certified(),
     )
     were_chosen_here = known is not None and (known.split, known.n) == (found.split, found.n)
-    for line in (*thresholds_told(found), *_judged_told(samples.metric, measured.judged(), were_chosen_here)):
-        print(line)
     if out is not None:
         write_bytes(out, found.to_bytes())
+    for line in (*thresholds_told(found), *_judged_told(samples.metric, measured.judged(), were_chosen_here)):
+        print(line)
 
 
 def _judged_told(metric: str, judged: "tuple[Judged, ...]", were_chosen_here: bool) -> list[str]:

@@ -91,7 +91,9 @@ def run(parsed: argparse.Namespace) -> None:
     request.check()  # before anything that takes long
     if parsed.watch is not None:
         _check_own_file(parsed.watch, request)
+    from deebert.base.files import alone_with
     from deebert.inference.bulk import answer
+    from deebert.inference.folder import home_expanded
 
     classifier = model.load(parsed.model, parsed.precision, parsed.device)
     threshold_nats = DEFAULT_NATS if parsed.threshold is None else parsed.threshold
@@ -100,19 +102,20 @@ def run(parsed: argparse.Namespace) -> None:
         threshold_nats = 0.0
     elif parsed.drop is not None:
         threshold_nats = model.known_thresholds(parsed, classifier).for_drop(parsed.drop)
-    monitor = None if parsed.watch is None else _monitor(parsed, classifier, threshold_nats)
     all_nats = threshold_nats if isinstance(threshold_nats, list) else [threshold_nats]
     print(f"threshold: {', '.join(f'{each:g}' for each in all_nats)} nats", file=sys.stderr)
-    is_whole = False
-    try:
-        with _cluster(parsed, classifier) as cluster:
-            summary = answer(classifier, request, threshold_nats, monitor, cluster)
-            is_whole = True  # before anything else can go wrong: OUT is there, and nobody will answer it again
-        print(summary.told(), file=sys.stderr)
-    finally:  # what went to standard output was given and counts, though broken off; a file counts once it is whole
-        if monitor is not None and (is_whole or (parsed.target == "-" and monitor.samples)):
-            monitor.save(parsed.watch)
-            print(f"watch: {monitor}", file=sys.stderr)
+    with nullcontext() if parsed.watch is None else alone_with(home_expanded(parsed.watch)):
+        monitor = None if parsed.watch is None else _monitor(parsed, classifier, threshold_nats)
+        is_whole = False
+        try:
+            with _cluster(parsed, classifier) as cluster:
+                summary = answer(classifier, request, threshold_nats, monitor, cluster)
+                is_whole = True  # before anything else can go wrong: OUT is there, and nobody will answer it again
+            print(summary.told(), file=sys.stderr)
+        finally:  # what went to standard output was given and counts, though broken off; a file counts once it is whole
+            if monitor is not None and (is_whole or (parsed.target == "-" and monitor.samples)):
+                monitor.save(parsed.watch)
+                print(f"watch: {monitor}", file=sys.stderr)
 
 
 def _check_depth(threshold_nats: float | list[float], classifier: "EarlyExitClassifier") -> None:

@@ -37,8 +37,9 @@ class Kept:
             command: all that the answers depend on, as JSON has it.
             replace: whether what another command has left may be lost.
         """
-        self.out, self.command, self.replace = out, dict(command), replace
-        self.folder = parts_folder(out)
+        self.out = Path(os.path.realpath(out))  # a link stays, and the file that it leads to is written
+        self.command, self.replace = dict(command), replace
+        self.folder = parts_folder(self.out)
         self.rows = 0
         self._lock: int | None = None
 
