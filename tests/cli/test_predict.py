@@ -79,7 +79,10 @@ def test_a_watch_goes_on_from_file_to_file(
     texts = {".csv": [*first[:9], "", *first[9:]], ".jsonl": second}
     for (ending, rows), out in zip(texts.items(), (tmp_path / "out.csv", "-"), strict=True):
         source = write(tmp_path / f"in{ending}", {"sentence": rows})
-        assert status("predict", model, source, out, "--batch-rows", 7, *options, 0.2) == 0
+        assert status("predict", model, source, out, "--batch-rows", 7, *options, 0.2) in (
+            0,
+            3,
+        )  # without an alarm or with
     monitor = Monitor(classifier, epsilon=0.2, share=0.5)
     monitor.predict(first + second, THRESHOLD)
     monitor.save(tmp_path / "expected.json")
@@ -143,7 +146,7 @@ def test_a_command_that_is_broken_off_counts_once(
         patched.setattr(Answering, "records", broken_off_at(4))
         assert status(*command) == 130
     assert not watch.exists()
-    assert status(*command) == 0
+    assert status(*command) == 3  # the alarm was raised
     monitor = Monitor(classifier, epsilon=0.2, share=1)
     monitor.predict(sentences(), threshold)
     monitor.save(tmp_path / "expected.json")
@@ -338,11 +341,12 @@ def test_a_full_disk_under_standard_output_is_told(
     ("given", "threshold"),
     [
         (("--drop", "2"), 0.2468),
+        (("--certified", "5"), 0.3579),
         (("--full-depth",), 0),
         ((), 0.1),
         (("--threshold", "0,0.9,0.75"), [0, 0.9, 0.75]),
     ],
-    ids=["drop", "full depth", "nothing", "one for each ramp"],
+    ids=["drop", "certified", "full depth", "nothing", "one for each ramp"],
 )
 def test_which_threshold(
     model: Path,
@@ -352,12 +356,20 @@ def test_which_threshold(
     given: tuple[str, ...],
     threshold: float | list[float],
 ) -> None:
-    """`--drop` takes what is recommended for the loss, from the model or from metrics; without a word it is 0.1."""
+    """What is recommended for a loss or certified for a risk, from the model or from metrics; by itself it is 0.1."""
     metrics = write_metrics(tmp_path / "metrics", classifier)
+    choice = json.loads((metrics / "choice.json").read_text())
+    choice |= {"certified_threshold_at": {"risk_0_01": 0.0, "risk_0_05": 0.3579}}
+    choice |= {"certified_layers_saved_at": {"risk_0_01": 0.0, "risk_0_05": 0.2345}}
+    (metrics / "choice.json").write_text(json.dumps(choice))
     classifier.save_pretrained(tmp_path / "saved", metrics)
     source = write(tmp_path / "in.csv", {"sentence": sentences()})
     written = set()
-    metrics_too = (*given, "--metrics", metrics) if "--drop" in given else given
+    metrics_too = (*given, "--metrics", metrics) if {"--drop", "--certified"} & {*given} else given
+    for options in (("--certified", 1), ("--certified", 2)):  # none saves a layer; nobody has asked for it
+        told = error(capsys, "predict", model, source, tmp_path / "no.csv", *options, "--metrics", metrics)
+        expected = f"no threshold is certified for {options[1]} points of accuracy; expected one of 5"
+        assert told == expected
     for folder, options in ((tmp_path / "saved", given), (model, metrics_too)):
         out = tmp_path / f"{folder.name}.csv"
         assert status("predict", folder, source, out, *options) == 0
@@ -393,6 +405,17 @@ def test_a_link_stays(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert status("predict", model, source, link, "--force", "--full-depth") == 0
     assert link.is_symlink() and place.read_bytes() != first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2024", "in.csv", "latest.csv"]
+
+
+def test_an_alarm_has_a_status_of_its_own(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All is answered and counted; a command that comes later says it again."""
+    source, watch = write(tmp_path / "in.csv", {"sentence": sentences()}), tmp_path / "watch.json"
+    options = ("--threshold", 9, "--watch", watch, "--audit", 1, "--epsilon", 0.001)
+    for name in ("first.csv", "second.csv"):
+        assert status("predict", model, source, tmp_path / name, *options) == 3
+        assert "alarm after audit" in capsys.readouterr().err
+        assert len(read(tmp_path / name)["label"]) == COUNT
+    assert json.loads(watch.read_text())["samples"] == 2 * COUNT
 
 
 def test_two_commands_do_not_share_a_watch(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

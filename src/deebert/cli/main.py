@@ -15,6 +15,7 @@ exit status:
   0  done
   1  a mistake, or a signal to end, told in one line
   2  wrong arguments
+  3  all is answered, and the watch raised its alarm, now or before
   130  Ctrl-C
 """
 

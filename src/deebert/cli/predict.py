@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deebert.base.errors import UserError
+from deebert.base.stage import flush
 from deebert.cli import model
 from deebert.cli.arguments import add_text_columns, count, number, numbers, part, share, text_columns
 from deebert.settings.precision import PRECISIONS
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 4096
 DEFAULT_NATS = 0.1
 DEFAULT_AUDIT, DEFAULT_DELTA = 0.01, 0.05
+ALARM = 3  # exit status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     when.add_argument(
         "--drop", type=number, metavar="POINTS", help="at the threshold recommended for a loss of so many points"
     )
+    when.add_argument(
+        "--certified",
+        type=number,
+        metavar="POINTS",
+        help="at the threshold certified to cost at most so many points of accuracy",
+    )
     when.add_argument("--full-depth", action="store_true", help="after the last layer only")
     columns = parser.add_argument_group("columns")
     add_text_columns(columns)
@@ -54,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     watch.add_argument("--audit", type=share, metavar="SHARE", help=f"of texts run to full depth; {DEFAULT_AUDIT}")
     watch.add_argument("--delta", type=part, metavar="P", help=f"of a false alarm, ever; {DEFAULT_DELTA}")
     how = parser.add_argument_group("how")
-    how.add_argument("--metrics", type=Path, metavar="PATH", help=f"for --drop: {model.METRICS_HELP}")
+    how.add_argument("--metrics", type=Path, metavar="PATH", help=f"for --drop and --certified: {model.METRICS_HELP}")
     how.add_argument(
         "--batch-rows", type=count, default=BATCH_ROWS, metavar="N", help="worked on together; %(default)s"
     )
@@ -72,8 +80,8 @@ def run(parsed: argparse.Namespace) -> None:
             parsed.usage_error(f"argument --{name}: needs --watch, for a file")
     if parsed.watch is not None and parsed.epsilon is None:
         parsed.usage_error("argument --watch: needs --epsilon")
-    if parsed.metrics is not None and parsed.drop is None:
-        parsed.usage_error("argument --metrics: needs --drop")
+    if parsed.metrics is not None and parsed.drop is None and parsed.certified is None:
+        parsed.usage_error("argument --metrics: needs --drop or --certified")
     if parsed.ray is not None and "-" in (parsed.source, parsed.target):
         parsed.usage_error("argument --ray: needs files as IN and OUT, and not -")
     if parsed.ray is not None and ":" in (parsed.device or ""):
@@ -102,6 +110,8 @@ def run(parsed: argparse.Namespace) -> None:
         threshold_nats = 0.0
     elif parsed.drop is not None:
         threshold_nats = model.known_thresholds(parsed, classifier).for_drop(parsed.drop)
+    elif parsed.certified is not None:
+        threshold_nats = model.known_thresholds(parsed, classifier).for_risk(parsed.certified)
     all_nats = threshold_nats if isinstance(threshold_nats, list) else [threshold_nats]
     print(f"threshold: {', '.join(f'{each:g}' for each in all_nats)} nats", file=sys.stderr)
     with nullcontext() if parsed.watch is None else alone_with(home_expanded(parsed.watch)):
@@ -116,6 +126,9 @@ def run(parsed: argparse.Namespace) -> None:
             if monitor is not None and (is_whole or (parsed.target == "-" and monitor.samples)):
                 monitor.save(parsed.watch)
                 print(f"watch: {monitor}", file=sys.stderr)
+    if monitor is not None and monitor.alarm:
+        flush()
+        sys.exit(ALARM)
 
 
 def _check_depth(threshold_nats: float | list[float], classifier: "EarlyExitClassifier") -> None:

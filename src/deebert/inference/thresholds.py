@@ -5,6 +5,7 @@ The model card says the same to people.
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,19 @@ class Thresholds:
                 return each.threshold_nats
         known = ", ".join(f"{each.drop_points:g}" for each in self.recommended) or "none"
         raise UserError(f"no threshold is known for a loss of {drop_points:g} points; expected one of {known}")
+
+    def for_risk(self, points: float) -> float:
+        """The threshold in nats that is certified to cost at most so many points of accuracy.
+
+        Raises:
+            UserError: none is; it tells for how many there is one.
+        """
+        known = {100 * each.risk: each.threshold_nats for each in self.certified if each.threshold_nats > 0}
+        for risk_points, nats in known.items():
+            if math.isclose(risk_points, points):
+                return nats
+        told = ", ".join(f"{each:g}" for each in known) or "none"
+        raise UserError(f"no threshold is certified for {points:g} points of accuracy; expected one of {told}")
 
 
 def _scores(layers: Mapping[str, Any], of_all: Mapping[int, float] | None) -> tuple[HeadScore, ...]:
