@@ -50,6 +50,7 @@ def execute(name: str, folder: Path, stderr: Path, environment: dict[str, str], 
     if VARIABLE in environment:
         os.setsid()  # a group of its own, as a shell's job has, for signals to all its processes
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     if max_file_bytes:  # to whoever writes more it looks like a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
