@@ -93,6 +93,9 @@ def test_random_exits_are_as_deep_as_entropys(seed: int, metric: str) -> None:
         for column in ("split", "threshold", "mean_exit_layer", "n"):
             assert row[column] == pytest.approx(expected[column])
         assert row["layers_saved_frac"] == pytest.approx(expected["layers_saved_frac"], abs=1e-12)
+        exits = Entropy(row["threshold"]).exit_layers(torch.from_numpy(logits)).numpy()
+        ramps = (exits < LAYERS).mean()  # each who leaves early is put to one
+        assert row["compute_saved_frac"] == pytest.approx(row["layers_saved_frac"] - RAMP_COST * ramps / LAYERS)
     for end in (0, -1):
         assert rows[end]["score"] == pytest.approx(curve[end]["score"])
         assert rows[end]["accuracy"] == pytest.approx(curve[end]["accuracy"])

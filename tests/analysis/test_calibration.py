@@ -190,3 +190,12 @@ def test_what_cannot_be_calibrated_is_an_error() -> None:
     logits[3, 1, 0] = math.inf
     with pytest.raises(UserError, match="validation: logits of layer 2"):
         calibration_rows("validation", logits, labels, resampling_seed=0)
+
+
+def test_there_are_15_bins() -> None:
+    """As in the paper, and as the documents say."""
+    logits, labels = drawn(0, 200, [2.0, 0.7])
+    for number, is_default in ((15, True), (14, False)):
+        same = expected_calibration_error(logits, labels) == expected_calibration_error(logits, labels, number)
+        by_chance = calibration_error_by_chance(logits) == calibration_error_by_chance(logits, number)
+        assert same.all() == by_chance.all() == is_default

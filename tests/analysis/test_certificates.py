@@ -106,6 +106,17 @@ def test_277_samples_without_a_disagreement_reach_83_in_10000() -> None:
     assert too_much["smallest_epsilon"] == enough["smallest_epsilon"] == 0.0083
 
 
+@pytest.mark.parametrize("n", [277, 300, 2000])
+def test_the_smallest_epsilon_that_is_told_would_do(n: int) -> None:
+    """It is rounded up: who asks for it gets a certificate."""
+    nobody = np.zeros((2, n), dtype=bool)
+    predictions, layers, labels = grid(nobody, nobody)
+    scored = ScoredCurve("validation", Curve("entropy", (0.0, 0.1), layers, predictions, LAYERS), labels, "accuracy", 0)
+    for row in certificate_rows(scored, [0.001], 0.1):
+        (again,) = (r for r in certificate_rows(scored, [row["smallest_epsilon"]], 0.1) if r["loss"] == row["loss"])
+        assert not row["certified"] and again["certified"]
+
+
 def test_certify_stops_at_the_first_failure() -> None:
     """A point counts only if every safer one passes as well; full depth is what remains, whatever its own bound."""
     assert certify(np.array([0.9, 0.01, 0.02, 0.03]), 0.02) == 2

@@ -146,3 +146,15 @@ def test_of_thresholds_that_save_the_same_the_lowest_is_told() -> None:
     curve = entropy_curve(logits, [0.0, 0.1, 0.2, 0.3, 0.5])
     rows = kept_rows(ScoredCurve("validation", curve, np.zeros(40, int), "accuracy", 1), logits, [0.0], 0.1)
     assert max(rows[0]["kept_thresholds"]) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("most", "metric", "divisions"), [(180, "accuracy", 3), (180, "macro_f1", 1), (1, "accuracy", 1)]
+)
+def test_of_many_samples_there_are_few_divisions(
+    most: int, metric: str, divisions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as stay within what is judged at most, terms of the score counted; but one at least."""
+    monkeypatch.setattr(kept_ramps, "MAX_JUDGED", most)
+    logits, labels = heads(3, n=60)
+    assert {row["kept_divisions"] for row in kept(logits, labels, 0.1, metric)} == {divisions}

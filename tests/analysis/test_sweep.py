@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from deebert.analysis.curves import entropy_curve
 from deebert.analysis.logits import SplitLogits
@@ -24,6 +25,7 @@ from deebert.analysis.sweep import (
     split_tables,
     sweep_metrics,
 )
+from deebert.base.errors import UserError
 from deebert.base.files import read_json, write_json
 from deebert.base.rows import Row
 from deebert.settings.entropy_sweep import EntropySweep, Risk
@@ -181,6 +183,8 @@ def test_sweep_metrics() -> None:
     other = tables_of("other", saved_logits(2), "accuracy", SETTINGS)
     both = {name: other[name] + rows for name, rows in tables.items()}
     content, choice = (made("toy", "validation", both) for made in (sweep_metrics, choice_metrics))
+    turned = {name: rows + other[name] for name, rows in tables.items()}
+    assert (content, choice) == tuple(made("toy", "validation", turned) for made in (sweep_metrics, choice_metrics))
     check_metrics(content)
     check_metrics(choice)
     for target_figures in (content["layers_saved_at"], content["threshold_at"], choice["cross_fitted_score_at"]):
@@ -210,6 +214,17 @@ def test_saved_logits_come_back(tmp_path: Path) -> None:
         loaded = SplitLogits.load(tmp_path / "it.safetensors")
         for name, array in vars(saved).items():
             np.testing.assert_array_equal(getattr(loaded, name), array)
+
+
+def test_a_file_of_something_else_is_told(tmp_path: Path) -> None:
+    """In one line, be it damaged or of other arrays."""
+    path = tmp_path / "it.safetensors"
+    path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"it\.safetensors: not readable as saved logits"):
+        SplitLogits.load(path)
+    save_file({"weights": np.zeros(3)}, path)
+    with pytest.raises(UserError, match=r"it\.safetensors: not readable as saved logits"):
+        SplitLogits.load(path)
 
 
 def test_two_validation_splits_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

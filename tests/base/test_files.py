@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -373,8 +375,9 @@ def test_json_that_cannot_be_written(tmp_path: Path, place: str) -> None:
     """A file for a parent or a folder in the file's place is one line naming the path, with nothing left over."""
     (tmp_path / "taken").write_text("mine")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=f"{place}: cannot be written: "):
-        write_json(tmp_path / place, {})
+    for write in (check_writable, partial(write_json, content={})):
+        with pytest.raises(UserError, match=f"{place}: cannot be written: "):
+            write(tmp_path / place)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "taken"]
 
 
@@ -389,3 +392,40 @@ def test_json_that_cannot_be_read(tmp_path: Path, content: bytes | None, told: s
     with pytest.raises(UserError) as caught:
         read_json(path)
     assert str(caught.value).startswith(f"{path}: {told}") and "\n" not in str(caught.value)
+
+
+def test_what_a_link_leads_to_stays(tmp_path: Path) -> None:
+    """A link to a folder that is not to be kept goes, and no file of that folder."""
+    for folder in ("mine", "out/kept"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "mine/file").write_text("mine")
+    (tmp_path / "out/link").symlink_to(tmp_path / "mine")
+    with output_dir(tmp_path / "out", keep=["kept"]) as folder:
+        (folder / "file").write_text("new")
+    assert tree(tmp_path) == {"mine/file": "mine", "out/file": "new"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["file", "kept"]
+
+
+def test_no_handle_stays_open(tmp_path: Path) -> None:
+    """A program may write as many folders as it likes."""
+
+    def handles() -> int:
+        return sum(1 for _ in Path("/dev/fd").iterdir())
+
+    before = handles()
+    for _ in range(3):
+        with output_dir(tmp_path / "out") as folder:
+            (folder / "file").write_text("new")
+        with pytest.raises(KeyboardInterrupt), output_dir(tmp_path / "out"):
+            raise KeyboardInterrupt
+    assert handles() == before
+
+
+@pytest.mark.parametrize("age_s", [60, 7200])
+def test_a_file_that_somebody_may_be_writing_stays(tmp_path: Path, age_s: int) -> None:
+    """Beside a file, what another process has begun to write goes once it is older than an hour."""
+    begun = tmp_path / ".it.json.1.tmp"
+    begun.write_text("half")
+    os.utime(begun, (time.time() - age_s,) * 2)
+    write_json(tmp_path / "it.json", {})
+    assert begun.exists() == (age_s < 3600)

@@ -22,6 +22,7 @@ from deebert.export import folder, graphs
 from deebert.export.folder import Chosen
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.precisions import RECORD
+from deebert.inference.thresholds import HeadScore, Recommended, Thresholds
 from deebert.measure.measured import DROPS_POINTS
 from deebert.model import DeeBert
 from tests import tiny
@@ -422,3 +423,56 @@ def test_another_manifest_is_no_export(model: Path, tmp_path: Path, manifest: st
     (out / name).write_text(manifest or "print()")
     assert refused(out, model) == f"{out}: holds {name} and is no export; expected an empty folder"
     assert (out / name).read_text() == (manifest or "print()")
+
+
+def test_the_models_threshold_for_a_point(
+    model: Path, classifier: EarlyExitClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That for a loss of 1 point, if nobody says otherwise; 0 nats are a threshold, and 0 points a loss."""
+    known = tuple(Recommended(drop, nats, 0.5, 0.5) for drop, nats in ((0.5, 0.125), (1.0, 0.25), (3.0, 0.5)))
+    found = Thresholds(
+        classifier.fingerprint, "fresh.csv", COUNT, "fp32", "accuracy", (HeadScore(LAYERS, 0.9),), known, 0.9, ()
+    )
+    (tmp_path / "found.json").write_bytes(found.to_bytes())
+    for options, nats in (((), 0.25), (("--threshold", 0), 0.0)):
+        assert status("export", model, tmp_path / "out", "--metrics", tmp_path / "found.json", *options) == 0
+        assert manifest_of(tmp_path / "out")["threshold_nats"] == nats
+    told = error(capsys, "export", model, tmp_path / "new", "--metrics", tmp_path / "found.json", "--drop", 0)
+    assert told == "--drop: no threshold is known for a loss of 0 points: expected one of 0.5, 1, 3"
+
+
+def test_a_check_of_uneven_blocks(
+    model: Path, classifier: EarlyExitClassifier, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Layers are the model's, and not the exits' numbers; any loss may be allowed; 0 nats are a threshold."""
+    out = tmp_path / "out"
+    assert status("export", model, out, "--check", data, "--exits", "1,2", "--drop", 2) == 0
+    scores = capsys.readouterr().out.partition("leaves after layer: accuracy (%)\n")[2].split("\n\n")[0]
+    assert [int(line.split()[0]) for line in scores.splitlines()] == [1, 2, 4]
+    known = {each["drop_points"]: each for each in manifest_of(out)["thresholds"]["recommended"]}
+    assert list(known) == [0.0, 0.5, 1.0, 2.0, 3.0]
+    assert manifest_of(out)["threshold_nats"] == known[2.0]["threshold_nats"] > 0
+    predicted = classifier.predict(sentences(), [known[3.0]["threshold_nats"]] * 2 + [0.0])
+    assert known[3.0]["layers_saved_frac"] == pytest.approx(1 - predicted.exit_layers.mean() / LAYERS, abs=1e-4)
+    assert status("export", model, out, "--check", data, "--exits", "1,2", "--threshold", 0) == 0
+    assert manifest_of(out)["threshold_nats"] == 0.0 < known[1.0]["threshold_nats"]
+
+
+def test_a_model_that_tells_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It reads one text if it does not say how many, and cuts nothing if its tokenizer does not say where."""
+    source = write_classifier(tmp_path, columns=None)
+    path = source / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["model_max_length"]
+    path.write_text(json.dumps(config))
+    assert status("export", source, tmp_path / "out", "--exits", LAYERS, "--threshold", 0) == 0
+    assert manifest_of(tmp_path / "out")["max_length"] is None
+    (answer,) = answers_of(tmp_path / "out", monkeypatch, capsys, " ".join(["w1"] * 30))
+    assert answer["exit_layer"] == LAYERS
+
+
+def test_options_without_their_need(model: Path, tmp_path: Path) -> None:
+    """A column is of a file that is checked."""
+    assert status("export", model, tmp_path / "out", "--label", "a") == 2

@@ -1,6 +1,7 @@
 """`deebert measure` says what thresholds do on labelled texts, and keeps it for the other commands."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,69 @@ def test_mistakes(model: Path, fresh: Path, tmp_path: Path, capsys: pytest.Captu
         assert error(capsys, "measure", *arguments).startswith(told)
     for options in (("--pair", "b"), ("--threshold", "0.1", "--metrics", tmp_path), ("--threshold", "-1")):
         assert status("measure", model, fresh, *options) == 2
+
+
+def rows_of(told: str) -> list[list[str]]:
+    """The numbers of known thresholds: nats, layers saved, score, points lost, and the two ends."""
+    lines = told.partition("points lost (95 % interval)\n")[2].splitlines()
+    return [line.replace("(", "").replace(")", "").replace(" to ", " ").split() for line in lines]
+
+
+def test_what_a_threshold_costs(model: Path, fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The score at it, and the points lost between the two ends; 0 is a threshold, too, which loses nothing."""
+    classifier = EarlyExitClassifier.from_pretrained(model)
+    labels = [line.split(",")[1] for line in fresh.read_text().splitlines()[1:]]
+    answers = classifier.predict(tiny.texts(COUNT, seed=3, fewest_words=1), 0.75).labels
+    score = sum(map(str.__eq__, answers, labels)) / COUNT
+    assert status("measure", model, fresh, "--threshold", "0.75") == 0
+    ((_, _, told, lost, low, high),) = rows_of(capsys.readouterr().out)
+    assert (float(told), float(lost)) == (
+        pytest.approx(100 * score, abs=0.006),
+        pytest.approx(90 - 100 * score, abs=0.006),
+    )
+    assert float(low) < float(lost) < float(high)
+    assert status("measure", model, fresh, "--threshold", "0") == 0
+    assert rows_of(capsys.readouterr().out) == [["0", "0.00", "90.00", "0.00", "0.00", "0.00"]]
+
+
+def test_other_samples_do_not_flatter(
+    model: Path, fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are of another name, or of another number."""
+    out = tmp_path / "found.json"
+    assert status("measure", model, fresh, "--out", out) == 0
+    (tmp_path / "fewer").mkdir()
+    fewer = tmp_path / "fewer" / fresh.name
+    fewer.write_text("\n".join(fresh.read_text().splitlines()[:50]))
+    for others in (fewer, Path(shutil.copy(fresh, tmp_path / "others.csv"))):
+        assert status("measure", model, others, "--metrics", out) == 0
+        assert "known thresholds on these samples\n" in capsys.readouterr().out
+
+
+def test_where_it_is_kept(
+    model: Path, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At home, where it is so called; never in place of the samples; and what cannot be written is told at once."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert status("measure", model, fresh, "--out", "~/found.json") == 0
+    assert (tmp_path / "found.json").is_file()
+    monkeypatch.chdir(fresh.parent)
+    before = fresh.read_bytes()
+    assert error(capsys, "measure", model, fresh, "--out", fresh.name).endswith("is the input; expected another file")
+    assert fresh.read_bytes() == before
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "found.json"
+    assert error(capsys, "measure", tmp_path / "nowhere", fresh, "--out", out).startswith(f"{out}: cannot be written")
+    told = error(capsys, "measure", model, fresh, "--device", "nowhere")
+    assert told.startswith("device: 'nowhere' cannot be used")
+
+
+def test_the_score_is_that_of_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told, and kept, by its name."""
+    folder = write_classifier(tmp_path)
+    about = json.loads((folder / "training.json").read_text())
+    (folder / "training.json").write_text(json.dumps(about | {"metric": "macro_f1"}))
+    data = write(tmp_path / "in.csv", {"sentence": tiny.texts(9, fewest_words=1), "label": ["0", "1", "2"] * 3})
+    assert status("measure", folder, data, "--out", tmp_path / "found.json") == 0
+    assert "if everybody leaves after layer: macro_f1 (%)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text())["metric"] == "macro_f1"

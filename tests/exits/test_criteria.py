@@ -31,6 +31,7 @@ from deebert.exits.grids import (
     NAMED_SHARES,
     NEXT_TO_NOBODY,
     TIMED_SHARES,
+    _up_to_two_that_count,
     chance_grid,
     margin_grid,
     probability_grid,
@@ -443,6 +444,11 @@ def test_the_grid_of_thresholds(classes: int, points: int) -> None:
         small = np.array([threshold for threshold in grid if threshold < 1e-4])
         steps = small[1:] / small[:-1]
         assert (steps[small[1:] > 3e-9] < 3).all() and (steps < 12).all()
+
+
+def test_small_thresholds_are_rounded_up() -> None:
+    """To two digits: whoever is as sure as the lead that makes one leaves below it."""
+    assert [_up_to_two_that_count(nats) for nats in (1.01e-20, 9.91e-9, 4e-9)] == [1.1e-20, 1e-8, 4e-9]
 
 
 @pytest.mark.parametrize("classes", [2, 3, 77, 1000])

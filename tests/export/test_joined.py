@@ -34,6 +34,7 @@ def test_the_surest_leave_as_in_the_engine(classes: int) -> None:
     logits = torch.zeros(400, classes)
     logits[:, 0] = torch.linspace(0, 60, 400)
     logits[1] = torch.nan  # is sure of nothing
+    logits[2, 0] = 200  # as sure as can be: its entropy is 0, and not below 0
     entropies = entropy(logits).numpy()
     ordered = np.sort(entropies[~np.isnan(entropies)].astype(np.float64))
     between = [(low + high) / 2 for low, high in itertools.pairwise(ordered) if high > 1.001 * low]

@@ -36,6 +36,7 @@ def test_they_are_those_of_the_metrics() -> None:
     assert found.for_drop(0.5) == 0.3185 and found.for_drop(3) == 0.5773
     assert known(split="validation_matched").split == "validation_matched"
     assert known().scores == (HeadScore(12, 0.6812),)
+    assert [each.layer for each in known(**LAYERS, ramp_best_layer=3).scores] == [1, 3, 6, 11, 12]
     every = {layer: 0.5 + layer / 100 for layer in range(1, 13)}
     of_all = Thresholds.of_metrics("accuracy", {**ALL, "layer_scores": every})
     assert of_all.scores == tuple(HeadScore(layer, round(score, 4)) for layer, score in every.items())
@@ -58,6 +59,7 @@ def test_a_file_holds_them() -> None:
     [
         lambda content: content.pop("n"),
         lambda content: content.update(more=1),
+        lambda content: content.update(n=True),
         lambda content: content.update(weights=None),
         lambda content: content.update(recommended=3),
         lambda content: content["recommended"][0].update(threshold_nats="0.1"),

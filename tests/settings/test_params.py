@@ -16,7 +16,7 @@ from deebert.base.errors import UserError
 from deebert.data.sources.glue_tasks import GLUE_TASKS
 from deebert.settings.download_glue import METRICS
 from deebert.settings.params import Params, read_params
-from deebert.settings.run import DATASETS
+from deebert.settings.run import DATASETS, dataset_name
 from deebert.settings.train_ramps import RAMP_KINDS
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
@@ -235,6 +235,37 @@ def test_a_value_that_is_not_allowed(bare: Path, key: str, value: Any, allowed: 
     put(bare, key, value)
     message = error(bare)
     assert message.startswith(f"{key}: {value!r} is not allowed; expected ") and message.endswith(allowed)
+
+
+ENDS = [
+    ("seed", 0),
+    ("seed", 2**32 - 1),
+    ("download_glue.validation_frac", 0.5),
+    ("finetune_backbone.full_depth_frac", 1),
+    ("finetune_backbone.truncate_to", 2),
+    ("finetune_backbone.max_length", 8),
+    ("train_ramps.epochs", 10_000),
+    ("entropy_sweep.grid_points", 0),
+    ("entropy_sweep.risk.epsilons", [1.0]),
+    ("entropy_sweep.risk.delta", 0.5),
+    ("benchmark.threads", 1024),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), ENDS)
+def test_the_ends_of_a_range_are_allowed(bare: Path, key: str, value: Any) -> None:
+    """As the lines about other values say."""
+    put(bare, key, value)
+    read_params(bare)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [("RTE", "RTE"), ("/data/mine.csv", "mine"), ("./Mine.CSV", "Mine"), ("data/v1.0", "v1.0"), ("hub:a/b@c:d", "a/b")],
+)
+def test_a_data_set_is_told_by_its_last_name(dataset: str, name: str) -> None:
+    """Without the ending of a file, in any case; a dot in the name of a folder begins none."""
+    assert dataset_name(dataset) == name
 
 
 def test_without_its_comments_the_file_means_the_same(bare: Path) -> None:

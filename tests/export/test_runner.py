@@ -1,0 +1,59 @@
+"""What the runner does by itself: batches, lines, and what it is given in Python."""
+
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deebert.export.runner import BATCH_TOKENS, Runner, _batches, _log_softmax, _texts
+
+
+@pytest.mark.parametrize("lengths", [[], [7], [3, BATCH_TOKENS + 1, 5, BATCH_TOKENS], list(range(1, 600))])
+def test_a_batch_has_few_tokens_or_one_text(lengths: list[int]) -> None:
+    """Padding included, which bounds the memory; a text is in one of them, however long it is."""
+    made = list(itertools.islice(_batches(lengths), len(lengths) + 1))
+    assert sorted(row for rows in made for row in rows) == list(range(len(lengths)))
+    for rows in made:
+        assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= BATCH_TOKENS
+
+
+def test_probabilities_of_large_logits() -> None:
+    """A very sure head has numbers for probabilities, too."""
+    found = np.exp(_log_softmax(np.float32([[2000.0, 0.0], [-2000.0, -2000.0]])))
+    np.testing.assert_allclose(found, [[1.0, 0.0], [0.5, 0.5]])
+
+
+def test_lines_end_as_anywhere() -> None:
+    """A carriage return is no part of a text; spaces are; and a blank line is no broken pair."""
+    assert list(_texts([b"w1 \r\n", b"w2\n"], 1)) == [("w1 ",), ("w2",)]
+    assert list(_texts([b"w1\tw2\r\n", b" \n", b"\r\n"], 2)) == [("w1", "w2"), (" ",), ("",)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "nats", "error", "told"),
+    [
+        ("w1", 0.1, TypeError, "texts: a single string; expected a list of texts"),
+        ([("w1", "w2")], 0.1, TypeError, r"texts: number 0 is \('w1', 'w2'\); expected a string"),
+        (["w1", None], 0.1, TypeError, "texts: number 1 is None; expected a string"),
+        (["w1"], float("nan"), ValueError, "threshold: nan is not allowed; expected nats, 0 or more"),
+    ],
+)
+def test_mistakes_in_python(texts: Any, nats: float, error: type[Exception], told: str) -> None:
+    """They are told before anything is run."""
+    runner = Runner.__new__(Runner)
+    runner.manifest = {"texts": 1, "threshold_nats": None}
+    with pytest.raises(error, match=told):
+        runner.predict(texts, nats)
+
+
+@pytest.mark.parametrize("pair", [tuple, list])
+def test_a_pair_is_a_tuple_or_a_list(pair: Callable[[list[str]], Any]) -> None:
+    """The tokenizer is given tuples, for of a list it makes one text of words."""
+    given: list[Any] = []
+    runner = Runner.__new__(Runner)
+    runner.manifest, runner._tokenizer = {"texts": 2}, SimpleNamespace(encode_batch=lambda texts: given.extend(texts))
+    runner._encoded([pair(["w1", "w2"])])
+    assert given == [("w1", "w2")]

@@ -1,0 +1,81 @@
+"""Labelled texts that somebody brings are those of the model, or refused in one line."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deebert.base.errors import UserError
+from deebert.data.dataset import DataSet, Task
+from deebert.measure.samples import Columns, read_samples
+from tests import tiny
+from tests.data.tables.test_formats import write
+
+ABOUT = {"label_names": list(tiny.LABEL_NAMES), "text_columns": ["sentence"], "metric": "macro_f1"}
+PAIRS = ABOUT | {"text_columns": ["a", "b"]}
+BY_NAME = Columns(None, None)
+TASK = Task("tiny", tiny.LABEL_NAMES, ("sentence",), source="tests")
+
+
+def save(folder: Path, task: Task, **columns: Any) -> Path:
+    """A data set whose splits have 6 samples, 7, 8 and so on."""
+    folder.mkdir()
+    tables = {split: tiny.samples(6 + i, labels=3).assign(**columns) for i, split in enumerate(task.splits)}
+    DataSet.of(task, tables).save(folder)
+    return folder
+
+
+def refused(path: Path, columns: Columns = BY_NAME, about: dict[str, Any] = ABOUT) -> str:
+    with pytest.raises(UserError) as caught:
+        read_samples(path, columns, about)
+    return str(caught.value)
+
+
+def test_a_data_set_is_what_the_pipeline_chooses_by(tmp_path: Path) -> None:
+    """The first of its validation splits, by the first of its metrics; any other file beside them is one's own."""
+    task = replace(TASK, metrics=("macro_f1", "accuracy"), validation_splits=("matched", "mismatched"))
+    folder = save(tmp_path / "data", task)
+    found = read_samples(folder, BY_NAME, ABOUT | {"metric": "accuracy"})
+    expected = tiny.samples(7, labels=3)
+    assert (found.name, found.metric, found.texts) == ("matched", "macro_f1", expected["sentence"].tolist())
+    assert found.labels.tolist() == expected["label"].tolist()
+    own = write(folder / "own.csv", {"sentence": ["w1", "w2"], "label": ["yes", "no"]})
+    assert read_samples(own, BY_NAME, ABOUT).labels.tolist() == [1, 0]
+
+
+def test_a_data_set_for_another_model_is_refused(tmp_path: Path) -> None:
+    """Ids of classes in another order are others; and there must be something to read, and a label to judge by."""
+    turned = save(tmp_path / "turned", replace(TASK, label_names=tiny.LABEL_NAMES[::-1]))
+    pairs = save(tmp_path / "pairs", replace(TASK, text_columns=("sentence", "other")), other="w1")
+    hidden = save(tmp_path / "hidden", TASK, label=-1)
+    assert refused(turned) == f"{turned}: has the classes maybe, yes, no; expected the model's: no, yes, maybe"
+    assert refused(pairs) == f"{pairs}: texts in sentence, other are not as many as the model reads"
+    assert refused(hidden) == f"{hidden}: the labels of validation are hidden; expected labelled texts"
+    split = hidden / "test.parquet"
+    assert refused(split, Columns(None, "label")).startswith(f"--text, --pair, --label: {split} is of a data set")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_labels_of_a_file_are_names_or_ids(tmp_path: Path, ending: str) -> None:
+    """In the column whose name is the most usual, in any case; spaces around names do not count; two rows will do."""
+    columns = {"target": ["a", "b"], "sentence": ["w1", "w2"], " Label": ["2", " yes "]}
+    found = read_samples(write(tmp_path / f"own{ending}", columns), BY_NAME, ABOUT)
+    assert (found.texts, found.labels.tolist(), found.metric) == (["w1", "w2"], [2, 1], "macro_f1")
+    assert found.labels.dtype == int
+
+
+def test_where_numbers_are_names_there_are_no_ids(tmp_path: Path) -> None:
+    """Or some labels would be read as names, and others as ids."""
+    path = write(tmp_path / "own.csv", {"sentence": ["w1", "w2"], "label": ["1", "0"]})
+    told = refused(path, about=ABOUT | {"label_names": ["1", "2", "3"]})
+    assert told == f"{path}: line 3: column label: '0'; expected one of 1, 2, 3"
+
+
+def test_pairs(tmp_path: Path) -> None:
+    """In the order that the model reads them, however the file has them; half a pair is none."""
+    columns = {"label": ["no", "yes"], "b": ["w2", "w4"], "a": ["w1", "w3"]}
+    found = read_samples(write(tmp_path / "own.csv", columns), BY_NAME, PAIRS)
+    assert found.texts == [("w1", "w2"), ("w3", "w4")]
+    half = write(tmp_path / "half.csv", columns | {"b": ["w2", " "]})
+    assert refused(half, about=PAIRS) == f"{half}: line 3: has no text; expected one in each row"
