@@ -137,8 +137,8 @@ def test_mistakes(model: Path, fresh: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def rows_of(told: str) -> list[list[str]]:
-    """The numbers of known thresholds: nats, layers saved, score, points lost, and the two ends."""
-    lines = told.partition("points lost (95 % interval)\n")[2].splitlines()
+    """The numbers of known thresholds: nats, layers saved, score, points lost, the two ends, and answers changed."""
+    lines = told.partition("points lost (95 % interval), answers changed (%)\n")[2].splitlines()
     return [line.replace("(", "").replace(")", "").replace(" to ", " ").split() for line in lines]
 
 
@@ -146,31 +146,35 @@ def test_what_a_threshold_costs(model: Path, fresh: Path, capsys: pytest.Capture
     """The score at it, and the points lost between the two ends; 0 is a threshold, too, which loses nothing."""
     classifier = EarlyExitClassifier.from_pretrained(model)
     labels = [line.split(",")[1] for line in fresh.read_text().splitlines()[1:]]
-    answers = classifier.predict(tiny.texts(COUNT, seed=3, fewest_words=1), 0.75).labels
-    score = sum(map(str.__eq__, answers, labels)) / COUNT
+    answers, full = (classifier.predict(tiny.texts(COUNT, seed=3, fewest_words=1), nats).labels for nats in (0.75, 0))
+    score, changed = sum(map(str.__eq__, answers, labels)) / COUNT, sum(map(str.__ne__, answers, full)) / COUNT
     assert status("measure", model, fresh, "--threshold", "0.75") == 0
-    ((_, _, told, lost, low, high),) = rows_of(capsys.readouterr().out)
+    ((_, _, told, lost, low, high, others),) = rows_of(capsys.readouterr().out)
     assert (float(told), float(lost)) == (
         pytest.approx(100 * score, abs=0.006),
         pytest.approx(90 - 100 * score, abs=0.006),
     )
     assert float(low) < float(lost) < float(high)
+    assert float(others) == pytest.approx(100 * changed, abs=0.006) and changed > 0
     assert status("measure", model, fresh, "--threshold", "0") == 0
-    assert rows_of(capsys.readouterr().out) == [["0", "0.00", "90.00", "0.00", "0.00", "0.00"]]
+    assert rows_of(capsys.readouterr().out) == [["0", "0.00", "90.00", "0.00", "0.00", "0.00", "0.00"]]
 
 
 def test_other_samples_do_not_flatter(
     model: Path, fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are of another name, or of another number."""
+    """Texts or labels are others, whatever the file is called; a copy of it has the same."""
     out = tmp_path / "found.json"
     assert status("measure", model, fresh, "--out", out) == 0
-    (tmp_path / "fewer").mkdir()
-    fewer = tmp_path / "fewer" / fresh.name
-    fewer.write_text("\n".join(fresh.read_text().splitlines()[:50]))
-    for others in (fewer, Path(shutil.copy(fresh, tmp_path / "others.csv"))):
+    others = tmp_path / "others" / fresh.name
+    others.parent.mkdir()
+    *lines, last = fresh.read_text().splitlines()
+    for content in (lines, [*lines, last.replace("yes", "no") if "yes" in last else last.replace("no", "yes")]):
+        others.write_text("\n".join(content))
         assert status("measure", model, others, "--metrics", out) == 0
         assert "known thresholds on these samples\n" in capsys.readouterr().out
+    assert status("measure", model, shutil.copy(fresh, tmp_path / "copy.csv"), "--metrics", out) == 0
+    assert "on these samples, by which they were chosen: that flatters them\n" in capsys.readouterr().out
 
 
 def test_where_it_is_kept(

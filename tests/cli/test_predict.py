@@ -1,6 +1,7 @@
 """`deebert predict` answers a file as the classifier answers its texts, and says no in one line."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from deebert.inference.kept import parts_folder
 from deebert.inference.monitor import Monitor
 from deebert.inference.request import Summary
 from deebert.inference.text_columns import find_text_columns
+from deebert.inference.thresholds import Certified
 from tests import tiny
 from tests.cli.running import error, status
 from tests.data.tables.test_formats import read, write
@@ -95,7 +97,6 @@ def test_a_watch_goes_on_from_file_to_file(
         told = error(capsys, "predict", model, source, tmp_path / "no.csv", *other, *options[2:], 0.2)
         assert told.startswith(f"{watch}: threshold: Entropy(") and "this watch began with" in told
     assert status("predict", model, source, tmp_path / "no.csv", *options, 1) == 2
-    assert status("predict", model, source, tmp_path / "no.csv", *options[:4]) == 2
     assert status("predict", model, source, tmp_path / "no.csv", "--audit", 0.5) == 2
     assert status("predict", model, source, tmp_path / "no.csv", "--metrics", "metrics") == 2
     assert status("predict", model, source, tmp_path / "no.csv", "--threads", 10**11) == 2
@@ -104,6 +105,31 @@ def test_a_watch_goes_on_from_file_to_file(
     told = error(capsys, "predict", model, source, tmp_path / "no.csv", *elsewhere)
     assert told == f"{tmp_path}/file/a: cannot be written: File exists"
     assert watch.read_bytes() == kept and not (tmp_path / "no.csv").exists()
+
+
+def test_a_watch_allows_what_is_certified(
+    model: Path, classifier: EarlyExitClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For the threshold, if nobody says how many answers may change; a watch that was begun keeps its share."""
+    source, watch = write(tmp_path / "in.csv", {"sentence": sentences()}), tmp_path / "watch.json"
+    metrics = write_metrics(tmp_path / "metrics", classifier)
+    command = ("predict", model, source, tmp_path / "out.csv", "--force", "--watch", watch, "--threshold")
+    told = "--watch: nobody has certified how many answers change at this threshold; expected --epsilon SHARE"
+    assert error(capsys, *command, THRESHOLD) == error(capsys, *command, THRESHOLD, "--metrics", metrics) == told
+    found = dataclasses.replace(
+        classifier.thresholds(metrics), certified_changed=(Certified(0.1, THRESHOLD, 0.2), Certified(0.2, 0.9, 0.5))
+    )
+    kept = tmp_path / "found.json"
+    kept.write_bytes(found.to_bytes())
+    ramps = ",".join(["0.1"] * (LAYERS - 1))
+    for nats in (0, 0.91, ramps):
+        assert error(capsys, *command, nats, "--metrics", kept) == told
+    assert not watch.exists()
+    assert status(*command, THRESHOLD, "--metrics", kept) in (0, 3)
+    assert "epsilon: 0.1 of the answers may change, as certified for the threshold\n" in capsys.readouterr().err
+    assert json.loads(watch.read_text())["epsilon"] == 0.1
+    assert status(*command, THRESHOLD) in (0, 3)
+    assert "epsilon" not in capsys.readouterr().err and json.loads(watch.read_text())["epsilon"] == 0.1
 
 
 def test_a_mistake_leaves_no_watch(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ from deebert.exits.criteria import Consistency, Criterion, Entropy, LayerThresho
 from deebert.exits.rule import entropy
 from deebert.inference import classifier as classifiers
 from deebert.inference.classifier import EarlyExitClassifier, Predictions
+from deebert.inference.thresholds import Certified
 from deebert.model import DeeBert, fingerprint, save
 from deebert.ramps import RAMPS, PoolerRamps
 from tests import tiny
@@ -757,6 +758,35 @@ def test_a_saved_model_answers_the_same(folder: Path, classifier: EarlyExitClass
         "sweep.json",
         "third",
     ]
+
+
+def test_thresholds_that_somebody_has_measured_go_with_the_model(
+    classifier: EarlyExitClassifier, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Into the card and for programs. A model without any takes their place, and a line says so."""
+    known = classifier.thresholds(write_metrics(tmp_path / "metrics", classifier))
+    known = replace(known, split="fresh.csv", samples="0123456789ab", certified_changed=(Certified(0.02, 0.125, 0.4),))
+    (tmp_path / "found.json").write_bytes(known.to_bytes())
+    classifier.save_pretrained(tmp_path / "model", tmp_path / "found.json")
+    assert EarlyExitClassifier.from_pretrained(tmp_path / "model").thresholds() == known
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "on 50 samples of fresh.csv" in card and "| 2 | 0.125 | 40.00 % |" in card and "## Speed" not in card
+    assert not caplog.messages
+    classifier.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "thresholds.json"
+    assert not path.exists() and caplog.messages == [f"{path}: is replaced by a model that comes without metrics"]
+
+
+def test_texts_that_are_cut_are_told_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With the number of tokens that are read; a text that just fits is not cut."""
+    loaded = EarlyExitClassifier.from_pretrained(folder)
+    most = loaded._tokenizer.model_max_length
+    fits = " ".join(["w1"] * (most - 2))  # beside the two tokens around it
+    loaded.predict([fits])
+    assert not caplog.messages
+    for _ in range(2):
+        loaded.predict([fits, f"{fits} w1", f"{fits} w2"])
+    assert caplog.messages == [f"a text has more than {most} tokens, and is cut there; so will others be, untold"]
 
 
 def test_what_is_saved_is_what_was_loaded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

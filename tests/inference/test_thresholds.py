@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from deebert.base.errors import UserError
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.thresholds import Certified, HeadScore, Recommended, Thresholds
 from tests.heads import heads
-from tests.inference.test_card import ALL
 from tests.inference.test_classifier import write_classifier, write_metrics
+from tests.inference.test_run_metrics import ALL
 
 LAYERS = {"ramp_first_score": 0.53, "ramp_middle_score": 0.6, "ramp_last_score": 0.67, "ramp_best_score": 0.69}
 
@@ -33,6 +34,10 @@ def test_they_are_those_of_the_metrics() -> None:
     assert found.scores == tuple(HeadScore(*each) for each in scores)
     assert found.recommended[2] == Recommended(1.0, 0.4734, 0.332, 0.6711) and len(found.recommended) == 4
     assert found.certified == (Certified(0.01, 0.0, 0.0), Certified(0.05, 0.2513, 0.2707))
+    assert found.certified_changed == ()
+    rows = [{"epsilon": 0.05, "threshold": 0.1121, "layers_saved_frac": 0.193412}]
+    with_plots = Thresholds.of_metrics("accuracy", {**ALL, "certified_changed": rows})
+    assert with_plots.certified_changed == (Certified(0.05, 0.1121, 0.1934),)
     assert found.for_drop(0.5) == 0.3185 and found.for_drop(3) == 0.5773
     assert known(split="validation_matched").split == "validation_matched"
     assert known().scores == (HeadScore(12, 0.6812),)
@@ -48,10 +53,21 @@ def test_a_loss_that_nobody_asked_about() -> None:
         known().for_drop(2)
 
 
+def test_how_many_answers_change() -> None:
+    """The smallest share that is certified for the threshold, or for a higher one; else nobody knows."""
+    of_risks = tuple(Certified(*each) for each in ((0.05, 0.3, 0.6), (0.01, 0.0, 0.0), (0.02, 0.2, 0.4)))
+    found = replace(known(), certified_changed=of_risks)
+    assert [found.changed_at(nats) for nats in (0.0, 0.1, 0.2, 0.25, 0.3, 0.31)] == [None, 0.02, 0.02, 0.05, 0.05, None]
+
+
 def test_a_file_holds_them() -> None:
-    """What is written comes back."""
-    found = known(**LAYERS, ramp_best_layer=9)
+    """What is written comes back; a file of before says nothing of answers that change."""
+    found = replace(known(**LAYERS, ramp_best_layer=9), samples="0123456789ab")
     assert Thresholds.of_file(Path("thresholds.json"), found.to_bytes()) == found
+    content = json.loads(found.to_bytes())
+    del content["certified_changed"], content["samples"]
+    before = Thresholds.of_file(Path("thresholds.json"), json.dumps(content).encode())
+    assert before == replace(found, certified_changed=(), samples=None)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +81,8 @@ def test_a_file_holds_them() -> None:
         lambda content: content["recommended"][0].update(threshold_nats="0.1"),
         lambda content: content["recommended"][0].pop("drop_points"),
         lambda content: content.update(certified=[[]]),
+        lambda content: content.update(certified_changed=None),
+        lambda content: content.update(samples=3),
         lambda content: content.update(scores=[]),
     ],
 )

@@ -73,9 +73,40 @@ def test_where_numbers_are_names_there_are_no_ids(tmp_path: Path) -> None:
 
 
 def test_pairs(tmp_path: Path) -> None:
-    """In the order that the model reads them, however the file has them; half a pair is none."""
+    """In the order that the model reads them, however the file has them."""
     columns = {"label": ["no", "yes"], "b": ["w2", "w4"], "a": ["w1", "w3"]}
     found = read_samples(write(tmp_path / "own.csv", columns), BY_NAME, PAIRS)
     assert found.texts == [("w1", "w2"), ("w3", "w4")]
-    half = write(tmp_path / "half.csv", columns | {"b": ["w2", " "]})
-    assert refused(half, about=PAIRS) == f"{half}: line 3: has no text; expected one in each row"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_rows_without_a_text_or_a_label_are_left_out(
+    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the pipeline leaves them out; half a pair is none. It is told how many they are, and where the first is."""
+    columns = {"a": ["w1", "w2", "w3", "w4"], "b": ["w1", " ", "w3", "w4"], "label": ["no", "yes", "", "yes"]}
+    path = write(tmp_path / f"own{ending}", columns)
+    found = read_samples(path, BY_NAME, PAIRS)
+    assert (found.texts, found.labels.tolist()) == ([("w1", "w1"), ("w4", "w4")], [0, 1])
+    line = 3 if ending == ".csv" else 2
+    told = f"left out 2 rows of 4 whose text or label is empty, the first at {path}: line {line}"
+    assert told in caplog.messages
+    write(path, columns | {"label": [""] * 4})
+    assert refused(path, about=PAIRS) == f"{path}: 0 labelled texts; expected two or more"
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "expected"),
+    [
+        (("0", "1"), [1.0, 0.0, None], [1, 0]),  # a column of numbers with a gap is one of decimals
+        (("no", "yes"), [1.0, 0.0, None], [1, 0]),
+        (("false", "true"), [True, False, None], [1, 0]),
+        (("007", "12"), ["12", " 007", ""], [1, 0]),
+        (("-1", "+1"), ["1", "-1.0", ""], [1, 0]),
+    ],
+)
+def test_labels_are_spelled_as_the_pipeline_reads_them(
+    tmp_path: Path, names: tuple[str, ...], values: list[Any], expected: list[int]
+) -> None:
+    path = write(tmp_path / "own.parquet", {"sentence": ["w1", "w2", "w3"], "label": values})
+    assert read_samples(path, BY_NAME, ABOUT | {"label_names": list(names)}).labels.tolist() == expected

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from deebert.base.errors import UserError
 from deebert.cli import model
 from deebert.cli.arguments import add_label_column, add_text_columns, counts, number, text_columns
-from deebert.cli.tables import percent, recommended_table, table
+from deebert.cli.tables import certified_tables, percent, recommended_table, table
 
 if TYPE_CHECKING:
     from deebert.export.check import Checked
@@ -140,5 +140,6 @@ def _told(checked: "Checked") -> list[str]:
         ),
         "",
         *recommended_table(chosen.metric, chosen.recommended),
+        *certified_tables(chosen),
         "",
     ]

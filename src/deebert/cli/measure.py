@@ -19,6 +19,7 @@ from deebert.cli.tables import percent, table, thresholds_told
 from deebert.settings.precision import PRECISIONS
 
 if TYPE_CHECKING:
+    from deebert.inference.thresholds import Thresholds
     from deebert.measure.measured import Judged
 
 
@@ -68,13 +69,22 @@ def run(parsed: argparse.Namespace) -> None:
         scores=measured.scores,
         recommended=measured.recommended(),
         certified_confidence=1 - DELTA,
-        certified=measured.certified(),
+        certified=measured.certified("accuracy_drop"),
+        certified_changed=measured.certified("disagreement"),
+        samples=samples.digest(),
     )
-    were_chosen_here = known is not None and (known.split, known.n) == (found.split, found.n)
     if out is not None:
         write_bytes(out, found.to_bytes())
-    for line in (*thresholds_told(found), *_judged_told(samples.metric, measured.judged(), were_chosen_here)):
+    told = _judged_told(samples.metric, measured.judged(), known is not None and _are_same(known, found))
+    for line in (*thresholds_told(found), *told):
         print(line)
+
+
+def _are_same(known: "Thresholds", found: "Thresholds") -> bool:
+    """Whether both are of the same samples; of the pipeline's, name and number tell."""
+    if known.samples is None:
+        return (known.split, known.n) == (found.split, found.n)
+    return known.samples == found.samples
 
 
 def _judged_told(metric: str, judged: "tuple[Judged, ...]", were_chosen_here: bool) -> list[str]:
@@ -84,13 +94,14 @@ def _judged_told(metric: str, judged: "tuple[Judged, ...]", were_chosen_here: bo
     return [
         "",
         f"known thresholds on {samples}",
-        f"threshold (nats), layers saved (%), {metric} (%), points lost (95 % interval)",
+        f"threshold (nats), layers saved (%), {metric} (%), points lost (95 % interval), answers changed (%)",
         *table(
             [
                 f"{each.threshold_nats:g}",
                 percent(each.layers_saved_frac),
                 percent(each.score),
                 f"{each.lost_points:.2f} ({each.lost_points_low:.2f} to {each.lost_points_high:.2f})",
+                percent(each.changed_frac),
             ]
             for each in judged
         ),

@@ -58,11 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     columns.add_argument("--prefix", default="", metavar="TEXT", help="before the names of the three new columns")
     watch = parser.add_argument_group("watch whether answers agree with full depth's")
     watch.add_argument("--watch", type=Path, metavar="FILE", help="what is known so far, as JSON; new, or it goes on")
-    watch.add_argument("--epsilon", type=part, metavar="SHARE", help="of changed answers that is allowed")
+    watch.add_argument(
+        "--epsilon",
+        type=part,
+        metavar="SHARE",
+        help="of changed answers that is allowed; by default the smallest that is certified for the threshold",
+    )
     watch.add_argument("--audit", type=share, metavar="SHARE", help=f"of texts run to full depth; {DEFAULT_AUDIT}")
     watch.add_argument("--delta", type=part, metavar="P", help=f"of a false alarm, ever; {DEFAULT_DELTA}")
     how = parser.add_argument_group("how")
-    how.add_argument("--metrics", type=Path, metavar="PATH", help=f"for --drop and --certified: {model.METRICS_HELP}")
+    how.add_argument("--metrics", type=Path, metavar="PATH", help=f"where thresholds come from: {model.METRICS_HELP}")
     how.add_argument(
         "--batch-rows", type=count, default=BATCH_ROWS, metavar="N", help="worked on together; %(default)s"
     )
@@ -78,10 +83,10 @@ def run(parsed: argparse.Namespace) -> None:
     for name in ("epsilon", "audit", "delta"):
         if parsed.watch is None and getattr(parsed, name) is not None:
             parsed.usage_error(f"argument --{name}: needs --watch, for a file")
-    if parsed.watch is not None and parsed.epsilon is None:
-        parsed.usage_error("argument --watch: needs --epsilon")
-    if parsed.metrics is not None and parsed.drop is None and parsed.certified is None:
-        parsed.usage_error("argument --metrics: needs --drop or --certified")
+    needs_metrics = parsed.drop is not None or parsed.certified is not None
+    needs_metrics |= parsed.watch is not None and parsed.epsilon is None
+    if parsed.metrics is not None and not needs_metrics:
+        parsed.usage_error("argument --metrics: needs --drop or --certified, or --watch without --epsilon")
     if parsed.ray is not None and "-" in (parsed.source, parsed.target):
         parsed.usage_error("argument --ray: needs files as IN and OUT, and not -")
     if parsed.ray is not None and ":" in (parsed.device or ""):
@@ -177,10 +182,12 @@ def _monitor(
     path = home_expanded(parsed.watch)
     if not path.exists():
         check_writable(path)  # before anything that takes long
+        if parsed.epsilon is None:
+            wanted["epsilon"] = _certified_epsilon(parsed, classifier, threshold_nats)
         return Monitor(classifier, **wanted)
     monitor = Monitor.load(path, classifier)
     for name, value in wanted.items():
-        if getattr(monitor, name) != value:
+        if value is not None and getattr(monitor, name) != value:
             option = "audit" if name == "share" else name
             raise UserError(f"{path}: made with --{option} {getattr(monitor, name):g}; expected the same here")
     try:
@@ -188,3 +195,18 @@ def _monitor(
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     return monitor
+
+
+def _certified_epsilon(
+    parsed: argparse.Namespace, classifier: "EarlyExitClassifier", threshold_nats: float | list[float]
+) -> float:
+    """The smallest share of changed answers that is certified for the threshold; UserError where none is known."""
+    known = classifier.thresholds(parsed.metrics)
+    is_one = not isinstance(threshold_nats, list)
+    epsilon = known.changed_at(threshold_nats) if known is not None and is_one else None
+    if epsilon is None:
+        told = "nobody has certified how many answers change at this threshold; expected --epsilon SHARE"
+        raise UserError(f"--watch: {told}")
+    model.tell_precision(known, classifier)
+    print(f"epsilon: {epsilon:g} of the answers may change, as certified for the threshold", file=sys.stderr)
+    return epsilon

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deebert.inference.thresholds import Recommended, Thresholds
+    from deebert.export.folder import Chosen
+    from deebert.inference.thresholds import Certified, Recommended, Thresholds
 
 PAIRS_PER_LINE = 6
 
@@ -45,12 +46,6 @@ def recommended_table(metric: str, recommended: Iterable["Recommended"]) -> list
 def thresholds_told(known: "Thresholds") -> list[str]:
     """The score of each layer, and what is recommended and certified."""
     metric = known.metric or "score"
-    certified = [
-        [f"{100 * each.risk:g}", f"{each.threshold_nats:g}", percent(each.layers_saved_frac)]
-        if each.layers_saved_frac > 0
-        else [f"{100 * each.risk:g}", "none", ""]
-        for each in known.certified
-    ]
     return [
         f"measured on {known.n:,} samples of {known.split}, in {known.precision}:",
         "",
@@ -58,11 +53,28 @@ def thresholds_told(known: "Thresholds") -> list[str]:
         *_side_by_side([(str(each.layer), percent(each.score)) for each in known.scores]),
         "",
         *recommended_table(metric, known.recommended),
-        "",
-        f"certified with {100 * known.certified_confidence:g} % confidence, by points of accuracy lost at most:"
-        " threshold (nats), layers saved (%)",
-        *table(certified),
+        *certified_tables(known),
     ]
+
+
+def certified_tables(known: "Thresholds | Chosen") -> list[str]:
+    """For each kind of loss an empty line, a heading, and a row for each share that is allowed."""
+    lines = []
+    for what, certified in (
+        ("points of accuracy lost at most", known.certified),
+        ("% of answers other than full depth's at most", known.certified_changed),
+    ):
+        if certified:
+            sure = f"certified with {100 * known.certified_confidence:g} % confidence, by"
+            rows = map(_certified_row, certified)
+            lines += ["", f"{sure} {what}: threshold (nats), layers saved (%)", *table(rows)]
+    return lines
+
+
+def _certified_row(each: "Certified") -> list[str]:
+    if each.layers_saved_frac == 0:
+        return [f"{100 * each.risk:g}", "none", ""]
+    return [f"{100 * each.risk:g}", f"{each.threshold_nats:g}", percent(each.layers_saved_frac)]
 
 
 def _side_by_side(pairs: Sequence[tuple[str, str]]) -> list[str]:

@@ -17,7 +17,7 @@ from deebert.export.folder import Chosen
 from deebert.export.runner import Runner, session
 from deebert.inference.classifier import EarlyExitClassifier
 from deebert.inference.thresholds import HeadScore
-from deebert.measure.measured import DROPS_POINTS, Measured
+from deebert.measure.measured import DELTA, DROPS_POINTS, Measured
 from deebert.measure.samples import Samples
 
 
@@ -76,7 +76,16 @@ def check(
     if threshold_nats is None:
         (threshold_nats,) = [each.threshold_nats for each in recommended if each.drop_points == drop_points]
     return Checked(
-        Chosen(threshold_nats, f"{samples.name}, by this graph", len(samples.texts), samples.metric, recommended),
+        Chosen(
+            threshold_nats,
+            f"{samples.name}, by this graph",
+            len(samples.texts),
+            samples.metric,
+            recommended,
+            1 - DELTA,
+            measured.certified("accuracy_drop"),
+            measured.certified("disagreement"),
+        ),
         measured.scores,
         classifier.precision,
         tuple(_agreement(runner, ends, classifier, samples, nats) for nats in sorted({0.0, threshold_nats})),

@@ -18,7 +18,7 @@ from deebert.export.blocks import Cut
 from deebert.export.graphs import OPSET, block_graphs
 from deebert.export.joined import all_exits, early_exit, save_graph
 from deebert.export.watched import cannot_export
-from deebert.inference.thresholds import Recommended, Thresholds
+from deebert.inference.thresholds import Certified, Recommended, Thresholds
 from deebert.model import DeeBert, fingerprint
 
 FORMAT = 2
@@ -36,6 +36,7 @@ class Chosen:
         chosen_on: which samples and what ran them; or why nothing is known.
         n: how many samples.
         recommended: by the points of `metric` that may be lost.
+        certified_confidence, certified, certified_changed: as of `Thresholds`.
     """
 
     threshold_nats: float | None
@@ -43,6 +44,9 @@ class Chosen:
     n: int | None = None
     metric: str | None = None
     recommended: tuple[Recommended, ...] = ()
+    certified_confidence: float | None = None
+    certified: tuple[Certified, ...] = ()
+    certified_changed: tuple[Certified, ...] = ()
 
     @classmethod
     def of_model(cls, known: Thresholds | None, drop_points: float, same_ramps: bool, precision: str) -> "Chosen":
@@ -63,7 +67,8 @@ class Chosen:
             return cls(None, told)
         told = f"{known.split}, by the model in {precision}"
         threshold = next((each.threshold_nats for each in known.recommended if each.drop_points == drop_points), None)
-        return cls(threshold, told, known.n, known.metric, known.recommended)
+        certified = known.certified_confidence, known.certified, known.certified_changed
+        return cls(threshold, told, known.n, known.metric, known.recommended, *certified)
 
     def none_for(self, drop_points: float) -> str:
         """Why there is no threshold for such a loss."""

@@ -24,6 +24,7 @@ from deebert.inference.engine import Engine
 from deebert.inference.folder import ABOUT, CARD, GIT, check_replaceable, folder_of, home_expanded, push, small_files
 from deebert.inference.forks import compute_with_one_thread_after_fork
 from deebert.inference.precisions import multiplies, recorded, resolve
+from deebert.inference.run_metrics import read_metrics
 from deebert.inference.thresholds import THRESHOLDS, Thresholds
 from deebert.model import DeeBert, fingerprint
 from deebert.ramps import kind_of, save_ramps
@@ -75,6 +76,7 @@ class EarlyExitClassifier:
         self._fingerprint = None if precision == "fp32" else fingerprint(model.state_dict())
         self._engine = Engine(model, precision, device)
         self._tokenizer = tokenizer
+        self._has_told_cut = False
         # The first call sets how it cuts. Of several threads' first calls one could fail on that.
         tokenizer("", truncation=True)
         self._about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
@@ -161,17 +163,20 @@ class EarlyExitClassifier:
         Raises:
             UserError: the metrics are missing, or what is found is damaged or of another model.
         """
-        if metrics is None:
-            path, content = self.folder / THRESHOLDS, self._files.get(THRESHOLDS)
-        else:
-            path = home_expanded(metrics)
-            if not path.is_file():
-                measured = card.read_metrics(path, self.about | {"weights": self.fingerprint})
-                return Thresholds.of_metrics(self._about.get("metric"), measured)
-            check_readable(path)
-            content = path.read_bytes()
-        if content is None:
-            return None
+        if metrics is not None:
+            return self._measured(home_expanded(metrics))[0]
+        content = self._files.get(THRESHOLDS)
+        return None if content is None else self._thresholds_in(self.folder / THRESHOLDS, content)
+
+    def _measured(self, path: Path) -> tuple[Thresholds, dict[str, Any]]:
+        """What a run of the pipeline, or `deebert measure`, has found out; and the run's times, where there are any."""
+        if not path.is_file():
+            metrics = read_metrics(path, self.about | {"weights": self.fingerprint})
+            return Thresholds.of_metrics(self._about.get("metric"), metrics), metrics.get("benchmark", {})
+        check_readable(path)
+        return self._thresholds_in(path, path.read_bytes()), {}
+
+    def _thresholds_in(self, path: Path, content: bytes) -> Thresholds:
         found = Thresholds.of_file(path, content)
         if found.weights != self.fingerprint:
             raise UserError(f"{path}: of another model: weights {found.weights}; expected {self.fingerprint}")
@@ -278,6 +283,10 @@ class EarlyExitClassifier:
         """The texts as tokens, so many at a time."""
         for batch in batches(parts_of(texts, len(self._about.get("text_columns", ())) or None), batch_size):
             told = self._tokenizer(*map(list, zip(*batch, strict=True)), truncation=True)
+            if not self._has_told_cut and any(each.overflowing for each in told.encodings or ()):
+                self._has_told_cut = True  # once: a million texts may be cut
+                length = self._tokenizer.model_max_length
+                log.warning("a text has more than %d tokens, and is cut there; so will others be, untold", length)
             yield Encoded.of(told["input_ids"], told.get("token_type_ids"))
 
     def save_pretrained(self, folder: str | Path, metrics: str | Path | None = None) -> None:
@@ -289,9 +298,9 @@ class EarlyExitClassifier:
         Args:
             folder: new, empty, or a saved model, which is replaced; not the one that this was loaded from. A git clone
                 of such a folder stays one.
-            metrics: the folder of the pipeline's metrics for this very model; a new card then states scores,
-                recommended and certified thresholds and, if the stage `benchmark` was run, speed, and
-                `thresholds.json` has them for programs. Without it those that came with the model are kept.
+            metrics: as of `thresholds`; a new card then states scores, recommended and certified thresholds and, if
+                they are the pipeline's and its stage `benchmark` was run, speed, and `thresholds.json` has them for
+                programs. Without it those that came with the model are kept.
 
         Raises:
             UserError: the folder cannot be written or holds something else than a saved model, such as a README.md
@@ -305,12 +314,14 @@ class EarlyExitClassifier:
             raise UserError(f"{folder}: the model was loaded from there; expected another folder")
         files = dict(self._files)
         if metrics is not None:
-            measured = card.read_metrics(home_expanded(metrics), self.about | {"weights": self.fingerprint})
-            files[CARD] = card.model_card(self.about, measured).encode()
-            files[THRESHOLDS] = Thresholds.of_metrics(self._about.get("metric"), measured).to_bytes()
+            known, times = self._measured(home_expanded(metrics))
+            files[CARD] = card.model_card(self.about, known, times).encode()
+            files[THRESHOLDS] = known.to_bytes()
         elif CARD not in files:
-            files[CARD] = card.model_card(self.about, {}).encode()
+            files[CARD] = card.model_card(self.about).encode()
         check_replaceable(folder, files[CARD])
+        if THRESHOLDS not in files and (folder / THRESHOLDS).is_file():
+            log.warning("%s: is replaced by a model that comes without metrics", folder / THRESHOLDS)
         weights = self._engine.state_dict()
         own = {name: weight for name, weight in weights.items() if name.startswith("backbone.")}
         with output_dir(folder, keep=GIT) as new:

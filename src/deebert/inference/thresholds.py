@@ -33,7 +33,11 @@ class Recommended:
 
 @dataclass(frozen=True)
 class Certified:
-    """The threshold that costs at most `risk` of accuracy, 0.01 being a point, with confidence; 0 nats = none does."""
+    """The threshold that costs at most `risk`, with confidence; 0 nats = none does.
+
+    Attributes:
+        risk: of accuracy, 0.01 being a point, or of the share of answers that are not full depth's.
+    """
 
     risk: float
     threshold_nats: float
@@ -59,6 +63,8 @@ class Thresholds:
         metric: name of the score, None where the model does not say.
         scores: by layer; the last is full depth. Without the plots of the run, of the heads that its metrics speak of.
         certified_confidence: of each certified threshold by itself.
+        certified_changed: by the share of answers that are not full depth's; of a run without its plots there are none.
+        samples: of those that somebody has measured on, `Samples.digest`.
     """
 
     weights: str
@@ -70,10 +76,12 @@ class Thresholds:
     recommended: tuple[Recommended, ...]
     certified_confidence: float
     certified: tuple[Certified, ...]
+    certified_changed: tuple[Certified, ...] = ()
+    samples: str | None = None
 
     @classmethod
     def of_metrics(cls, metric: str | None, metrics: Mapping[str, Mapping[str, Any]]) -> Self:
-        """From what `card.read_metrics` returns."""
+        """From what `run_metrics.read_metrics` returns."""
         layers, sweep, choice = (metrics[name] for name in ("layers", "sweep", "choice"))
         recommended = [
             Recommended(
@@ -88,6 +96,10 @@ class Thresholds:
             Certified(figure_target("risk", key), threshold, choice["certified_layers_saved_at"][key])
             for key, threshold in choice["certified_threshold_at"].items()
         ]
+        changed = [
+            Certified(row["epsilon"], row["threshold"], round(row["layers_saved_frac"], 4))
+            for row in metrics.get("certified_changed", ())
+        ]
         return cls(
             layers["weights"],
             layers["split"],
@@ -98,6 +110,7 @@ class Thresholds:
             tuple(recommended),
             choice["certified_confidence"],
             tuple(certified),
+            tuple(changed),
         )
 
     @classmethod
@@ -107,9 +120,10 @@ class Thresholds:
         Raises:
             UserError: it is something else.
         """
-        parts = {"scores": HeadScore, "recommended": Recommended, "certified": Certified}
+        parts = {"scores": HeadScore, "recommended": Recommended}
+        parts |= {"certified": Certified, "certified_changed": Certified}
         try:
-            read = json.loads(content)
+            read = {"certified_changed": [], **json.loads(content)}
             made = {key: tuple(kind(**each) for each in read[key]) for key, kind in parts.items()}
             found = cls(**{**read, **made})
             _check_types(found)
@@ -148,6 +162,18 @@ class Thresholds:
                 return nats
         told = ", ".join(f"{each:g}" for each in known) or "none"
         raise UserError(f"no threshold is certified for {points:g} points of accuracy; expected one of {told}")
+
+    def changed_at(self, threshold_nats: float) -> float | None:
+        """The smallest share of answers that is certified not to be passed by those that are not full depth's.
+
+        Args:
+            threshold_nats: of all ramps. A certificate of a higher one holds for it, too: it was tested before that.
+
+        Returns:
+            None where no certificate is known.
+        """
+        holds = [each.risk for each in self.certified_changed if 0 < threshold_nats <= each.threshold_nats]
+        return min(holds, default=None)
 
 
 def _scores(layers: Mapping[str, Any], of_all: Mapping[int, float] | None) -> tuple[HeadScore, ...]:

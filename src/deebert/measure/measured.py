@@ -28,6 +28,7 @@ class Judged:
     Attributes:
         score: from 0 to 1.
         lost_points: hundredths of the score less than at full depth, with the ends of a 95 % bootstrap interval.
+        changed_frac: how many answers are not full depth's.
     """
 
     threshold_nats: float
@@ -36,6 +37,7 @@ class Judged:
     lost_points: float
     lost_points_low: float
     lost_points_high: float
+    changed_frac: float
 
 
 class Measured:
@@ -79,12 +81,16 @@ class Measured:
             for row in choice_rows(self._resampled, sorted(drops_points))
         )
 
-    def certified(self) -> tuple[Certified, ...]:
-        """For each of `RISKS` the threshold that costs at most so much accuracy, with confidence 1 - `DELTA`."""
+    def certified(self, loss: str = "accuracy_drop") -> tuple[Certified, ...]:
+        """For each of `RISKS` the threshold at which no more is lost, with confidence 1 - `DELTA`.
+
+        Args:
+            loss: a key of `certificates.LOSSES`.
+        """
         return tuple(
             Certified(row["epsilon"], row["threshold"], round(row["layers_saved_frac"], 4))
             for row in certificate_rows(self._scored, RISKS, DELTA)
-            if row["loss"] == "accuracy_drop"
+            if row["loss"] == loss
         )
 
     def judged(self) -> tuple[Judged, ...]:
@@ -92,5 +98,9 @@ class Measured:
         if not self._thresholds:
             return ()
         rows = {row["threshold"]: row for row in band_rows(self._resampled)}
+        predictions = self._scored.curve.predictions
+        changed = dict(zip(self._scored.curve.settings, (predictions != predictions[0]).mean(axis=1), strict=True))
         keys = "threshold", "layers_saved_frac", "score", "drop_points", "drop_low", "drop_high"
-        return tuple(Judged(*(rows[nats][key] for key in keys)) for nats in self._thresholds)
+        return tuple(
+            Judged(*(rows[nats][key] for key in keys), changed_frac=float(changed[nats])) for nats in self._thresholds
+        )

@@ -1,6 +1,8 @@
 """Labelled texts that somebody brings: a data set of the pipeline, or a table with texts and labels."""
 
-import re
+import hashlib
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,12 @@ from deebert.base.errors import UserError
 from deebert.data.dataset import DataSet
 from deebert.data.scores import is_labelled
 from deebert.data.sources.own_columns import LABELS
+from deebert.data.sources.own_labels import CODE, WHOLE, canonical, some
 from deebert.data.tables.formats import chunks
 from deebert.inference.classifier import Text
 from deebert.inference.text_columns import find_text_columns
+
+log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 4096
 
@@ -34,6 +39,11 @@ class Samples:
     labels: np.ndarray
     metric: str
 
+    def digest(self) -> str:
+        """12 hexadecimal digits that tell them, in their order, from any others."""
+        content = json.dumps([self.texts, self.labels.tolist()], ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -45,6 +55,8 @@ class Columns:
 
 def read_samples(path: Path, columns: Columns, about: dict[str, Any]) -> Samples:
     """The first validation split of a data set's folder, or all rows of a file, which may be a split of such a folder.
+
+    Labels are spelled as the pipeline reads them, and rows that it leaves out are left out here, which is told.
 
     Args:
         about: of the model, as `EarlyExitClassifier.about` tells.
@@ -88,28 +100,33 @@ def _of_data_set(folder: Path, split: str | None, about: dict[str, Any]) -> Samp
 def _of_table(path: Path, columns: Columns, about: dict[str, Any]) -> Samples:
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder")
-    ids = _ids(about["label_names"])
-    texts, labels, found = [], [], None
+    are_codes = any(map(CODE.fullmatch, about["label_names"]))
+    ids = _ids([canonical(name, are_codes) for name in about["label_names"]])
+    texts, labels, left_out, found = [], [], [], None
     for chunk in chunks(path, ROWS_AT_ONCE):
         if not len(chunk):
             continue
         found = found or _columns(path, chunk.names, columns, about)
-        rows = _texts([chunk.texts(name) for name in found.texts])
-        for row, (text, label) in enumerate(zip(rows, chunk.values(found.label), strict=True)):
-            if not all(part.strip() for part in ([text] if isinstance(text, str) else text)):
-                raise UserError(f"{chunk.place(row)}: has no text; expected one in each row")
-            if (name := str(label).strip()) not in ids:
-                expected = ", ".join(about["label_names"])
-                told = f"column {found.label}: {name!r:.60}; expected one of {expected:.200}"
+        rows = zip(*(chunk.texts(name) for name in found.texts), strict=True)
+        for row, (parts, label) in enumerate(zip(rows, chunk.values(found.label), strict=True)):
+            name = canonical(label, are_codes)
+            if not name or not all(map(str.strip, parts)):
+                left_out.append(chunk.place(row))
+                continue
+            if name not in ids:
+                told = f"column {found.label}: {name!r:.60}; expected one of {some(about['label_names'])}"
                 raise UserError(f"{chunk.place(row)}: {told}")
-            texts.append(text)
+            texts.append(parts if len(parts) > 1 else parts[0])
             labels.append(ids[name])
+    if left_out:
+        told = "left out %d rows of %d whose text or label is empty, the first at %s"
+        log.warning(told, len(left_out), len(texts) + len(left_out), left_out[0])
     return Samples(path.name, texts, np.array(labels, dtype=np.int64), about.get("metric") or "accuracy")
 
 
 def _ids(names: Sequence[str]) -> dict[str, int]:
     """The id of each class by its name, and by its number where no class is named by a number."""
-    numbers = {} if any(re.fullmatch(r"[-+]?\d+", name) for name in names) else {str(i): i for i in range(len(names))}
+    numbers = {} if any(map(WHOLE.fullmatch, names)) else {str(i): i for i in range(len(names))}
     return numbers | {name: i for i, name in enumerate(names)}
 
 

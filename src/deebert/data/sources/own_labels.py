@@ -31,9 +31,9 @@ def label_names(rows: Rows, column: str, found: Iterable[str], listed: Sequence[
         )
     are_codes = any(map(CODE.fullmatch, classes))
     if listed is not None:
-        return _as_listed(rows.where, column, classes, [_canonical(name, are_codes) for name in listed])
+        return _as_listed(rows.where, column, classes, [canonical(name, are_codes) for name in listed])
     if order := rows.class_names.get(column):
-        return tuple(name for each in order if (name := _canonical(each, are_codes)) in classes)
+        return tuple(name for each in order if (name := canonical(each, are_codes)) in classes)
     numbers = set() if are_codes else {name for name in classes if WHOLE.fullmatch(name)}
     if numbers and numbers != classes:
         raise UserError(
@@ -68,7 +68,7 @@ def read_labels(rows: Rows, column: str) -> list[str]:
     for row, value in enumerate(values):
         if (key := (type(value), value if isinstance(value, str | int | float) else None)) not in seen:
             is_known = isinstance(value, str | int | float | None)
-            if not is_known or DECIMAL.fullmatch(name := _canonical(value, are_codes)):
+            if not is_known or DECIMAL.fullmatch(name := canonical(value, are_codes)):
                 raise UserError(
                     f"{rows.place(row)}: column {column}: {str(value)[:40]!r} is no class; expected a word or a whole"
                     " number"
@@ -78,7 +78,7 @@ def read_labels(rows: Rows, column: str) -> list[str]:
     return [seen[type(value), value] for value in values]
 
 
-def _canonical(value: Any, are_codes: bool) -> str:
+def canonical(value: Any, are_codes: bool) -> str:
     """One spelling for each label: spaces around it do not count, 1.0 and +1 are 1, true and false are words.
 
     Args:
