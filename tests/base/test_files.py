@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -429,3 +430,48 @@ def test_a_file_that_somebody_may_be_writing_stays(tmp_path: Path, age_s: int) -
     os.utime(begun, (time.time() - age_s,) * 2)
     write_json(tmp_path / "it.json", {})
     assert begun.exists() == (age_s < 3600)
+
+
+def test_a_device_is_written_to(tmp_path: Path) -> None:
+    """It is never replaced by a file, which root could do to /dev/null; of a pipe, somebody reads what is written."""
+    write_json(Path("/dev/null"), {})
+    check_writable(Path("/dev/null"))
+    assert Path("/dev/null").is_char_device()
+    with pytest.raises(UserError, match="/dev/full: cannot be written: No space left on device"):
+        write_json(Path("/dev/full"), {})
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text)
+        write_json(pipe, {"a": 1})
+        assert json.loads(read.result()) == {"a": 1}
+    assert pipe.is_fifo() and [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_folder_within_is_replaced_where_files_are_put_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it has files of its own: those of before are gone."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        with output_dir(Path()) as folder:
+            (folder / "part").mkdir()
+            (folder / "part" / name).write_text(name)
+    assert tree(tmp_path) == {"part/two": "two"}
+
+
+def test_threads_write_one_folder(tmp_path: Path) -> None:
+    """Each writes its own, and one of them is there in the end."""
+    both = Barrier(2)
+
+    def write(content: str) -> None:
+        with output_dir(tmp_path / "out") as folder:
+            both.wait(60)
+            (folder / "file").write_text(content)
+            both.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        started = [pool.submit(write, content) for content in ("one", "two")]
+        problems = [each.exception() for each in started]
+    assert problems.count(None) >= 1
+    assert tree(tmp_path) in ({"out/file": "one"}, {"out/file": "two"})

@@ -127,10 +127,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file as a whole, and the folder where needed; a UserError says why that is not possible.
 
     Threads and processes may write one file: each writes its own, and the last to end wins. A link stays, and the file
-    that it leads to is replaced.
+    that it leads to is replaced. A device or a pipe, such as /dev/null, stays as well, and is written to.
     """
     place = Path(os.path.realpath(path))
-    scratch = _beside(place, f".{threading.get_ident()}")
+    if _is_special(place):
+        with write_errors(path):
+            place.write_bytes(content)
+        return
+    scratch = _beside(place)
     try:
         with write_errors(path):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -184,6 +188,10 @@ def check_writable(path: Path) -> None:
     with write_errors(path):
         if place.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if _is_special(place):
+            if not os.access(place, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=place.parent):
@@ -227,8 +235,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_special(path: Path) -> bool:
+    """Whether it is there, and neither a file nor a folder."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def _beside(path: Path, mark: str = "") -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}{mark}.tmp")
+    """A hidden name of this thread's own."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{mark}.tmp")
 
 
 def _swap(scratch: Path, path: Path, former: Path) -> None:
@@ -250,6 +264,8 @@ def _put_into(scratch: Path, path: Path, keep: Collection[str]) -> None:
     """Move what is in `scratch` into the folder `path`, and remove whatever else is there but what is to be kept."""
     new = {file.name for file in scratch.iterdir()}
     for name in sorted(new):
+        if (path / name).is_dir() and not (path / name).is_symlink():
+            shutil.rmtree(path / name)  # a folder takes no other's place
         (scratch / name).replace(path / name)
     for old in path.iterdir():
         if old.name not in new and old.name not in keep:
