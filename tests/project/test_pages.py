@@ -21,6 +21,7 @@ from deebert.exits.table import CRITERIA
 from deebert.settings.run import DATASETS
 from deebert.training.objective_names import names as objective_names
 from tests import tiny
+from tests.cli.running import status
 from tests.heads import heads
 from tests.inference.test_classifier import LAYERS, write_classifier, write_metrics
 
@@ -97,7 +98,7 @@ def test_snippets_compile_and_their_imports_resolve(document: Path) -> None:
 
 
 def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a small model and logits where the pipeline writes its own, and a GLUE task, every Python block ends."""
+    """With a small model, its export and logits where the pages have them, and a GLUE task, every Python block ends."""
     (tmp_path / "SST-2").mkdir()
     for name in ("train", "dev"):
         (tmp_path / "SST-2" / f"{name}.tsv").write_text("sentence\tlabel\nw1 w2\t1\nw3\t0\n")
@@ -108,6 +109,7 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = SplitLogits(*heads(0, len(tiny.LABEL_NAMES), layers=LAYERS), each, each)
     saved.save(tmp_path / "data/logits/validation.safetensors")
     monkeypatch.chdir(tmp_path)
+    assert status("export", model, "reviews-onnx", "--exits", LAYERS, "--threshold", 0.3) == 0
     codes = [code for document in DOCUMENTS for code in snippets(document)]
     assert codes
     for code in codes:
