@@ -499,6 +499,7 @@ def test_a_file_that_is_there_stays(model: Path, tmp_path: Path, capsys: pytest.
         (b"sentence,n\na,1\nb\n", (), "in.csv: line 3: 1 fields; expected 2"),
         (b"", (), "in.csv: is empty"),
         (b"n,m\na,b\n", (), "in.csv: has no column sentence; found n, m; name yours with --text"),
+        (b"sentence;n\na;b\n", (), "with --text; 'sentence;n' may be several columns with a semicolon between them"),
         (b"sentence\na\n", ("--text", "utterance"), "in.csv: has no column utterance; found sentence"),
         (b"sentence,n\na,b\n", ("--text", "sentence", "--pair", "n"), "expected one text: --text alone"),
         (b"sentence\na\n", ("--device", "gpu"), "device: 'gpu' cannot be used"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from deebert.base.errors import UserError
 from deebert.data.sources.own_columns import TEXTS
+from deebert.data.tables.text import separator_told
 
 log = logging.getLogger(__name__)
 
@@ -43,4 +44,5 @@ def find_text_columns(
             log.info("%s: text from column %s", where, " and ".join(texts))
             return texts
     asked = "--text" if len(trained) < 2 else "--text and --pair"
-    raise UserError(f"{where}: has no column {' and '.join(trained) or 'text'}; found {found}; name yours with {asked}")
+    told = f"{where}: has no column {' and '.join(trained) or 'text'}; found {found}; name yours with {asked}"
+    raise UserError(told + separator_told(names))

@@ -168,6 +168,13 @@ def test_usual_columns_are_found(
     assert f"text from column {' and '.join(texts)}, label from column {label}" in caplog.text
 
 
+def test_a_table_with_semicolons(tmp_path: Path) -> None:
+    """It is one of one column, and the message says why that may be."""
+    path = tmp_path / "own.csv"
+    path.write_text("text;label\na;x\nb;y\n")
+    assert error(str(path)).endswith("; 'text;label' may be several columns with a semicolon between them")
+
+
 def test_columns_that_are_named_are_taken(tmp_path: Path) -> None:
     """A name in the parameters goes before the usual ones, exactly as written; `label` and `idx` may hold texts."""
     content = {"label": ["l1", "l2", "l3", "l4"], "idx": ["i1", "i2", "i3", "i4"], "kind": ["a", "b", "a", "b"]}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from deebert.base.errors import UserError
 from deebert.data.sources.tables import check_columns
+from deebert.data.tables.text import separator_told
 from deebert.settings.download_glue import Columns
 
 TEXTS = (  # usual names, in the order in which they are looked for
@@ -54,5 +55,5 @@ def _usual(where: str, names: Sequence[str], usual: Sequence[tuple[str, ...]], k
     looked_for = ", or ".join(" and ".join(group) for group in usual)
     raise UserError(
         f"{where}: has no column for the {kind}; found {', '.join(names) or 'none'}; set download_glue.columns.{kind};"
-        f" looked for {looked_for}"
+        f" looked for {looked_for}{separator_told(names)}"
     )

@@ -6,7 +6,7 @@ Every mistake is a UserError that names the line.
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,12 @@ def _check_delimiter(file: Path, header: list[str], delimiter: str) -> None:
             f"{file}: the header has one column, with a {NAMES[found[0]]} in it; expected columns with a"
             f" {NAMES[delimiter]} between them, as the file's ending says"
         )
+
+
+def separator_told(names: Sequence[str]) -> str:
+    """At the end of a message that a column is missing: if there is one column only, it may be several."""
+    found = [NAMES[other] for other in SEPARATORS if len(names) == 1 and other in names[0]]
+    return f"; {names[0]!r} may be several columns with a {found[0]} between them" if found else ""
 
 
 def _check_header(file: Path, header: list[str]) -> None:
