@@ -25,9 +25,9 @@ from deebert.settings.benchmark import Benchmark
 from deebert.settings.reading import read_section
 
 
-def main(data_folder: Path, model_folder: Path, sweep: Path, plots: Path, metrics_file: Path) -> None:
+def main(data_folder: Path, model_folder: Path, choice_file: Path, plots: Path, metrics_file: Path) -> None:
     settings = read_section(Path("params.yaml"), Benchmark)
-    choice = read_json(sweep / "choice.json")
+    choice = read_json(choice_file)
     data = DataSet.load(data_folder)
     task, frame = data.task, data.validation
     if len(frame) > settings.samples:
