@@ -81,7 +81,7 @@ class Measured:
             for row in choice_rows(self._resampled, sorted(drops_points))
         )
 
-    def certified(self, loss: str = "accuracy_drop") -> tuple[Certified, ...]:
+    def certified(self, loss: str) -> tuple[Certified, ...]:
         """For each of `RISKS` the threshold at which no more is lost, with confidence 1 - `DELTA`.
 
         Args:
