@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deebert.analysis.certificates import LOSSES
 from deebert.analysis.layers import layer_rows
 from deebert.analysis.logits import SplitLogits
 from deebert.analysis.sweep import choice_tables, scored_curve
@@ -44,10 +45,11 @@ def test_it_finds_what_the_pipeline_finds(num_labels: int, metric: str) -> None:
     assert len(expected) == 4 and 0 < expected[-1][2] < 1
     np.testing.assert_allclose(found, expected, atol=5e-5)
     keys = "epsilon", "threshold", "layers_saved_frac"
-    expected = [tuple(row[key] for key in keys) for row in tables["certificates"] if row["loss"] == "accuracy_drop"]
-    found = [tuple(vars(each).values()) for each in measured.certified("accuracy_drop")]
-    assert len(expected) == 3 and expected[-1][2] > 0
-    np.testing.assert_allclose(found, expected, atol=5e-5)
+    for loss in LOSSES:
+        expected = [tuple(row[key] for key in keys) for row in tables["certificates"] if row["loss"] == loss]
+        found = [tuple(vars(each).values()) for each in measured.certified(loss)]
+        assert len(expected) == 3 and expected[-1][2] > 0
+        np.testing.assert_allclose(found, expected, atol=5e-5)
     assert [(each.layer, each.score) for each in measured.scores] == [
         (row["layer"], row["score"]) for row in layer_rows("validation", logits, labels, (metric,))
     ]
