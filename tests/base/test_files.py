@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from threading import Barrier
 
 import pytest
 import torch
@@ -458,20 +457,3 @@ def test_a_folder_within_is_replaced_where_files_are_put_one_by_one(
             (folder / "part").mkdir()
             (folder / "part" / name).write_text(name)
     assert tree(tmp_path) == {"part/two": "two"}
-
-
-def test_threads_write_one_folder(tmp_path: Path) -> None:
-    """Each writes its own, and one of them is there in the end."""
-    both = Barrier(2)
-
-    def write(content: str) -> None:
-        with output_dir(tmp_path / "out") as folder:
-            both.wait(60)
-            (folder / "file").write_text(content)
-            both.wait(60)
-
-    with ThreadPoolExecutor(2) as pool:
-        started = [pool.submit(write, content) for content in ("one", "two")]
-        problems = [each.exception() for each in started]
-    assert problems.count(None) >= 1
-    assert tree(tmp_path) in ({"out/file": "one"}, {"out/file": "two"})
