@@ -264,12 +264,17 @@ def _put_into(scratch: Path, path: Path, keep: Collection[str]) -> None:
     """Move what is in `scratch` into the folder `path`, and remove whatever else is there but what is to be kept."""
     new = {file.name for file in scratch.iterdir()}
     for name in sorted(new):
-        if (path / name).is_dir() and not (path / name).is_symlink():
+        if _is_folder(path / name):
             shutil.rmtree(path / name)  # a folder takes no other's place
         (scratch / name).replace(path / name)
     for old in path.iterdir():
         if old.name not in new and old.name not in keep:
-            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+            shutil.rmtree(old) if _is_folder(old) else old.unlink()
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder itself, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _locked(folder: Path) -> int | None:

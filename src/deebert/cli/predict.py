@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deebert.inference.cluster import Cluster
     from deebert.inference.monitor import Monitor
     from deebert.inference.request import Request
+    from deebert.inference.thresholds import Thresholds
 
 BATCH_ROWS = 4096
 DEFAULT_NATS = 0.1
@@ -111,16 +112,19 @@ def run(parsed: argparse.Namespace) -> None:
     classifier = model.load(parsed.model, parsed.precision, parsed.device)
     threshold_nats = DEFAULT_NATS if parsed.threshold is None else parsed.threshold
     _check_depth(threshold_nats, classifier)
+    known = None
     if parsed.full_depth:
         threshold_nats = 0.0
     elif parsed.drop is not None:
-        threshold_nats = model.known_thresholds(parsed, classifier).for_drop(parsed.drop)
+        known = model.known_thresholds(parsed, classifier)
+        threshold_nats = known.for_drop(parsed.drop)
     elif parsed.certified is not None:
-        threshold_nats = model.known_thresholds(parsed, classifier).for_risk(parsed.certified)
+        known = model.known_thresholds(parsed, classifier)
+        threshold_nats = known.for_risk(parsed.certified)
     all_nats = threshold_nats if isinstance(threshold_nats, list) else [threshold_nats]
     print(f"threshold: {', '.join(f'{each:g}' for each in all_nats)} nats", file=sys.stderr)
     with nullcontext() if parsed.watch is None else alone_with(home_expanded(parsed.watch)):
-        monitor = None if parsed.watch is None else _monitor(parsed, classifier, threshold_nats)
+        monitor = None if parsed.watch is None else _monitor(parsed, classifier, threshold_nats, known)
         is_whole = False
         try:
             with _cluster(parsed, classifier) as cluster:
@@ -167,9 +171,16 @@ def _cluster(parsed: argparse.Namespace, classifier: "EarlyExitClassifier") -> A
 
 
 def _monitor(
-    parsed: argparse.Namespace, classifier: "EarlyExitClassifier", threshold_nats: float | list[float]
+    parsed: argparse.Namespace,
+    classifier: "EarlyExitClassifier",
+    threshold_nats: float | list[float],
+    known: "Thresholds | None",
 ) -> "Monitor":
-    """The monitor of an earlier command, which must have the same settings and threshold, or a new one."""
+    """The monitor of an earlier command, which must have the same settings and threshold, or a new one.
+
+    Args:
+        known: of thresholds, where it was read for the one that was taken.
+    """
     from deebert.base.files import check_writable
     from deebert.inference.folder import home_expanded
     from deebert.inference.monitor import Monitor
@@ -183,7 +194,7 @@ def _monitor(
     if not path.exists():
         check_writable(path)  # before anything that takes long
         if parsed.epsilon is None:
-            wanted["epsilon"] = _certified_epsilon(parsed, classifier, threshold_nats)
+            wanted["epsilon"] = _certified_epsilon(parsed, classifier, threshold_nats, known)
         return Monitor(classifier, **wanted)
     monitor = Monitor.load(path, classifier)
     for name, value in wanted.items():
@@ -198,15 +209,20 @@ def _monitor(
 
 
 def _certified_epsilon(
-    parsed: argparse.Namespace, classifier: "EarlyExitClassifier", threshold_nats: float | list[float]
+    parsed: argparse.Namespace,
+    classifier: "EarlyExitClassifier",
+    threshold_nats: float | list[float],
+    known: "Thresholds | None",
 ) -> float:
     """The smallest share of changed answers that is certified for the threshold; UserError where none is known."""
-    known = classifier.thresholds(parsed.metrics)
+    if is_new := known is None:
+        known = classifier.thresholds(parsed.metrics)
     is_one = not isinstance(threshold_nats, list)
     epsilon = known.changed_at(threshold_nats) if known is not None and is_one else None
     if epsilon is None:
         told = "nobody has certified how many answers change at this threshold; expected --epsilon SHARE"
         raise UserError(f"--watch: {told}")
-    model.tell_precision(known, classifier)
+    if is_new:
+        model.tell_precision(known, classifier)
     print(f"epsilon: {epsilon:g} of the answers may change, as certified for the threshold", file=sys.stderr)
     return epsilon

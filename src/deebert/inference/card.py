@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from deebert.data.scores import METRIC_NAMES
+from deebert.inference.run_metrics import MODES
 from deebert.inference.thresholds import Certified, Thresholds
 
 CAUTIOUS_POINTS = 1.0  # of score, what the example may lose
-MODES = {"batch_1": "one at a time", "batched": "batched"}
 SEAL = "\n<!-- unedited card of deebert, sha256 of all above: {} -->\n"
 
 

@@ -13,7 +13,7 @@ from deebert.base.metric_keys import figure_key, figure_target
 log = logging.getLogger(__name__)
 
 MAX_SHOWN = 40  # characters of a wrong value
-MODES = "batch_1", "batched"
+MODES = {"batch_1": "one at a time", "batched": "batched"}  # as people write them
 TEXT, COUNT, NUMBER, FIGURES = "a text", "a whole number", "a number", "numbers by name"
 # What is read of each file, by key and, after a dot, by key within the key.
 NEEDED = {

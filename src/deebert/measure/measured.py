@@ -67,6 +67,7 @@ class Measured:
         curve = replace(curve, exit_layers=layers[curve.exit_layers - 1], num_layers=int(layers[-1]))
         self._scored = ScoredCurve(samples.name, curve, samples.labels, samples.metric, RESAMPLING_SEED)
         self._resampled = Resampled(self._scored)
+        self._certificates = certificate_rows(self._scored, RISKS, DELTA)
         self._thresholds = sorted(set(thresholds))
         score = METRICS[samples.metric]
         of_heads = zip(layers.tolist(), logits.argmax(axis=2).T, strict=True)
@@ -89,7 +90,7 @@ class Measured:
         """
         return tuple(
             Certified(row["epsilon"], row["threshold"], round(row["layers_saved_frac"], 4))
-            for row in certificate_rows(self._scored, RISKS, DELTA)
+            for row in self._certificates
             if row["loss"] == loss
         )
 
