@@ -457,3 +457,24 @@ def test_a_folder_within_is_replaced_where_files_are_put_one_by_one(
             (folder / "part").mkdir()
             (folder / "part" / name).write_text(name)
     assert tree(tmp_path) == {"part/two": "two"}
+
+
+def test_a_folder_just_begun_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread, or process, that writes in the same place at that very moment leaves it alone."""
+    locked = files._locked
+
+    def write(content: str) -> None:
+        with output_dir(tmp_path / "out") as folder:
+            (folder / "file").write_text(content)
+
+    def late(folder: Path) -> int | None:
+        monkeypatch.setattr(files, "_locked", locked)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(write, "other").result()
+        assert tree(tmp_path)["out/file"] == "other"
+        return locked(folder)
+
+    monkeypatch.setattr(files, "_locked", late)
+    write("mine")
+    assert tree(tmp_path) == {"out/file": "mine"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -40,14 +40,16 @@ def output_dir(path: Path, keep: Collection[str] = ()) -> Iterator[Path]:
     """
     place = Path(os.path.realpath(path))
     scratch, former = _beside(place), _beside(place, ".old")
+    begun = scratch.with_suffix(".new")  # until it is locked: whoever removes leftovers would take it for one
     lock = None
     try:
         with write_errors(path):
             if place.exists() and not place.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             _remove_leftovers(place)
-            scratch.mkdir(parents=True)
-            lock = _locked(scratch)
+            begun.mkdir(parents=True)
+            lock = _locked(begun)
+            begun.rename(scratch)
         try:
             yield scratch
         except (OSError, SafetensorError) as error:
@@ -66,7 +68,8 @@ def output_dir(path: Path, keep: Collection[str] = ()) -> Iterator[Path]:
             else:
                 _swap(scratch, place, former)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        for folder in (begun, scratch):
+            shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 
