@@ -5,10 +5,7 @@ from pathlib import Path
 
 from contenders.interface import Answers, Batch
 from contenders.interface import Runner as Contender
-from deebert.export.folder import Chosen, write
-from deebert.export.graphs import ends
 from deebert.export.runner import Runner
-from deebert.inference.classifier import EarlyExitClassifier
 
 FOLDER = "export"
 
@@ -25,6 +22,11 @@ class Exported(Contender):
 
 
 def build(model: Path, graph: Path, folder: Path, precision: str, calibration: Sequence[Batch]) -> None:
+    # What writes the graph takes seconds to import, and is not needed to answer.
+    from deebert.export.folder import Chosen, write
+    from deebert.export.graphs import ends
+    from deebert.inference.classifier import EarlyExitClassifier
+
     about = EarlyExitClassifier.from_pretrained(model).about
     asked = Chosen(None, "the race asks for thresholds itself")
     write(model, about, folder / FOLDER, ends(about["num_layers"]), precision, lambda *_: asked)

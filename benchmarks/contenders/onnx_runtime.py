@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnxruntime
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import Tokenizer
 
 from contenders.interface import GRAPH, Answers, Batch, Runner
@@ -23,6 +22,8 @@ def build(model: Path, graph: Path, folder: Path, precision: str, calibration: S
     if precision == "fp32":
         shutil.copyfile(graph, folder / GRAPH)
         return
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # which takes time, and is not needed to answer
+
     # 7 bits for weights where two products are added in 16 bits, as the library's manual asks.
     narrow = not _has_vnni()
     quantize_dynamic(graph, folder / GRAPH, per_channel=True, reduce_range=narrow, weight_type=QuantType.QInt8)

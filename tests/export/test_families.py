@@ -15,14 +15,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from deebert.base.errors import UserError
 from deebert.data.encoded import Encoded, encode
 from deebert.exits.criteria import LayerThresholds
 from deebert.export import folder as exported
 from deebert.export import joined
 from deebert.export.blocks import Cut
 from deebert.export.check import every_logits
-from deebert.export.graphs import MAX_BLOCKS, block_graphs, ends
+from deebert.export.graphs import block_graphs, ends
 from deebert.export.runner import Runner
 from deebert.inference.engine import Engine
 from deebert.model import DeeBert, save
@@ -274,18 +273,32 @@ def test_a_graph_may_be_larger_than_a_file(make: Any, tmp_path: Path, monkeypatc
             np.testing.assert_array_equal(one, other)
 
 
-def test_as_many_blocks_as_a_file_can_hold(tmp_path: Path) -> None:
-    """A graph of so many opens, and of more is refused."""
+def test_exits_are_beside_each_other(make: Any) -> None:
+    """onnxruntime keeps a copy of what an `If` holds, so one inside another would keep two, and so on."""
+    choices = [node for node in nodes_of(make("bert").model().graph) if node.op_type == "If"]
+    assert len(choices) == len(ENDS) - 1
+    branches = [branch.g for choice in choices for branch in choice.attribute]
+    assert branches and not any(node.op_type == "If" for branch in branches for node in branch.node)
+
+
+def test_a_deep_model_leaves_after_many_layers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Deeper than the 32 graphs that a file could hold if each were inside the one before. Runtimes warn of nothing."""
+    layers = 40
     folder = tmp_path / "model"
-    backbone = tiny.write_model(tmp_path / "backbone", "bert", layers=MAX_BLOCKS, width=WIDTH, labels=LABELS)
-    ramps = next(iter(KINDS.values()))(MAX_BLOCKS - 1, WIDTH, LABELS)
+    backbone = tiny.write_model(tmp_path / "backbone", "bert", layers=layers, width=WIDTH, labels=LABELS)
+    ramps = next(iter(KINDS.values()))(layers - 1, WIDTH, LABELS)
+    with torch.no_grad():
+        ramps.out_weight.mul_(6)
     folder.mkdir()
     save(backbone, ramps, folder)
     about = {"text_columns": ["a"], "label_names": list(tiny.LABEL_NAMES), "model_type": "bert"}
     out = tmp_path / "out"
-    exported.write(folder, about, out, ends(MAX_BLOCKS), "fp32", lambda *_: exported.Chosen(0.0, "tests"))
-    assert Runner(out).predict(["w1 w2"])[0].exit_layer == MAX_BLOCKS
-    with pytest.raises(UserError, match=f"--exits: {MAX_BLOCKS + 1} of them; expected at most {MAX_BLOCKS},"):
-        ends(MAX_BLOCKS + 8, range(1, MAX_BLOCKS + 1))
-    assert len(ends(MAX_BLOCKS + 8)) == MAX_BLOCKS and ends(LAYERS) == [1, 2, 3, 4]
+    exported.write(folder, about, out, ends(layers), "fp32", lambda *_: exported.Chosen(0.0, "tests"))
+    runner = Runner(out)
+    assert runner.manifest["exit_layers"] == list(range(1, layers + 1))
+    texts = [" ".join(tiny.WORDS[first : first + 5]) for first in range(40)]
+    left = [{answer.exit_layer for answer in runner.predict(texts, nats)} for nats in np.linspace(0.1, 0.2, 5)]
+    assert max(map(len, left)) > 2
+    assert [runner.predict(["w1 w2"], nats)[0].exit_layer for nats in (0, 10)] == [layers, 1]
+    assert not capfd.readouterr().err
     assert ends(LAYERS, [3, 1, 3]) == [1, 3, 4] and ends(LAYERS, [LAYERS]) == [LAYERS]

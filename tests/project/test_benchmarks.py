@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -245,6 +247,18 @@ def test_a_process_of_its_own_answers_until_it_cannot(
         assert running.ask("go", batch_size=1, threshold=0)["ms"] > 0
         with pytest.raises(process.ContenderError, match=r"^AttributeError: .*dance"):
             running.ask("dance")
+
+
+@pytest.mark.parametrize("library", ["exported", "onnx_runtime", "open_vino"])
+def test_to_answer_a_contender_imports_what_it_needs_alone(library: str) -> None:
+    """What builds its files is no part of its first answer: who deploys them does not have it."""
+    slow = "{'torch', 'transformers', 'onnx', 'nncf'}"
+    code = f"import sys, contenders.{library}; print(*sorted({slow} & {{*sys.modules}}))"
+    path = os.pathsep.join(map(str, (FOLDER, FOLDER.parent / "src")))
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == []
 
 
 def test_a_contender_that_cannot_run_is_told_of(rivals: ModuleType) -> None:

@@ -19,7 +19,6 @@ from deebert.export.watched import cannot_export
 
 OPSET = 20  # the first with an operator for GELU
 MAX_BYTES = 1_900_000_000  # protobuf holds no more than 2 GiB
-MAX_BLOCKS = 32  # each is inside the one before; protobuf reads messages in messages to a depth of 100
 
 
 @dataclass(frozen=True)
@@ -41,20 +40,16 @@ def ends(num_layers: int, exits: Collection[int] | None = None) -> list[int]:
     """The last layer of each block: those of `exits`, in order, and the model's last.
 
     Args:
-        exits: layers, from 1; None = each, or of too many as many as can be, evenly spread.
+        exits: layers, from 1; None = each.
 
     Raises:
-        UserError: one is deeper than the model, or there are more blocks than can be inside each other.
+        UserError: one is deeper than the model.
     """
     if exits is None:
-        count = min(num_layers, MAX_BLOCKS)
-        return [num_layers * block // count for block in range(1, count + 1)]
+        return list(range(1, num_layers + 1))
     if (deepest := max(exits)) > num_layers:
         raise UserError(f"--exits: {deepest} is not allowed; expected layers from 1 to {num_layers}")
-    found = sorted({*exits, num_layers})
-    if len(found) > MAX_BLOCKS:
-        raise UserError(f"--exits: {len(found)} of them; expected at most {MAX_BLOCKS}, which a file can hold")
-    return found
+    return sorted({*exits, num_layers})
 
 
 def block_graphs(cut: Cut, block_ends: list[int], precision: str, work: Path) -> Iterator[Graph]:

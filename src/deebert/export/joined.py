@@ -1,10 +1,13 @@
-"""Graphs of blocks joined to one, which stops early by itself: all that comes after a ramp is inside an `If`.
+"""Graphs of blocks joined to one, which stops early by itself: each block but the first is inside an `If`.
 
 A text leaves at the first ramp whose entropy is below the threshold, an input (Xin et al., ACL 2020, section 3.2).
-Within the `If` are those that stay, put together. If none does, nothing of it runs. Weights are where they are read:
-onnxruntime packs none for its products that come from outside of an `If`, and took 1.4 times as long.
+Within an `If` are those that stay, put together. If none does, nothing of it runs.
 
-Shapes: B texts, T tokens of the longest, C classes, E blocks and so exits.
+Weights are where they are read: onnxruntime packs none for its products that come from outside of an `If`, and took 1.4
+times as long. And no `If` is inside another: onnxruntime keeps a copy of all that an `If` holds. With 12 blocks inside
+each other, weights of 0.44 GB took 2.7 GB of memory, and six times as long to load.
+
+Shapes: B texts, S of them that stay, T tokens of the longest, H width, C classes, E blocks and so exits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +17,14 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.helper import make_node, make_tensor, make_tensor_value_info
 
-from deebert.export.blocks import BATCH, Named
+from deebert.export.blocks import BATCH
 from deebert.export.graphs import MAX_BYTES, Graph
 
 LOGITS, EXIT_LAYER, THRESHOLD = "logits", "exit_layer", "threshold"
+ANY_STAYS, ROWS, HIDDEN = "any_stays", "rows", "hidden"
 LEAST_APART = 1024  # bytes of a tensor that goes into a file of weights
+
+Names = dict[str, str]  # of tensors in the graph
 
 
 def early_exit(blocks: Sequence[Graph]) -> ModelProto:
@@ -30,10 +36,13 @@ def early_exit(blocks: Sequence[Graph]) -> ModelProto:
     model, graph, known = joined.begin()
     graph.input.append(make_tensor_value_info(THRESHOLD, TensorProto.DOUBLE, []))
     graph.node.append(make_node("Cast", [THRESHOLD], [f"{THRESHOLD}_float32"], to=TensorProto.FLOAT))
-    answers = joined.nest(graph, 0, known)
-    for made, name in zip(answers, (LOGITS, EXIT_LAYER), strict=True):
-        graph.node.append(make_node("Identity", [made], [name]))
-    graph.output.extend(joined.answers((LOGITS, EXIT_LAYER), BATCH))
+    known = joined.add_block(graph, 0, known)
+    reached = joined.add_exit(graph, 0, known)
+    for number in range(1, len(blocks)):
+        reached = joined.add_choice(graph, number, known, reached)
+    for part in (LOGITS, EXIT_LAYER):
+        graph.node.append(make_node("Identity", [reached[part]], [part]))
+        graph.output.append(joined.described(part, part))
     return model
 
 
@@ -43,7 +52,7 @@ def all_exits(blocks: Sequence[Graph]) -> ModelProto:
     model, graph, known = joined.begin()
     exits = []
     for number in range(len(blocks)):
-        known = joined.add_block(graph, number, known)
+        known |= joined.add_block(graph, number, known)
         exits.append(f"{joined.prefix(number)}exit")
         axis = f"{joined.prefix(number)}axis"
         graph.node.append(make_node("Constant", [], [axis], value_ints=[1]))
@@ -55,6 +64,9 @@ def all_exits(blocks: Sequence[Graph]) -> ModelProto:
 
 def save_graph(model: ModelProto, path: Path) -> str | None:
     """Write a graph and, where one file cannot hold it, its weights beside it.
+
+    One file is better where it does: onnxruntime opens no links to weights that are read within an `If`, and in a
+    browser no file of them at all.
 
     It may take the weights out of `model`.
 
@@ -72,13 +84,24 @@ def save_graph(model: ModelProto, path: Path) -> str | None:
 
 
 class _Joined:
-    """Blocks that are added to a graph, with names of their own for all tensors."""
+    """Blocks that are added to a graph, with names of their own for all tensors.
+
+    What is reached after an exit are up to five tensors. After the last exit they are two, since no text goes on:
+
+    | | | |
+    |---|---|---|
+    | `logits` | (B, C) float32 | of the last exit that each text has reached |
+    | `exit_layer` | (B,) int64 | the layer of that exit |
+    | `any_stays` | () bool | whether a text goes on |
+    | `rows` | (S,) int64 | which ones do |
+    | `hidden` | (S, T, H) float32 | their hidden states |
+    """
 
     def __init__(self, blocks: Sequence[Graph]) -> None:
         self._blocks = blocks
         self.classes = blocks[0].gives[0].dims[1]
 
-    def begin(self) -> tuple[ModelProto, GraphProto, dict[str, str]]:
+    def begin(self) -> tuple[ModelProto, GraphProto, Names]:
         """An empty model, its graph, and what is known in it: by names in the blocks, those in the graph."""
         first = self._blocks[0]
         model = ModelProto(ir_version=first.model.ir_version)
@@ -92,15 +115,17 @@ class _Joined:
         """In front of the names of all that comes of a block, from 0."""
         return f"to_layer_{self._blocks[number].last:02d}/"
 
-    def answers(self, names: tuple[str, str], batch: str) -> list[ValueInfoProto]:
-        """Logits and exit layers of these names, for as many texts as `batch` stands for."""
-        return [
-            make_tensor_value_info(names[0], TensorProto.FLOAT, [batch, self.classes]),
-            make_tensor_value_info(names[1], TensorProto.INT64, [batch]),
-        ]
+    def described(self, part: str, name: str) -> ValueInfoProto:
+        """An output `name` of a graph, which is a part of what is reached.
 
-    def add_block(self, graph: GraphProto, number: int, known: dict[str, str]) -> dict[str, str]:
-        """Add a block alone, and give what is known after it."""
+        How many texts stay has no name. One of the same name after each exit would be taken for one number.
+        """
+        types = {LOGITS: TensorProto.FLOAT, HIDDEN: TensorProto.FLOAT, ANY_STAYS: TensorProto.BOOL}
+        dims = {LOGITS: [BATCH, self.classes], EXIT_LAYER: [BATCH], ANY_STAYS: [], ROWS: [None], HIDDEN: [None] * 3}
+        return make_tensor_value_info(name, types.get(part, TensorProto.INT64), dims[part])
+
+    def add_block(self, graph: GraphProto, number: int, known: Names) -> Names:
+        """Add a block alone, and give what it gives."""
         block, prefix = self._blocks[number], self.prefix(number)
         names = {each.name: known[each.name] for each in block.takes}
         for weight in block.model.graph.initializer:
@@ -113,51 +138,77 @@ class _Joined:
             own.name = ""  # it may have none, and each has to be another
             own.input[:] = [name and names.get(name, prefix + name) for name in node.input]
             own.output[:] = [name and prefix + name for name in node.output]
-        return known | {each.name: prefix + each.name for each in block.gives}
+        return {each.name: prefix + each.name for each in block.gives}
 
-    def nest(self, graph: GraphProto, number: int, known: dict[str, str]) -> tuple[str, str]:
-        """Add a block and, inside an `If`, all that follow; the names of logits and exit layers."""
-        known = self.add_block(graph, number, known)
-        prefix, logits = self.prefix(number), known[LOGITS]
-        own = f"{prefix}own_layer"
+    def add_exit(self, graph: GraphProto, number: int, made: Names, before: Names | None = None) -> Names:
+        """Add the exit of a block; what is reached after it.
+
+        Args:
+            made: what the block gives, of all texts or of those that stayed.
+            before: what was reached before; None = all texts ran through the block.
+        """
+        prefix, logits = self.prefix(number), made[LOGITS]
+        reached = {LOGITS: logits, EXIT_LAYER: f"{prefix}own_layer"}
         layer = make_tensor("layer", TensorProto.INT64, [1], [self._blocks[number].last])
-        graph.node.extend(
-            [
-                make_node("Shape", [logits], [f"{prefix}count"], end=1),
-                make_node("ConstantOfShape", [f"{prefix}count"], [own], value=layer),
-            ]
-        )
+        count = f"{prefix}count"
+        graph.node.append(make_node("Shape", [logits], [count], end=1))
+        graph.node.append(make_node("ConstantOfShape", [count], [reached[EXIT_LAYER]], value=layer))
+        if before:
+            axis, places = f"{prefix}axis", f"{prefix}places"
+            graph.node.append(make_node("Constant", [], [axis], value_ints=[1]))
+            graph.node.append(make_node("Unsqueeze", [before[ROWS], axis], [places]))
+            for part, own in list(reached.items()):
+                reached[part] = f"{prefix}merged/{part}"
+                graph.node.append(make_node("ScatterND", [before[part], places, own], [reached[part]]))
         if number == len(self._blocks) - 1:
-            return logits, own
-        stays, any_stays = f"{prefix}stays", f"{prefix}any_stays"
-        graph.node.extend(_staying(prefix, logits, stays, any_stays))
-        given = f"{prefix}answer", f"{prefix}layer"
-        choice = graph.node.add(op_type="If", input=[any_stays], output=given)
-        there, here = (
+            return reached
+        stays = f"{prefix}stays"
+        reached |= {part: f"{prefix}left/{part}" for part in (ANY_STAYS, ROWS, HIDDEN)}
+        graph.node.extend(_staying(prefix, logits, stays, reached[ANY_STAYS]))
+        if before:
+            graph.node.append(make_node("Compress", [before[ROWS], stays], [reached[ROWS]], axis=0))
+        else:
+            place, flat = f"{prefix}place", f"{prefix}flat"
+            graph.node.append(make_node("NonZero", [stays], [place]))
+            graph.node.append(make_node("Constant", [], [flat], value_ints=[-1]))
+            graph.node.append(make_node("Reshape", [place, flat], [reached[ROWS]]))
+        graph.node.append(make_node("Compress", [made[self._hidden(number)], stays], [reached[HIDDEN]], axis=0))
+        return reached
+
+    def add_choice(self, graph: GraphProto, number: int, known: Names, before: Names) -> Names:
+        """Add a block and its exit, for the texts that stay; what is reached after it. If none does, that is `before`.
+
+        Args:
+            known: what the first block gives, of all texts.
+            before: what was reached before.
+        """
+        prefix = self.prefix(number)
+        choice = graph.node.add(op_type="If", input=[before[ANY_STAYS]])
+        run, skip = (
             choice.attribute.add(name=name, type=AttributeProto.GRAPH).g for name in ("then_branch", "else_branch")
         )
-        there.name, here.name = f"{prefix}then", f"{prefix}else"
-        left = dict(known)
-        for each in self._read_after(number, known):
+        run.name, skip.name = f"{prefix}run", f"{prefix}skip"
+        taken = {self._hidden(number - 1): before[HIDDEN]}
+        for each in self._blocks[number].takes:
+            if each.name in taken:
+                continue
+            taken[each.name] = known[each.name]
             if each.dims[0] == BATCH:
-                left[each.name] = f"{prefix}left/{each.name}"
-                there.node.append(make_node("Compress", [known[each.name], stays], [left[each.name]], axis=0))
-        answers = self.nest(there, number + 1, left)
-        there.node.append(make_node("NonZero", [stays], [f"{prefix}places"]))
-        there.node.append(make_node("Transpose", [f"{prefix}places"], [f"{prefix}rows"], perm=[1, 0]))
-        later, now = ((f"{prefix}{name}_logits", f"{prefix}{name}_layer") for name in ("then", "else"))
-        for i, of_all in enumerate((logits, own)):
-            there.node.append(make_node("ScatterND", [of_all, f"{prefix}rows", answers[i]], [later[i]]))
-            here.node.append(make_node("Identity", [of_all], [now[i]]))
-        batch = f"{self.prefix(number - 1)}left" if number else BATCH
-        there.output.extend(self.answers(later, batch))
-        here.output.extend(self.answers(now, batch))
-        return given
+                taken[each.name] = f"{prefix}taken/{each.name}"
+                run.node.append(make_node("Gather", [known[each.name], before[ROWS]], [taken[each.name]], axis=0))
+        then = self.add_exit(run, number, self.add_block(run, number, taken), before)
+        reached = {}
+        for part, name in then.items():
+            skipped, reached[part] = f"{prefix}skipped/{part}", f"{prefix}reached/{part}"
+            skip.node.append(make_node("Identity", [before[part]], [skipped]))
+            run.output.append(self.described(part, name))
+            skip.output.append(self.described(part, skipped))
+        choice.output.extend(reached.values())
+        return reached
 
-    def _read_after(self, number: int, known: dict[str, str]) -> list[Named]:
-        """What of the known is taken by blocks after this one."""
-        takes = {each.name: each for block in self._blocks[number + 1 :] for each in block.takes}
-        return [each for name, each in takes.items() if name in known]
+    def _hidden(self, number: int) -> str:
+        """The hidden states after a block that is not the last, by their name in blocks."""
+        return self._blocks[number].gives[1].name
 
 
 def _staying(prefix: str, logits: str, stays: str, any_stays: str) -> list[NodeProto]:
