@@ -116,9 +116,9 @@ def test_what_a_model_keeps_of_its_task() -> None:
 
 
 def test_a_model_keeps_what_its_columns_were_called() -> None:
-    """Where the files had other names for them; the label's is none that it reads."""
+    """Where the files had other names for them; the label's apart, which the model does not read."""
     own = dataclasses.replace(TASK, origin={"columns": {"subject": "Betreff", "body": "Text", "label": "Team"}})
-    assert trained_on(own) == trained_on(TASK) | {"columns": ["Betreff", "Text"]}
+    assert trained_on(own) == trained_on(TASK) | {"columns": ["Betreff", "Text"], "label_column": "Team"}
 
 
 def remove(file: str) -> Callable[[Path], object]:

@@ -411,6 +411,25 @@ def test_labels_in_another_order_are_moved_and_told(
     torch.testing.assert_close(new, old[:, [theirs.index(name) for name in tiny.LABEL_NAMES]])
 
 
+def test_labels_without_names_are_the_numbers_of_ones_own(classifier: Callable[..., Path], tmp_path: Path) -> None:
+    """Where the task's classes are 0, 1 and so on, a classifier that never got names for them is kept."""
+    folder = classifier(labels=("LABEL_0", "LABEL_1", "LABEL_2"))
+    (tmp_path / "saved").mkdir()
+    begin_with(str(folder), ("0", "1", "2"), epochs=0).save(tmp_path / "saved", {})
+    assert (tmp_path / "saved/model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert load_classifier(tmp_path / "saved")[0].config.id2label == {0: "0", 1: "1", 2: "2"}
+    assert "LABEL_0" in error(lambda: begin_with(str(folder), ("1", "2", "3"), epochs=0))
+
+
+def test_of_many_labels_those_that_do_not_match_are_told(classifier: Callable[..., Path]) -> None:
+    """All of them would fill a page."""
+    names = [f"class {i}" for i in range(77)]
+    folder = classifier(labels=(*names[:76], "Refund"))
+    message = error(lambda: begin_with(str(folder), names, epochs=0))
+    assert "labels Refund, class 0," in message and "has class 76, class 0, class 1, class 2, class 3 and 72" in message
+    assert len(message) < 400
+
+
 def test_a_kept_classifier_in_several_files(classifier: Callable[..., Path], tmp_path: Path) -> None:
     """Then the tensors are the same, in one file."""
     folder = classifier()
@@ -442,7 +461,11 @@ def test_a_classifier_of_the_hub_is_kept(
 
 UNFIT: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "other labels": ({"labels": ("no", "yes", "never")}, {}, ["no, yes, never", "no, yes, maybe"]),
-    "labels without names": ({"labels": ("LABEL_0", "LABEL_1", "LABEL_2")}, {}, ["LABEL_0", "no, yes, maybe"]),
+    "labels without names": (
+        {"labels": ("LABEL_0", "LABEL_1", "LABEL_2")},
+        {},
+        ["LABEL_0", "no, yes, maybe", "expected names in id2label of its config.json, more than 0, or default"],
+    ),
     "fewer labels": ({"labels": ("no", "yes")}, {}, ["no, yes", "no, yes, maybe"]),
     "a label twice": ({"labels": ("no", "yes", "Yes")}, {}, ["no, yes, Yes"]),
     "several labels at once": ({"problem_type": "multi_label_classification"}, {}, ["multi_label_classification"]),

@@ -79,6 +79,25 @@ def test_pairs(tmp_path: Path) -> None:
     assert found.texts == [("w1", "w2"), ("w3", "w4")]
 
 
+@pytest.mark.parametrize(
+    ("trained", "asked", "taken"), [("Team", None, "Team"), ("team", None, "label"), ("Team", "label", "label")]
+)
+def test_the_column_of_labels_is_the_one_of_training(
+    tmp_path: Path, trained: str, asked: str | None, taken: str
+) -> None:
+    """Unless another is asked for, or it is not there."""
+    columns = {"sentence": ["w1", "w2"], "label": ["no", "yes"], "Team": ["yes", "no"]}
+    path = write(tmp_path / "own.csv", columns)
+    found = read_samples(path, Columns(None, asked), ABOUT | {"label_column": trained})
+    assert found.labels.tolist() == [tiny.LABEL_NAMES.index(name) for name in columns[taken]]
+
+
+def test_the_column_that_is_missing_has_the_name_of_training(tmp_path: Path) -> None:
+    path = write(tmp_path / "own.csv", {"sentence": ["w1"], "Klasse": ["no"]})
+    told = refused(path, about=ABOUT | {"label_column": "Team"})
+    assert told == f"{path}: has no column Team; found sentence, Klasse; name yours with --label"
+
+
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
 def test_rows_without_a_text_or_a_label_are_left_out(
     tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture

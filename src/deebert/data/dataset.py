@@ -107,11 +107,13 @@ class DataSet:
 def trained_on(task: Task) -> dict[str, Any]:
     """What a model's `training.json` tells of the task that it was trained on.
 
-    Of data of one's own `columns` has the names that `text_columns` had in its files.
+    Of data of one's own `columns` has the names that `text_columns` had in its files, and `label_column` the label's.
     """
     about = {"task": task.name, "text_columns": list(task.text_columns), "metric": task.metrics[0]}
     named = task.origin.get("columns")
-    return about | {"columns": [named[column] for column in task.text_columns]} if named else about
+    if not named:
+        return about
+    return about | {"columns": [named[column] for column in task.text_columns], "label_column": named["label"]}
 
 
 _LISTS = ("label_names", "text_columns", "metrics", "validation_splits", "test_splits")

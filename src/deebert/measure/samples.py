@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from deebert.base.errors import UserError
+from deebert.base.errors import UserError, some
 from deebert.data.dataset import DataSet
 from deebert.data.scores import is_labelled
 from deebert.data.sources.own_columns import LABELS
-from deebert.data.sources.own_labels import CODE, WHOLE, canonical, some
+from deebert.data.sources.own_labels import CODE, WHOLE, canonical
 from deebert.data.tables.formats import chunks
 from deebert.inference.classifier import Text
 from deebert.inference.text_columns import find_text_columns
@@ -83,8 +83,9 @@ def _of_data_set(folder: Path, split: str | None, about: dict[str, Any]) -> Samp
     data = DataSet.load(folder)
     task = data.task
     if list(task.label_names) != about["label_names"]:
-        expected = ", ".join(about["label_names"])
-        raise UserError(f"{folder}: has the classes {', '.join(task.label_names)}; expected the model's: {expected}")
+        found, expected = task.label_names, about["label_names"]
+        told = f"has the classes {some(found, expected)}; expected the model's: {some(expected, found)}"
+        raise UserError(f"{folder}: {told}")
     if len(task.text_columns) != (len(about.get("text_columns", ())) or 1):
         raise UserError(f"{folder}: texts in {', '.join(task.text_columns)} are not as many as the model reads")
     split = split or task.validation_splits[0]
@@ -132,10 +133,12 @@ def _ids(names: Sequence[str]) -> dict[str, int]:
 
 def _columns(path: Path, names: Sequence[str], wanted: Columns, about: dict[str, Any]) -> Columns:
     texts = find_text_columns(str(path), names, wanted.texts, about)
+    trained = about.get("label_column")
     usual = next((name for label in LABELS for name in names if name.strip().lower() == label), None)
-    label = wanted.label or usual
+    label = wanted.label or (trained if trained in names else usual)
     if label not in names:
-        raise UserError(f"{path}: has no column {label or 'label'}; found {', '.join(names)}; name yours with --label")
+        absent = label or trained or "label"
+        raise UserError(f"{path}: has no column {absent}; found {', '.join(names)}; name yours with --label")
     return Columns(texts, label)
 
 

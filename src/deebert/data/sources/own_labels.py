@@ -9,13 +9,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from deebert.base.errors import UserError
+from deebert.base.errors import UserError, some
 from deebert.data.sources.own_files import Rows
 
 WHOLE = re.compile(r"[-+]?[0-9]{1,18}(\.0*)?")
 CODE = re.compile(r"0[0-9]+")
 DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE][-+0-9]))([eE][-+]?[0-9]+)?")
-MAX_TOLD = 5
 
 
 def label_names(rows: Rows, column: str, found: Iterable[str], listed: Sequence[str] | None) -> tuple[str, ...]:
@@ -88,9 +87,3 @@ def canonical(value: Any, are_codes: bool) -> str:
         return ""
     text = str(value).lower() if isinstance(value, bool) else str(value).strip()
     return str(int(text.partition(".")[0])) if WHOLE.fullmatch(text) and not are_codes else text
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of `names`, and how many more there are."""
-    more = len(names) - MAX_TOLD
-    return ", ".join(names[:MAX_TOLD]) + (f" and {more} more" if more > 0 else "")

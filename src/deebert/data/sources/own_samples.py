@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from deebert.base.errors import UserError
+from deebert.base.errors import UserError, some
 from deebert.data.sources.own_columns import Found
 from deebert.data.sources.own_files import Rows
-from deebert.data.sources.own_labels import read_labels, some
+from deebert.data.sources.own_labels import read_labels
 from deebert.data.sources.tables import HIDDEN_LABEL
 
 log = logging.getLogger(__name__)

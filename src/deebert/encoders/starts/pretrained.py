@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from deebert.base.errors import UserError
+from deebert.base.errors import UserError, some
 from deebert.encoders.loading import (
     check_head_reads_first_token,
     load_errors,
@@ -127,13 +127,13 @@ def _kept(start: Start, wanted: Wanted, origin: dict[str, Any]) -> Beginning:
     _check_encoder(name, model, report, is_cut=False)
 
     theirs = [config.id2label[row] for row in range(len(order))]
-    log.info("model %s: a classifier of %s; it is kept as it is, nothing is trained", name, ", ".join(theirs))
+    log.info("model %s: a classifier of %s; it is kept as it is, nothing is trained", name, some(theirs))
     file = None
     if order == sorted(order):
         file = cached_file(place, WEIGHTS, revision=revision, _raise_exceptions_for_missing_entries=False)
     else:
         _move_rows(model, order)
-        told = ", ".join(wanted.label_names)
+        told = some(wanted.label_names)
         log.info("model %s: the rows of its classifier are moved into the task's order: %s", name, told)
     model.config.update(wanted.labels)
     origin = _with_commit(origin, config) | {"labels_in_source": theirs}
@@ -141,14 +141,24 @@ def _kept(start: Start, wanted: Wanted, origin: dict[str, Any]) -> Beginning:
 
 
 def _order(refused: str, config: PreTrainedConfig, wanted: Wanted) -> list[int]:
-    """The row of the checkpoint's classifier for each of the task's labels, in the task's order."""
+    """The row of the checkpoint's classifier for each of the task's labels, in the task's order.
+
+    A classifier whose labels have no names tells their numbers. They are names where the task's labels are the same
+    numbers. Which word a number stands for nobody can know.
+    """
     theirs = [str(config.id2label.get(row)) for row in range(config.num_labels)]
+    numbers = [str(row) for row in range(config.num_labels)]
+    is_unnamed = theirs == [f"LABEL_{number}" for number in numbers]
+    if is_unnamed and sorted(wanted.label_names) == sorted(numbers):
+        theirs = numbers
     rows = {label.casefold(): row for row, label in enumerate(theirs)}
     labels = [label.casefold() for label in wanted.label_names]
     if len(rows) != len(theirs) or sorted(rows) != sorted(labels):
+        expected = "names in id2label of its config.json, more than 0" if is_unnamed else "more than 0"
         raise UserError(
-            f"{refused} has the labels {', '.join(theirs)}; {wanted.task} has {', '.join(wanted.label_names)}:"
-            " expected more than 0, or default"
+            f"{refused} has the labels {some(theirs, wanted.label_names)}; {wanted.task} has"
+            f" {some(wanted.label_names, theirs)}:"
+            f" expected {expected}, or default"
         )
     if config.problem_type not in (None, "single_label_classification"):
         raise UserError(f"{refused} is for {config.problem_type}: expected more than 0, or default")
