@@ -26,7 +26,7 @@ from contenders.sentences import Written
 from contenders.table import LIBRARIES, Contender, contenders
 
 from deebert.base import cores
-from deebert.base.errors import UserError
+from deebert.base.errors import UserError, some
 from deebert.base.files import check_writable, read_json, write_bytes
 from deebert.base.stage import log_to_stderr, told_in_one_line
 from deebert.cli.arguments import count
@@ -50,9 +50,9 @@ def prepared(folder: Path, data: DataSet, samples: int, work: Path) -> Model:
         UserError: there is none, or it has other labels than the data.
     """
     model, tokenizer = load_classifier(folder)
-    names = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
-    if names != data.task.label_names:
-        raise UserError(f"{folder}: answers {', '.join(names)}; expected the labels {', '.join(data.task.label_names)}")
+    found, expected = tuple(model.config.id2label[i] for i in range(model.config.num_labels)), data.task.label_names
+    if found != expected:
+        raise UserError(f"{folder}: answers {some(found, expected)}; expected the labels {some(expected, found)}")
     work.mkdir()
     made = Model(folder, model.config.num_hidden_layers, work / "sentences.npz", work)
     write_sentences(made.sentences, tokenizer, data, evenly(data[judged_split(data)], samples))

@@ -120,9 +120,14 @@ class _Joined:
 
         How many texts stay has no name. One of the same name after each exit would be taken for one number.
         """
-        types = {LOGITS: TensorProto.FLOAT, HIDDEN: TensorProto.FLOAT, ANY_STAYS: TensorProto.BOOL}
-        dims = {LOGITS: [BATCH, self.classes], EXIT_LAYER: [BATCH], ANY_STAYS: [], ROWS: [None], HIDDEN: [None] * 3}
-        return make_tensor_value_info(name, types.get(part, TensorProto.INT64), dims[part])
+        known = {
+            LOGITS: (TensorProto.FLOAT, [BATCH, self.classes]),
+            EXIT_LAYER: (TensorProto.INT64, [BATCH]),
+            ANY_STAYS: (TensorProto.BOOL, []),
+            ROWS: (TensorProto.INT64, [None]),
+            HIDDEN: (TensorProto.FLOAT, [None] * 3),
+        }
+        return make_tensor_value_info(name, *known[part])
 
     def add_block(self, graph: GraphProto, number: int, known: Names) -> Names:
         """Add a block alone, and give what it gives."""
