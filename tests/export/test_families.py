@@ -1,5 +1,6 @@
 """Every family as an ONNX graph: what the copied runner answers by it is what the engine answers."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -30,6 +31,7 @@ from tests import tiny
 
 LAYERS, WIDTH, LABELS = 4, 16, 3
 ENDS = np.array([1, 2, 4])  # of two blocks of one layer, and of one of two
+IN_A_LAYER = 4  # products of whole numbers; query, key and value are one
 APART = 1e-3  # nats, more than rounding moves an entropy
 CPU = torch.device("cpu")
 each_family = pytest.mark.parametrize("family", tiny.EVERY_FAMILY)
@@ -178,8 +180,7 @@ def test_int8_is_the_engines(make: Any, family: str) -> None:
     away = np.abs(expected - exact).mean()
     assert np.abs(logits - expected).mean() < away / 3 and np.abs(logits - exact).mean() > away / 2
     whole = list(nodes_of(made.model().graph))
-    in_a_layer = 4  # query, key and value are one
-    assert sum(node.op_type == "MatMulInteger" for node in whole) == LAYERS * in_a_layer
+    assert sum(node.op_type == "MatMulInteger" for node in whole) == LAYERS * IN_A_LAYER
     finer = 3  # all but what reads what attention gives
     joining = [name for node in whole for name in node.input if name.endswith("int8_joining")]
     assert len(joining) == LAYERS * finer
@@ -271,6 +272,24 @@ def test_a_graph_may_be_larger_than_a_file(make: Any, tmp_path: Path, monkeypatc
         found = session.run(None, inputs | {"threshold": np.array(1.0)})
         for one, other in zip(found, made.runner.answer(inputs, 1.0), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_onnxruntime_joins_what_is_faster_joined(make: Any, tmp_path: Path, precision: str) -> None:
+    """In every block: a product of whole numbers and its scales, but no sum and its GELU. Its own optimizer tells.
+
+    Layers have blocks of their own here. Within one, the biases of a random model would be one, for all are 0.
+    """
+    source, out = make("bert").source, tmp_path / "out"
+    about = {"text_columns": ["a"], "label_names": list(tiny.LABEL_NAMES), "model_type": "bert"}
+    exported.write(source, about, out, ends(LAYERS), precision, lambda *_: exported.Chosen(0.0, "tests"))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3  # it warns that such a file is for this processor alone
+    onnxruntime.InferenceSession(out / "model.onnx", options)
+    kinds = Counter(node.op_type for node in nodes_of(onnx.load(options.optimized_model_filepath).graph))
+    assert kinds["Gelu"] == LAYERS and not kinds["BiasGelu"] + kinds["MatMulInteger"]
+    assert kinds["MatMulIntegerToFloat"] == (IN_A_LAYER * LAYERS if precision == "int8" else 0)
 
 
 def test_exits_are_beside_each_other(make: Any) -> None:

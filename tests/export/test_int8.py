@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from deebert.export.int8 import quantize
+from deebert.export.int8 import ONE, quantize
 from deebert.inference.precisions import Int8Linear, Rounding
 
 WIDTH = 48
@@ -42,7 +42,7 @@ def test_maps_are_the_engines(batch: int, length: int, coarse: tuple[str, ...]) 
     states = torch.randn(batch, length, WIDTH) * torch.logspace(-3, 2, WIDTH)
     states[-1, -1] = 0
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    known = {"states": states.numpy()}
+    known = {"states": states.numpy(), ONE: np.ones(1, dtype=np.float32)}
     known |= zip(sizes, session.run(list(sizes), known), strict=True)
     known["read"] = nn.functional.gelu(torch.from_numpy(known["a"])).numpy()
     firsts = torch.arange(batch) * length

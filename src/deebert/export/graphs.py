@@ -14,7 +14,7 @@ from onnx import ModelProto, numpy_helper
 
 from deebert.base.errors import UserError
 from deebert.export.blocks import Block, Cut, Named
-from deebert.export.int8 import quantize
+from deebert.export.int8 import ONE, quantize
 from deebert.export.watched import cannot_export
 
 OPSET = 20  # the first with an operator for GELU
@@ -68,6 +68,7 @@ def block_graphs(cut: Cut, block_ends: list[int], precision: str, work: Path) ->
         takes = _described(model, block)
         if precision == "int8":
             quantize(model, exact=_values(block.before_layers()), coarse=_values(block.after_attention()))
+            takes.append(Named(ONE, (1,), torch.ones(1)))
         yield Graph(model, last, takes, block.gives)
 
 
@@ -115,7 +116,22 @@ def _described(model: ModelProto, block: Block) -> list[Named]:
             if isinstance(dim, int):
                 told.dim_value = dim
     _fix_shapes(model)
+    _keep_gelu(model.graph)
     return [named[each.name] for each in model.graph.input]
+
+
+def _keep_gelu(graph: onnx.GraphProto) -> None:
+    """Give what is added before a GELU three dimensions.
+
+    Of one dimension, onnxruntime makes the two an operator of its own, which takes longer than both.
+    """
+    before_gelu = {node.input[0] for node in graph.node if node.op_type == "Gelu"}
+    sums = [node for node in graph.node if node.op_type == "Add" and node.output[0] in before_gelu]
+    read = {name for node in sums for name in node.input}
+    read -= {name for node in graph.node if node not in sums for name in node.input}
+    for each in graph.initializer:
+        if each.name in read and len(each.dims) == 1:
+            each.dims[:] = [1, 1, *each.dims]
 
 
 def _fix_shapes(model: onnx.ModelProto) -> None:

@@ -6,9 +6,8 @@ First tokens are read in 15 bits: what the first 8 leave over of one is one more
 attention gives is read in 8.
 
 With one short sentence, the operators beside the products take as long as these do. So they are few, and maps of the
-same states, such as query, key and value, are one product. onnxruntime joins a product and its scales where all of
-these are multiplied first; that was no faster. Its own `MatMulNBits` of 8 bits, with a scale for each token and block,
-took longer than float32 where a processor has AVX2 alone.
+same states, such as query, key and value, are one product. onnxruntime's own `MatMulNBits` of 8 bits, with a scale for
+each token and block, took longer than float32 where a processor has AVX2 alone.
 """
 
 from collections import defaultdict
@@ -17,11 +16,15 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
-from onnx.helper import make_node
+from onnx.helper import make_node, make_tensor_value_info
 
 from deebert.inference.precisions import STATE_STEPS, STATE_ZERO, WEIGHT_STEPS
 
 TINY = 1e-30  # in place of a scale of 0
+# A number that is 1, which graphs take. onnxruntime joins a product of whole numbers, what makes it float32 and the
+# scales of its outputs to one operator. For that it looks for a number that scales all states alike, and that it does
+# not know beforehand.
+ONE = "int8_runtime_one"
 CONSTANTS = {
     "int8_tiny": np.float32(TINY),
     "int8_steps": np.float32(STATE_STEPS),
@@ -40,6 +43,8 @@ CONSTANTS = {
 
 def quantize(model: ModelProto, exact: Sequence[np.ndarray] = (), coarse: Sequence[np.ndarray] = ()) -> None:
     """Rewrite a graph: linear maps of tokens multiply whole numbers. Heads, which read first tokens, stay float32.
+
+    It then takes `ONE` as well, (1,) float32.
 
     Args:
         exact: weights (out, in) of maps of tokens that stay float32, too, as they do in the engine.
@@ -69,6 +74,7 @@ def quantize(model: ModelProto, exact: Sequence[np.ndarray] = (), coarse: Sequen
             nodes += _rounded_states(node.input[0], finer)
             nodes += _product(node.input[0], rounded[names], [each.output[0] for each in same], finer)
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in CONSTANTS.items())
+    graph.input.append(make_tensor_value_info(ONE, TensorProto.FLOAT, [1]))
     read = {name for node in nodes for name in node.input}
     kept = [each for each in graph.initializer if each.name in read]
     for field, content in ((graph.node, nodes), (graph.initializer, kept)):
@@ -96,14 +102,15 @@ def _tokens(model: ModelProto) -> set[str]:
 
 
 def _rounded_states(states: str, finer: bool) -> list[NodeProto]:
-    """Each token's states as whole numbers from 1 to 255, and its scale; in front what is left over of first tokens."""
+    """Each token's states as whole numbers from 1 to 255, and the largest; in front what first tokens leave over."""
     tokens = f"{states}_tokens" if finer else f"{states}_whole"
     nodes = [
         make_node("Abs", [states], [f"{states}_abs"]),
         make_node("ReduceMax", [f"{states}_abs", "int8_last_axis"], [f"{states}_max"]),
         make_node("Max", [f"{states}_max", "int8_tiny"], [f"{states}_largest"]),
-        make_node("Div", [f"{states}_largest", "int8_steps"], [f"{states}_scale"]),
-        make_node("Div", [states, f"{states}_scale"], [f"{states}_scaled"]),
+        # One number of each token is divided and not all of its states, which would take twice as long.
+        make_node("Div", ["int8_steps", f"{states}_largest"], [f"{states}_steps"]),
+        make_node("Mul", [states, f"{states}_steps"], [f"{states}_scaled"]),
         make_node("QuantizeLinear", [f"{states}_scaled", "int8_one", "int8_zero"], [tokens]),
     ]
     if not finer:
@@ -124,34 +131,36 @@ def _part(tokens: str, start: str, end: str, name: str) -> NodeProto:
 
 
 def _rounded_weights(weights: Sequence[TensorProto], prefix: str) -> list[TensorProto]:
-    """Weights (in, out), side by side, as whole numbers, the scale of each output, and how many outputs each has."""
+    """Weights (in, out), side by side, as whole numbers, the scale of each output, and how many outputs each has.
+
+    The scale has in it what states that are 1 at the most are multiplied by.
+    """
     values = [numpy_helper.to_array(each) for each in weights]
     sizes = np.array([each.shape[1] for each in values], dtype=np.int64)
     beside = np.concatenate(values, axis=1)
     scale = np.maximum(np.abs(beside).max(axis=0), np.float32(TINY)) / np.float32(WEIGHT_STEPS)
     whole = np.clip(np.rint(beside / scale), -WEIGHT_STEPS, WEIGHT_STEPS).astype(np.int8)
-    made = {"whole": whole, "scale": scale, "sizes": sizes}
+    made = {"whole": whole, "scale": scale / np.float32(STATE_STEPS), "sizes": sizes}
     return [numpy_helper.from_array(value, prefix + name) for name, value in made.items()]
 
 
 def _product(states: str, weights: str, outputs: Sequence[str], finer: bool) -> list[NodeProto]:
     """The product of rounded states and weights, cut into the outputs of the weights."""
     name = f"{states}_product"
-    whole, steps = outputs[0] if len(outputs) == 1 else name, f"{name}_float"
+    whole, scaled = outputs[0] if len(outputs) == 1 else name, f"{name}_scaled"
     nodes = [
         make_node("MatMulInteger", [f"{states}_whole", f"{weights}whole", "int8_zero"], [f"{name}_whole"]),
-        make_node("Cast", [f"{name}_whole"], [steps], to=TensorProto.FLOAT),
+        make_node("Cast", [f"{name}_whole"], [f"{name}_float"], to=TensorProto.FLOAT),
+        make_node("Mul", [ONE, f"{weights}scale"], [f"{name}_scale"]),
+        make_node("Mul", [f"{name}_float", f"{name}_scale"], [scaled]),
     ]
     if finer:
         nodes += [
-            _part(steps, "0", "2", f"{name}_firsts"),
+            _part(scaled, "0", "2", f"{name}_firsts"),
             make_node("MatMul", ["int8_joining", f"{name}_firsts"], [f"{name}_finer"]),
-            _part(steps, "2", "end", f"{name}_others"),
-            make_node("Concat", [f"{name}_finer", f"{name}_others"], [f"{name}_steps"], axis=1),
+            _part(scaled, "2", "end", f"{name}_others"),
+            make_node("Concat", [f"{name}_finer", f"{name}_others"], [f"{name}_joined"], axis=1),
         ]
-        steps = f"{name}_steps"
-    nodes += [
-        make_node("Mul", [steps, f"{weights}scale"], [f"{name}_scaled"]),
-        make_node("Mul", [f"{name}_scaled", f"{states}_scale"], [whole]),
-    ]
+        scaled = f"{name}_joined"
+    nodes.append(make_node("Mul", [scaled, f"{states}_largest"], [whole]))
     return nodes if len(outputs) == 1 else [*nodes, make_node("Split", [whole, f"{weights}sizes"], outputs, axis=2)]
