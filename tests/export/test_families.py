@@ -71,6 +71,11 @@ class Made(NamedTuple):
         return encode(AutoTokenizer.from_pretrained(self.source), frame, list(frame))
 
 
+def about(family: str, size: int = 1) -> dict[str, Any]:
+    """What an export is told of a model that reads so many texts."""
+    return {"text_columns": ["a", "b"][:size], "label_names": list(tiny.LABEL_NAMES), "model_type": family}
+
+
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
@@ -84,7 +89,6 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Any:
         (folder / "deebert").mkdir()
         save(backbone, ramps, folder / "deebert")
         size = 2 if family in tiny.TYPED else 1
-        about = {"text_columns": ["a", "b"][:size], "label_names": list(tiny.LABEL_NAMES), "model_type": family}
         out = folder / "out"
         all_exits = folder / "all-exits.onnx"
 
@@ -92,7 +96,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Any:
             write_all_exits(all_exits)
             return exported.Chosen(0.0, "tests")
 
-        exported.write(folder / "deebert", about, out, ENDS.tolist(), precision, choose)
+        exported.write(folder / "deebert", about(family, size), out, ENDS.tolist(), precision, choose)
         return Made(folder / "deebert", out, size, all_exits)
 
     return made
@@ -281,8 +285,7 @@ def test_onnxruntime_joins_what_is_faster_joined(make: Any, tmp_path: Path, prec
     Layers have blocks of their own here. Within one, the biases of a random model would be one, for all are 0.
     """
     source, out = make("bert").source, tmp_path / "out"
-    about = {"text_columns": ["a"], "label_names": list(tiny.LABEL_NAMES), "model_type": "bert"}
-    exported.write(source, about, out, ends(LAYERS), precision, lambda *_: exported.Chosen(0.0, "tests"))
+    exported.write(source, about("bert"), out, ends(LAYERS), precision, lambda *_: exported.Chosen(0.0, "tests"))
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3  # it warns that such a file is for this processor alone
@@ -310,9 +313,8 @@ def test_a_deep_model_leaves_after_many_layers(tmp_path: Path, capfd: pytest.Cap
         ramps.out_weight.mul_(6)
     folder.mkdir()
     save(backbone, ramps, folder)
-    about = {"text_columns": ["a"], "label_names": list(tiny.LABEL_NAMES), "model_type": "bert"}
     out = tmp_path / "out"
-    exported.write(folder, about, out, ends(layers), "fp32", lambda *_: exported.Chosen(0.0, "tests"))
+    exported.write(folder, about("bert"), out, ends(layers), "fp32", lambda *_: exported.Chosen(0.0, "tests"))
     runner = Runner(out)
     assert runner.manifest["exit_layers"] == list(range(1, layers + 1))
     texts = [" ".join(tiny.WORDS[first : first + 5]) for first in range(40)]

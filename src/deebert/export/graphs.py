@@ -126,11 +126,13 @@ def _keep_gelu(graph: onnx.GraphProto) -> None:
     Of one dimension, onnxruntime makes the two an operator of its own, which takes longer than both.
     """
     before_gelu = {node.input[0] for node in graph.node if node.op_type == "Gelu"}
-    sums = [node for node in graph.node if node.op_type == "Add" and node.output[0] in before_gelu]
-    read = {name for node in sums for name in node.input}
-    read -= {name for node in graph.node if node not in sums for name in node.input}
+    added: set[str] = set()
+    elsewhere: set[str] = set()
+    for node in graph.node:
+        is_before_gelu = node.op_type == "Add" and node.output[0] in before_gelu
+        (added if is_before_gelu else elsewhere).update(node.input)
     for each in graph.initializer:
-        if each.name in read and len(each.dims) == 1:
+        if each.name in added - elsewhere and len(each.dims) == 1:
             each.dims[:] = [1, 1, *each.dims]
 
 

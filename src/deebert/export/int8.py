@@ -83,6 +83,15 @@ def quantize(model: ModelProto, exact: Sequence[np.ndarray] = (), coarse: Sequen
     onnx.checker.check_model(model)
 
 
+def one_of(read: str) -> list[NodeProto]:
+    """What makes `ONE` of an input that has a text at least."""
+    return [
+        make_node("Shape", [read], [f"{ONE}/count"], end=1),
+        make_node("Sign", [f"{ONE}/count"], [f"{ONE}/sign"]),
+        make_node("Cast", [f"{ONE}/sign"], [ONE], to=TensorProto.FLOAT),
+    ]
+
+
 def _is_one_of(weight: TensorProto, known: Sequence[np.ndarray]) -> bool:
     """Whether a weight (in, out) of a graph is one of `known`, (out, in)."""
     alike = [each for each in known if each.shape[::-1] == tuple(weight.dims)]
@@ -133,7 +142,7 @@ def _part(tokens: str, start: str, end: str, name: str) -> NodeProto:
 def _rounded_weights(weights: Sequence[TensorProto], prefix: str) -> list[TensorProto]:
     """Weights (in, out), side by side, as whole numbers, the scale of each output, and how many outputs each has.
 
-    The scale has in it what states that are 1 at the most are multiplied by.
+    States are parts of their token's largest, in steps of 1 / `STATE_STEPS`. The scale has this step in it.
     """
     values = [numpy_helper.to_array(each) for each in weights]
     sizes = np.array([each.shape[1] for each in values], dtype=np.int64)

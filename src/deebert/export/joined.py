@@ -19,7 +19,7 @@ from onnx.helper import make_node, make_tensor, make_tensor_value_info
 
 from deebert.export.blocks import BATCH
 from deebert.export.graphs import MAX_BYTES, Graph
-from deebert.export.int8 import ONE
+from deebert.export.int8 import ONE, one_of
 
 LOGITS, EXIT_LAYER, THRESHOLD = "logits", "exit_layer", "threshold"
 ANY_STAYS, ROWS, HIDDEN = "any_stays", "rows", "hidden"
@@ -112,7 +112,7 @@ class _Joined:
         for each in given:
             model.graph.input.append(make_tensor_value_info(each.name, TensorProto.INT64, each.dims))
         if len(given) < len(first.takes):
-            model.graph.node.extend(_one(given[0].name))
+            model.graph.node.extend(one_of(given[0].name))
         return model, model.graph, {each.name: each.name for each in first.takes}
 
     def prefix(self, number: int) -> str:
@@ -218,15 +218,6 @@ class _Joined:
     def _hidden(self, number: int) -> str:
         """The hidden states after a block that is not the last, by their name in blocks."""
         return self._blocks[number].gives[1].name
-
-
-def _one(read: str) -> list[NodeProto]:
-    """What makes `ONE` of an input that has a text at least."""
-    return [
-        make_node("Shape", [read], [f"{ONE}/count"], end=1),
-        make_node("Sign", [f"{ONE}/count"], [f"{ONE}/sign"]),
-        make_node("Cast", [f"{ONE}/sign"], [ONE], to=TensorProto.FLOAT),
-    ]
 
 
 def _staying(prefix: str, logits: str, stays: str, any_stays: str) -> list[NodeProto]:
