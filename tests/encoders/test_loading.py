@@ -336,15 +336,37 @@ def test_a_tokenizer_that_puts_nothing_first(tmp_path: Path) -> None:
     assert "its tokenizer puts no token before a text" in error(lambda: load_classifier(folder))
 
 
-@pytest.mark.parametrize("changed", [{"return_dict": False}, {"chunk_size_feed_forward": 5}])
+@pytest.mark.parametrize(
+    "changed",
+    [{"return_dict": False}, {"chunk_size_feed_forward": 5}, {"output_attentions": True, "output_hidden_states": True}],
+)
 def test_settings_of_how_it_is_computed_do_not_matter(changed: dict[str, Any], tmp_path: Path) -> None:
-    """The answers do not depend on them."""
-    folder = tiny.write_model(tmp_path)
+    """The answers do not depend on them, and the model can be saved and loaded again."""
+    folder = tiny.write_model(tmp_path / "model")
     inputs = tiny.inputs("bert", [7, 3])
     expected = load_classifier(folder)[0](**inputs).logits
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changed))
-    assert torch.equal(load_classifier(folder)[0](**inputs).logits, expected)
+    edit_config(folder, **changed)
+    (tmp_path / "saved").mkdir()
+    begin_with(str(folder), NAMES).save(tmp_path / "saved", {})
+    model, _ = load_classifier(folder)
+    assert torch.equal(model(**inputs).logits, expected)
+    assert model.config.output_attentions is False and load_classifier(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ({"1": "a", "2": "b", "3": "c"}, "id2label in config.json numbers classes 1, 2, 3; expected 0 to 2"),
+        ({"0": "score"}, "its head has one output, as for a regression; expected a classifier of 2 or more"),
+    ],
+)
+def test_a_head_that_is_no_classifier(labels: dict[str, str], told: str, tmp_path: Path) -> None:
+    """It is refused where it would answer; as the start of a training it is fine, whose head is a new one."""
+    folder = tiny.write_model(tmp_path, labels=len(labels))
+    edit_config(folder, id2label=labels, label2id={name: int(number) for number, name in labels.items()})
+    assert error(lambda: load_classifier(folder)) == f"{folder}: {told}"
+    assert error(lambda: begin_with(str(folder), tiny.LABEL_NAMES, epochs=0)) == f"model {folder}: {told}"
+    assert resolve(str(folder)) and start_model(str(folder), NAMES, 16)
 
 
 def test_labels_are_words(tmp_path: Path) -> None:

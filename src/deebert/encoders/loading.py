@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from transformers.utils.hub import cached_file
 
-from deebert.base.errors import UserError, one_line
+from deebert.base.errors import UserError, one_line, some
 from deebert.encoders.registry import FAMILIES, family_named
 from deebert.encoders.unused import check_unexpected, refuse_adapters, refuse_settings
 from deebert.settings.model_names import is_folder
@@ -51,7 +51,7 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         raise UserError(f"{folder}: no model here (config.json is missing); `dvc repro` makes it")
     with load_errors(str(folder)):
         config = supported_config(str(folder), folder)
-        check_head_reads_first_token(str(folder), config)
+        check_head(str(folder), config)
         model, report = load_model(folder, None, config)
     tokenizer = load_tokenizer(str(folder), folder, config)
     if report["missing_keys"]:
@@ -108,6 +108,7 @@ def supported_config(name: str, place: str | Path, revision: str | None = None, 
         )
     refuse_settings(name, config)
     config.return_dict = True  # how answers are handed on; and work in parts would only cost time
+    config.output_attentions = False  # nobody reads these, and with some kinds of attention no model is saved with them
     if hasattr(config, "chunk_size_feed_forward"):
         config.chunk_size_feed_forward = 0
     if not all(isinstance(label, str) for label in config.id2label.values()):
@@ -116,10 +117,19 @@ def supported_config(name: str, place: str | Path, revision: str | None = None, 
     return config
 
 
-def check_head_reads_first_token(where: str, config: PreTrainedConfig) -> None:
-    """UserError where the classifier's head reads more than the first token, which is all that early exit gives it."""
+def check_head(where: str, config: PreTrainedConfig) -> None:
+    """UserError where a trained head is no classifier, or reads more than the first token.
+
+    That token is all that early exit gives it. A head with one output has nothing to choose from.
+    """
     if (pooling := getattr(config, "classifier_pooling", "cls")) != "cls":
         raise UserError(f"{where}: classifier_pooling in config.json is {pooling}; expected cls, the first token")
+    numbers = sorted(config.id2label)
+    if len(numbers) < 2:
+        raise UserError(f"{where}: its head has one output, as for a regression; expected a classifier of 2 or more")
+    if numbers != list(range(len(numbers))):
+        found = some([*map(str, numbers)])
+        raise UserError(f"{where}: id2label in config.json numbers classes {found}; expected 0 to {len(numbers) - 1}")
 
 
 def load_tokenizer(

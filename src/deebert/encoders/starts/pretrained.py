@@ -12,7 +12,7 @@ from transformers.utils.hub import cached_file
 
 from deebert.base.errors import UserError, some
 from deebert.encoders.loading import (
-    check_head_reads_first_token,
+    check_head,
     load_errors,
     load_model,
     load_tokenizer,
@@ -116,7 +116,7 @@ def _kept(start: Start, wanted: Wanted, origin: dict[str, Any]) -> Beginning:
         )
     with load_errors(name):
         config = supported_config(name, place, revision)
-        check_head_reads_first_token(f"model {name}", config)
+        check_head(f"model {name}", config)
         order = _order(refused, config, wanted)
         model, report = load_model(place, revision, config)
     tokenizer = load_tokenizer(name, place, config, revision)
