@@ -8,6 +8,7 @@ import pytest
 
 from deebert.base.errors import UserError
 from deebert.data.dataset import DataSet, Task
+from deebert.measure import samples
 from deebert.measure.samples import Columns, read_samples
 from tests import tiny
 from tests.data.tables.test_formats import write
@@ -96,6 +97,15 @@ def test_the_column_that_is_missing_has_the_name_of_training(tmp_path: Path) -> 
     path = write(tmp_path / "own.csv", {"sentence": ["w1"], "Klasse": ["no"]})
     told = refused(path, about=ABOUT | {"label_column": "Team"})
     assert told == f"{path}: has no column Team; found sentence, Klasse; name yours with --label"
+
+
+def test_columns_that_come_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows of a jsonl file decide which columns it has, however many are read at a time."""
+    monkeypatch.setattr(samples, "ROWS_AT_ONCE", 1)
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"id": 1}\n{"sentence": "w1", "label": "no"}\n{"label": "yes", "sentence": "w2"}\n')
+    found = read_samples(path, BY_NAME, ABOUT)
+    assert (found.texts, found.labels.tolist()) == (["w1", "w2"], [0, 1])
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])

@@ -22,7 +22,7 @@ from deebert.base.files import sha256_of, write_errors
 from deebert.base.stage import Terminated
 from deebert.data.tables import lines
 from deebert.data.tables.chunk import Chunk
-from deebert.data.tables.formats import FORMATS, Format, Overview, chunks, format_of, look_through
+from deebert.data.tables.formats import FORMATS, Format, Overview, chunks, column_names, format_of, look_through
 from deebert.data.tables.writer import Writer
 from deebert.inference.answering import COLUMNS, Answering, texts_of
 from deebert.inference.classifier import EarlyExitClassifier, Text
@@ -168,10 +168,10 @@ def _opened(request: Request) -> Iterator[BinaryIO]:
 
 def _overview(answering: Answering, request: Request, source: Path, target: Format) -> tuple[tuple[str, ...], Overview]:
     """The columns with the texts, and what has to be known of a whole file before its first row is answered."""
-    first = next(chunks(source, request.batch_rows))
-    if not first.names:
+    names = column_names(source, request.batch_rows)
+    if not names:
         raise UserError(f"{source}: has no rows; it is empty")
-    texts = find_text_columns(str(source), first.names, request.texts, answering.classifier.about)
+    texts = find_text_columns(str(source), names, request.texts, answering.classifier.about)
     overview = look_through(lambda: _bar("check", chunks(source, request.batch_rows), None), texts, target)
     _check_names(overview.schema.names, request.prefix, str(source))
     return texts, overview

@@ -15,7 +15,7 @@ from deebert.data.dataset import DataSet
 from deebert.data.scores import is_labelled
 from deebert.data.sources.own_columns import LABELS
 from deebert.data.sources.own_labels import CODE, WHOLE, canonical
-from deebert.data.tables.formats import chunks
+from deebert.data.tables.formats import chunks, column_names
 from deebert.inference.classifier import Text
 from deebert.inference.text_columns import find_text_columns
 
@@ -103,11 +103,12 @@ def _of_table(path: Path, columns: Columns, about: dict[str, Any]) -> Samples:
         raise UserError(f"{path}: no such file or folder")
     are_codes = any(map(CODE.fullmatch, about["label_names"]))
     ids = _ids([canonical(name, are_codes) for name in about["label_names"]])
-    texts, labels, left_out, found = [], [], [], None
+    names = column_names(path, ROWS_AT_ONCE)
+    if not names:
+        raise UserError(f"{path}: has no rows; it is empty")
+    found = _columns(path, names, columns, about)
+    texts, labels, left_out = [], [], []
     for chunk in chunks(path, ROWS_AT_ONCE):
-        if not len(chunk):
-            continue
-        found = found or _columns(path, chunk.names, columns, about)
         rows = zip(*(chunk.texts(name) for name in found.texts), strict=True)
         for row, (parts, label) in enumerate(zip(rows, chunk.values(found.label), strict=True)):
             name = canonical(label, are_codes)

@@ -227,6 +227,9 @@ def test_labels_in_the_order_that_is_listed(tmp_path: Path) -> None:
     assert (data["train"]["label"] == data["train"]["text"].str[5:].astype(int) % 2).all()
     assert "'no' is not in download_glue.labels" in error(path, labels=("yes", "maybe"))
     assert "'maybe' is in download_glue.labels, and in no row" in error(path, labels=("yes", "no", "maybe"))
+    codes = write(tmp_path / "codes.csv", {"text": TRAIN["text"], "label": ["010", "007"] * 10})
+    assert load(str(codes), labels=("010", "007")).task.label_names == ("010", "007")
+    assert error(str(codes), labels=("8", "7")).endswith("; codes need quotes, as '007', or YAML reads numbers")
     numbers = write(tmp_path / "numbers.csv", {"text": TRAIN["text"], "label": ["1", "2"] * 10})
     assert "download_glue.labels: names '1' twice" in error(str(numbers), labels=("1", "1.0", "2"))
     mixed = write(tmp_path / "mixed.csv", {"text": TRAIN["text"], "label": ["1", "one"] * 10})
@@ -399,9 +402,39 @@ def test_splits_that_do_not_fit_train(tmp_path: Path) -> None:
     assert "test.py: unknown ending .py" in error(path)
     (tmp_path / "b" / "test.py").unlink()
     assert load(path).sizes["train"] == 18  # train.log is beside train.csv
+    for name in ("dev.sh", "val.log"):
+        (tmp_path / "b" / name).write_text("no data")
+    assert "dev.sh: unknown ending .sh" in error(path)
     path = folder(tmp_path / "c", train=TRAIN, dev=TRAIN, valid=TRAIN)
     assert "has dev.csv and valid.csv; expected one file of the split validation" in error(path)
     assert "nowhere: no such folder or file" in error(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("name", ["Label", " label", "intent"])
+def test_labels_of_test_are_not_lost_under_another_name(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A column that may be theirs is told; without one they are hidden, which is said."""
+    test = {"text": ["t1", "t2"], name: ["yes", "no"]}
+    path = folder(tmp_path / "a", train=TRAIN, test=test)
+    told = f"test.csv: has no column label; found text, {name}; {name} may be it: expected one name in all files"
+    assert error(path).endswith(told)
+    load(folder(tmp_path / "b", train=TRAIN | {name: ["x"] * 20}, test=test), label="label")  # it is something else
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        data = load(folder(tmp_path / "c", train=TRAIN, test={"text": ["t1", "t2"], "id": [1, 2]}))
+    assert data["test"]["label"].tolist() == [-1, -1]
+    assert any("test.csv: has no column label, so its labels count as hidden" in each for each in caplog.messages)
+
+
+@pytest.mark.parametrize("name", ["train", "dev", "test"])
+def test_a_link_to_nothing_is_no_missing_split(tmp_path: Path, name: str) -> None:
+    path = Path(folder(tmp_path / "own", train=TRAIN, dev=TRAIN, test=TRAIN))
+    (path / f"{name}.csv").rename(tmp_path / "elsewhere.csv")
+    (path / f"{name}.csv").symlink_to(tmp_path / "elsewhere.csv")
+    assert load(str(path))["train"]["text"].tolist() == TRAIN["text"]
+    (tmp_path / "elsewhere.csv").unlink()
+    assert error(str(path)).endswith(f"{name}.csv: is a link to a file that is not there")
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,22 @@ def test_values_without_a_common_type(tmp_path: Path, values: list[Any], told: s
     assert read(convert(source, tmp_path / "out.jsonl"))["n"] == values
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([True], pa.bool_()),
+        pa.array(["a"], pa.string()),
+        pa.array([{"is_binary": True}]),
+        pa.array([{"binary": ["a"]}], pa.struct([("binary", pa.list_(pa.string()))])),
+    ],
+)
+def test_a_name_makes_no_bytes(tmp_path: Path, values: pa.Array) -> None:
+    """What a part of a column is called does not matter."""
+    parquet.write_table(pa.table({"binary": values}), tmp_path / "in.parquet")
+    for ending in (".csv", ".jsonl"):
+        assert len(read(convert(tmp_path / "in.parquet", tmp_path / f"out{ending}"))["binary"]) == 1
+
+
 @pytest.mark.parametrize("values", [[b"a"], [[b"a"]], [{"x": b"a"}]])
 def test_bytes_stay_in_parquet(tmp_path: Path, values: list[Any]) -> None:
     """A text file cannot hold them, which is told before a row is written."""
@@ -324,6 +340,13 @@ def test_bytes_stay_in_parquet(tmp_path: Path, values: list[Any]) -> None:
     with pytest.raises(UserError, match="column n: bytes cannot stand in a text file; expected a "):
         convert(source, tmp_path / "out.csv")
     assert read(convert(source, tmp_path / "out.parquet"))["n"] == values
+
+
+def test_bytes_behind_numbers_are_bytes(tmp_path: Path) -> None:
+    """A column may hold each value once, and which row has which."""
+    parquet.write_table(pa.table({"n": pa.array([b"a", b"a"]).dictionary_encode()}), tmp_path / "in.parquet")
+    with pytest.raises(UserError, match="column n: bytes cannot stand in a text file"):
+        convert(tmp_path / "in.parquet", tmp_path / "out.csv")
 
 
 def test_parquet_with_a_column_twice_is_told(tmp_path: Path) -> None:

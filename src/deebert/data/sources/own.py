@@ -9,7 +9,7 @@ from deebert.base.errors import UserError
 from deebert.base.files import sha256_of
 from deebert.data.dataset import DataSet, Task
 from deebert.data.sources import hub
-from deebert.data.sources.own_columns import Found, find_columns
+from deebert.data.sources.own_columns import Found, find_columns, is_as_label
 from deebert.data.sources.own_files import SPLIT_NAMES, Rows, find_files, read_file
 from deebert.data.sources.own_labels import label_names
 from deebert.data.sources.own_samples import Samples, counts, ids, read_samples, split_off
@@ -76,7 +76,7 @@ def _data_set(
     train = tables["train"]
     columns = find_columns(train.where, list(train.columns), settings.columns)
     log.info("%s: text from column %s, label from column %s", train.where, " and ".join(columns.texts), columns.label)
-    samples = {split: _samples(split, tables[split], columns) for split in SPLIT_NAMES if split in tables}
+    samples = {split: _samples(split, tables[split], columns, train) for split in SPLIT_NAMES if split in tables}
     names = label_names(train, columns.label, samples["train"].labels, settings.labels)
     metrics = _metrics(settings.metric, len(names))
     if "validation" not in samples:
@@ -98,11 +98,17 @@ def _data_set(
     return DataSet.of(task, frames, {split: held.left_out for split, held in samples.items()})
 
 
-def _samples(split: str, rows: Rows, columns: Found) -> Samples:
-    """Of the test split only, the column of the label may be absent."""
-    is_test = split == "test"
-    check_columns(rows.where, [*columns.texts, *([] if is_test else [columns.label])], list(rows.columns))
-    return read_samples(rows, columns, may_hide_labels=is_test)
+def _samples(split: str, rows: Rows, columns: Found, train: Rows) -> Samples:
+    """Of the test split only, the column of the label may be absent. Under another name it is not taken for absent."""
+    found = list(rows.columns)
+    check_columns(rows.where, columns.texts, found)
+    if columns.label not in found:
+        others = [name for name in found if name not in train.columns and is_as_label(name, columns.label)]
+        if split != "test" or others:
+            told = f"; {others[0]} may be it: expected one name in all files" if others else ""
+            raise UserError(f"{rows.where}: has no column {columns.label}; found {', '.join(found)}{told}")
+        log.info("%s: has no column %s, so its labels count as hidden", rows.where, columns.label)
+    return read_samples(rows, columns, may_hide_labels=split == "test")
 
 
 def _with_validation(samples: Mapping[str, Samples], frac: float, seed: int) -> dict[str, Samples]:

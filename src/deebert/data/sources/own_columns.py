@@ -47,6 +47,11 @@ def find_columns(where: str, names: Sequence[str], wanted: Columns) -> Found:
     return Found(texts, label)
 
 
+def is_as_label(name: str, label: str) -> bool:
+    """Whether a column `name` may be what another table calls `label`: by case or spaces alone, or as a usual name."""
+    return name.strip().lower() in (label.strip().lower(), *LABELS)
+
+
 def _usual(where: str, names: Sequence[str], usual: Sequence[tuple[str, ...]], kind: str) -> tuple[str, ...]:
     lower = {name.strip().lower(): name for name in reversed(names)}
     for group in usual:

@@ -75,17 +75,19 @@ def find_files(path: Path) -> dict[str, Path]:
             f"params.yaml: dataset: {path}: no such folder or file; expected a folder with train{FILE_ENDINGS[0]} and"
             f" its like, or a file of {_endings()}"
         )
-    there = sorted(file for file in path.iterdir() if file.is_file())
+    there = sorted(file for file in path.iterdir() if not file.is_dir())
     files: dict[str, Path] = {}
     for split, names in SPLIT_NAMES.items():
         found = [file for file in there if file.stem.lower() in names and not file.name.endswith(".dvc")]
-        found = [file for file in found if file.suffix.lower() in FILE_ENDINGS] or found
-        if len(found) > 1:
+        data = [file for file in found if file.suffix.lower() in FILE_ENDINGS]
+        if len(data) > 1:
             raise UserError(
-                f"{path}: has {' and '.join(file.name for file in found)}; expected one file of the split {split}"
+                f"{path}: has {' and '.join(file.name for file in data)}; expected one file of the split {split}"
             )
-        if found:
-            files[split] = _known(found[0])
+        for file in data or found[:1]:
+            files[split] = _known(file)
+            if not file.exists():
+                raise UserError(f"{file}: is a link to a file that is not there")
     if "train" not in files:
         listed = ", ".join(file.name for file in there[:10]) or "nothing"
         raise UserError(f"{path}: has no train file; expected train with the ending {_endings()}; found {listed}")

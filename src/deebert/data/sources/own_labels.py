@@ -50,8 +50,9 @@ def _as_listed(where: str, column: str, classes: set[str], listed: Sequence[str]
         (sorted(set(listed) - classes), "is in download_glue.labels, and in no row"),
     ):
         if names:
+            hint = "; codes need quotes, as '007', or YAML reads numbers" if any(map(CODE.fullmatch, classes)) else ""
             raise UserError(
-                f"{where}: column {column}: {names[0]!r} {told}; expected the classes {some(sorted(classes))}"
+                f"{where}: column {column}: {names[0]!r} {told}; expected the classes {some(sorted(classes))}{hint}"
             )
     return tuple(listed)
 

@@ -48,7 +48,7 @@ class Batch(Chunk):
 
     def check_as_text(self) -> None:
         for field in self.batch.schema:
-            if "binary" in str(field.type):  # inside of lists, too
+            if _holds_bytes(field.type):
                 told = f"{self.where}: column {field.name}: bytes cannot stand in a text file"
                 raise UserError(f"{told}; expected a .parquet file to write to")
             if pa.types.is_temporal(field.type):
@@ -80,6 +80,15 @@ def check_schema(where: str, schema: pa.Schema) -> None:
         parquet.ParquetWriter(pa.BufferOutputStream(), schema).close()
     except pa.ArrowException as error:
         raise UserError(f"{where}: cannot be written as parquet: {one_line(error)}") from None
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether values of a type are bytes, or have such inside of them."""
+    if pa.types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    if kind.num_fields:
+        return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+    return str(kind).startswith(("binary", "large_binary", "fixed_size_binary"))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Which format a file has, and what has to be known of a whole file before its first row leaves it."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,17 +23,19 @@ class Format:
         read: of a file and a number of rows: chunks of so many rows; at least one, maybe without rows.
         writer: what writes chunks, of this format or of another.
         is_typed: a column has a type, which has to be known before its first value is written.
+        is_ragged: each row says which columns it has.
     """
 
     read: Callable[..., Iterator[Chunk]]
     writer: type[Writer]
     is_typed: bool = False
+    is_ragged: bool = False
 
 
 FORMATS = {
     ".csv": Format(partial(delimited.read, delimiter=","), delimited.CsvWriter),
     ".tsv": Format(partial(delimited.read, delimiter="\t"), delimited.TsvWriter),
-    ".jsonl": Format(json_lines.read, json_lines.ObjectsWriter),
+    ".jsonl": Format(json_lines.read, json_lines.ObjectsWriter, is_ragged=True),
     ".parquet": Format(arrow.read, arrow.BatchWriter, is_typed=True),
 }
 
@@ -58,6 +61,17 @@ def chunks(file: Path, size: int) -> Iterator[Chunk]:
     """
     with read_errors(file):
         yield from format_of(file).read(file, size)
+
+
+def column_names(file: Path, size: int) -> list[str]:
+    """The columns of a file, of all of its rows; `size` of them are read at a time.
+
+    Raises:
+        UserError: as of `chunks`.
+    """
+    parts = chunks(file, size)
+    read = parts if format_of(file).is_ragged else itertools.islice(parts, 1)
+    return list(dict.fromkeys(name for chunk in read for name in chunk.names))
 
 
 @dataclass(frozen=True)
