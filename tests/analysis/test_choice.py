@@ -129,6 +129,19 @@ def test_intervals_hold_what_they_are_about() -> None:
     assert 0.85 <= np.mean(inside["drop"]) <= 0.995
 
 
+def test_intervals_of_many_classes_are_not_too_low() -> None:
+    """Macro-F1 is lower, the fewer samples a class has: on the samples, and once more on each that is drawn of them."""
+    rng, classes, inside = np.random.default_rng(3), 77, []
+    for seed in range(40):
+        labels = rng.integers(classes, size=400)
+        wrong = (labels + rng.integers(1, classes, size=400)) % classes
+        answers = np.where(rng.random(400) < 0.85, labels, wrong)[None]
+        curve = Curve("entropy", (0.0,), np.full((1, 400), LAYERS), answers, LAYERS)
+        (row,) = band_rows(Resampled(ScoredCurve("validation", curve, labels, "macro_f1", seed)))
+        inside.append(row["score_low"] <= 0.85 <= row["score_high"])
+    assert np.mean(inside) >= 0.85  # of percentiles alone, 0.6
+
+
 @pytest.mark.parametrize("rows_of", ["choice", "curve"])
 def test_intervals_shrink_with_the_square_root_of_n(rows_of: str) -> None:
     """Sixteen times the samples: a quarter of the width."""

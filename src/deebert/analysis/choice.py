@@ -178,8 +178,14 @@ def choice_rows(resampled: Resampled, targets: Iterable[float]) -> list[Row]:
 def band_rows(resampled: Resampled) -> list[Row]:
     """Each setting with 95 % bootstrap intervals of its saving, score and drop: the band around the curve.
 
-    Percentile intervals, paired with full depth. Nothing is chosen here, and they hold for one setting at a time, not
-    for all together. Keys as in `choice_rows`, less those about targets.
+    Percentile intervals, paired with full depth, and moved by twice the bias. With many classes macro-F1 has one: the
+    fewer samples of a class there are, the lower it is. It is lower on a resample than on the samples, and on these
+    than it would be on all there are (of 77 classes and 400 samples, by 2 points each).
+
+    Nothing is chosen here, and they hold for one setting at a time, not for all together. Keys as in `choice_rows`,
+    less those about targets.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 10 (bias) and 13 (percentiles).
     """
     scored = resampled.scored
     curve = scored.curve
@@ -196,6 +202,6 @@ def band_rows(resampled: Resampled) -> list[Row]:
             "drop_points": float(seen["drop"][k]),
         }
         for name in seen:
-            row |= _ends(name, draws[name][k])
+            row |= _ends(name, draws[name][k] + 2 * (seen[name][k] - draws[name][k].mean()))
         rows.append(row | {"n": len(scored.labels)})
     return rows
