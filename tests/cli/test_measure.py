@@ -127,7 +127,7 @@ def test_mistakes(model: Path, fresh: Path, tmp_path: Path, capsys: pytest.Captu
         ((model, wrong), f"{wrong}: line 3: column label: 'never'; expected one of no, yes, maybe"),
         ((model, one), f"{one}: 1 labelled texts; expected two or more"),
         ((model, fresh, "--label", "intent"), f"{fresh}: has no column intent; found sentence, label"),
-        ((model, fresh, "--metrics", tmp_path / "none"), f"{tmp_path}/none/layers.json: no such file"),
+        ((model, fresh, "--metrics", tmp_path / "none"), f"{tmp_path}/none: no such file or folder"),
         ((model, fresh, "--out", tmp_path / "file" / "found.json"), f"{tmp_path}/file/found.json: cannot be written"),
         ((model, fresh, "--out", fresh), f"--out: {fresh} is the input; expected another file"),
     ):

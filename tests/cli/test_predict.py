@@ -350,6 +350,32 @@ def test_standard_output_may_be_closed(model: Path, tmp_path: Path, monkeypatch:
     assert len(read(tmp_path / "out.csv")["label"]) == COUNT
 
 
+@pytest.mark.parametrize(
+    ("stream", "arguments"), [("stdin", ("-", "out.csv")), ("stdin", ("-", "-")), ("stdout", ("in.csv", "-"))]
+)
+def test_a_closed_stream_that_is_needed_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stream: str,
+    arguments: tuple[str, str],
+) -> None:
+    """Before the model is even looked for."""
+    monkeypatch.chdir(tmp_path)
+    write(Path("in.csv"), {"sentence": sentences()})
+    name = stream.replace("std", "standard ").replace("in", "input").replace("out", "output")
+    monkeypatch.setattr(sys, stream, None)
+    assert error(capsys, "predict", "nowhere", *arguments) == f"{name}: is closed; expected it open, or a file"
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_columns_that_come_later(model: Path, tmp_path: Path, size: int) -> None:
+    """All rows of a jsonl file decide which columns it has; those without a text have no answer."""
+    (tmp_path / "in.jsonl").write_text('{"id": 1}\n{"id": 2}\n{"sentence": "w1 w2", "id": 3}\n')
+    assert status("predict", model, tmp_path / "in.jsonl", tmp_path / "out.csv", "--batch-rows", size) == 0
+    assert [bool(label) for label in read(tmp_path / "out.csv")["label"]] == [False, False, True]
+
+
 @pytest.mark.parametrize("command", [("predict", "IN", "-", "--batch-rows", 7), ("predict", "IN", "-"), ("info",)])
 def test_a_full_disk_under_standard_output_is_told(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: Any
@@ -503,6 +529,7 @@ def test_a_file_that_is_there_stays(model: Path, tmp_path: Path, capsys: pytest.
         (b"sentence\na\n", ("--text", "utterance"), "in.csv: has no column utterance; found sentence"),
         (b"sentence,n\na,b\n", ("--text", "sentence", "--pair", "n"), "expected one text: --text alone"),
         (b"sentence\na\n", ("--device", "gpu"), "device: 'gpu' cannot be used"),
+        (b"sentence\na\n", ("--prefix", "\udcff"), r"--prefix: '\udcff' is not allowed"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_written(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from deebert.export.runner import BATCH_TOKENS, Runner, _batches, _log_softmax, _texts
@@ -38,6 +39,8 @@ def test_lines_end_as_anywhere() -> None:
         ("w1", 0.1, TypeError, "texts: a single string; expected a list of texts"),
         ([("w1", "w2")], 0.1, TypeError, r"texts: number 0 is \('w1', 'w2'\); expected a string"),
         (["w1", None], 0.1, TypeError, "texts: number 1 is None; expected a string"),
+        ({"text": ["w1"]}, 0.1, TypeError, r"texts: a dict; expected one of its columns, or zip\(\) of two for pairs"),
+        (pd.DataFrame({"text": ["w1"]}), 0.1, TypeError, "texts: a DataFrame; expected one of its columns"),
         (["w1"], float("nan"), ValueError, "threshold: nan is not allowed; expected nats, 0 or more"),
     ],
 )

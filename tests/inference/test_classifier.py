@@ -463,6 +463,7 @@ class Loose(Criterion):
         ),
         ("threshold", -0.1, ValueError, "entropy: threshold is -0.1; allowed: nats, 0 or more"),
         ("threshold", float("nan"), ValueError, "entropy: threshold is nan; allowed: nats, 0 or more"),
+        ("threshold", 10**400, ValueError, "threshold: int too large to convert to float"),
         ("threshold", [0.1, -0.1, 0.1], ValueError, "layer_thresholds: thresholds are (0.1, -0.1, 0.1); allowed: nats"),
         (
             "threshold",
@@ -875,7 +876,7 @@ def test_folders_beside_the_models_files_are_left_behind(classifier: EarlyExitCl
         ("file/copy", None, "file/copy: cannot be written: Not a directory"),
         ("mine", None, "mine: holds thesis.txt, which is no part of the model; expected an empty folder"),
         (".", None, "holds damaged, which is no part of the model"),
-        ("copy", "nowhere", "nowhere/layers.json: no such file; `dvc repro` makes it"),
+        ("copy", "nowhere", "nowhere: no such file or folder; `dvc repro` makes a folder, `deebert measure` a file"),
         ("copy", "other", "other/layers.json: metrics of another model: task RTE; expected tiny, the model's"),
         ("copy", "old", "old/choice.json: has no cross_fitted_score_at; `dvc repro` makes it"),
         ("copy", "damaged", "damaged/sweep.json: not readable as JSON"),

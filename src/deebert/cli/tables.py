@@ -72,9 +72,9 @@ def certified_tables(known: "Thresholds | Chosen") -> list[str]:
 
 
 def _certified_row(each: "Certified") -> list[str]:
-    if each.layers_saved_frac == 0:
+    if each.threshold_nats == 0:
         return [f"{100 * each.risk:g}", "none", ""]
-    return [f"{100 * each.risk:g}", f"{each.threshold_nats:g}", percent(each.layers_saved_frac)]
+    return [f"{100 * each.risk:g}", f"{each.threshold_nats}", percent(each.layers_saved_frac)]
 
 
 def _side_by_side(pairs: Sequence[tuple[str, str]]) -> list[str]:

@@ -17,7 +17,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +112,8 @@ class Runner:
     def _encoded(self, texts: Iterable[Text]) -> list[Any]:
         if isinstance(texts, str):
             raise TypeError("texts: a single string; expected a list of texts, such as [text]")
+        if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # to iterate would give the names
+            raise TypeError(f"texts: a {type(texts).__name__}; expected one of its columns, or zip() of two for pairs")
         texts = [tuple(text) if isinstance(text, list) else text for text in texts]
         size = self.manifest["texts"]
         for i, text in enumerate(texts):
@@ -242,6 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="that answer a text; by default all cores")
     parsed = parser.parse_args(arguments)
     try:
+        needed = {"output": sys.stdout} | ({} if parsed.texts else {"input": sys.stdin})
+        if closed := [name for name, stream in needed.items() if stream is None]:
+            raise ValueError(f"standard {closed[0]}: is closed; expected it open")
         runner = Runner(Path(__file__).resolve().parent, parsed.threads)
         size = runner.manifest["texts"]
         if parsed.texts:

@@ -113,9 +113,9 @@ def _certificates(known: Thresholds) -> list[str]:
 
 
 def _certificate(each: Certified) -> str:
-    if each.layers_saved_frac == 0:
+    if each.threshold_nats == 0:
         return f"| {100 * each.risk:g} | none: too few samples, or too much is lost | |"
-    return f"| {100 * each.risk:g} | {each.threshold_nats:g} | {100 * each.layers_saved_frac:.2f} % |"
+    return f"| {100 * each.risk:g} | {each.threshold_nats} | {100 * each.layers_saved_frac:.2f} % |"
 
 
 def _speed(benchmark: Mapping[str, Any]) -> list[str]:

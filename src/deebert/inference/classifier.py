@@ -170,6 +170,8 @@ class EarlyExitClassifier:
 
     def _measured(self, path: Path) -> tuple[Thresholds, dict[str, Any]]:
         """What a run of the pipeline, or `deebert measure`, has found out; and the run's times, where there are any."""
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder; `dvc repro` makes a folder, `deebert measure` a file")
         if not path.is_file():
             metrics = read_metrics(path, self.about | {"weights": self.fingerprint})
             return Thresholds.of_metrics(self._about.get("metric"), metrics), metrics.get("benchmark", {})

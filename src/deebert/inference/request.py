@@ -1,5 +1,6 @@
 """What to answer and where to, and what came of it."""
 
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,11 @@ class Request:
 
     def check(self) -> None:
         """UserError where it cannot be done, as far as that is seen without reading a row."""
+        for place, stream, name in ((self.source, sys.stdin, "input"), (self.target, sys.stdout, "output")):
+            if place is None and stream is None:
+                raise UserError(f"standard {name}: is closed; expected it open, or a file")
+        if not self.prefix.isprintable():
+            raise UserError(f"--prefix: {self.prefix!r} is not allowed; expected characters that can be written")
         if self.source is not None:
             format_of(self.source)
             if not self.source.is_file():

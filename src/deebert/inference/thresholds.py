@@ -167,7 +167,9 @@ class Thresholds:
         """The smallest share of answers that is certified not to be passed by those that are not full depth's.
 
         Args:
-            threshold_nats: of all ramps. A certificate of a higher one holds for it, too: it was tested before that.
+            threshold_nats: of all ramps. What is certified for a higher one is given for it, too. It holds where that
+                was tested, as those of the sweep's grid were, one by one up to the certified one. Between two of them
+                it is likely where the grid is fine.
 
         Returns:
             None where no certificate is known.

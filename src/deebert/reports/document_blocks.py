@@ -109,11 +109,11 @@ def _paragraph(*sentences: str) -> str:
 def headline(run: Run) -> str:
     """Sentences: full depth, and what the example's threshold keeps and saves."""
     threshold, saved = run.example["threshold"], _percent(run.example["layers_saved_frac"], 0)
-    metric = metric_name(run.plots["layers"][0]["metric"])
+    metric, loss = metric_name(run.plots["layers"][0]["metric"]), _points(run.example["target_drop_points"])
     here = run.split.replace("_", " ")
     sentences = [
         f"At full depth the {metric} is {_percent(run.score(run.split))} % on {here}.",
-        f"At the threshold recommended for a loss of {LOSS_POINTS:g} point, {threshold:g} nats, it is"
+        f"At the threshold recommended for a loss of {loss}, {threshold:g} nats, it is"
         f" {_percent(run.score(run.split, threshold))} %, and {saved} % of the layers are saved.",
     ]
     if run.has_test:
