@@ -59,6 +59,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"position_embedding_type": "relative_key_query"},
         ["position_embedding_type", "relative_key_query"],
     ),
+    "no padding to count from": ("roberta", {"pad_token_id": None}, ["pad_token_id", "expected a number"]),
     "cross-attention": ("roberta", {"add_cross_attention": True}, ["add_cross_attention", "True"]),
     "heads that were removed": ("distilbert", {"pruned_heads": {"1": [0]}}, ["pruned_heads"]),
     "quantised weights": ("electra", {"quantization_config": {"quant_method": "gptq"}}, ["quantization_config"]),

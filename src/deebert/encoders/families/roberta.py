@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from deebert.encoders.families.bert import bert_layer
 from deebert.encoders.interface import Family
@@ -18,6 +19,10 @@ class Roberta(Family):
 
     def head(self, model: Any, first_token: Tensor) -> Tensor:
         return model.classifier(first_token[:, None])
+
+    def ignored_settings(self, config: PreTrainedConfig) -> dict[str, tuple[Any, Any]]:
+        needed = {} if config.pad_token_id is not None else {"pad_token_id": (None, "a number, as positions follow it")}
+        return super().ignored_settings(config) | needed
 
     def position_ids(self, model: Any, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return positions_after_padding_id(model.config.pad_token_id, ids, lengths)
