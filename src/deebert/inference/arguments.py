@@ -34,8 +34,10 @@ def criterion_of(threshold: Any, num_layers: int) -> Criterion:
         else:
             raise TypeError(f"threshold: {shown(threshold)}; expected nats, a sequence of nats, or a Criterion")
         criterion.check_depth(num_layers)
-    except (UserError, OverflowError) as error:
-        raise ValueError(f"threshold: {one_line(error)}" if isinstance(error, OverflowError) else str(error)) from None
+    except OverflowError as error:
+        raise ValueError(f"threshold: {one_line(error)}") from None
+    except UserError as error:
+        raise ValueError(str(error)) from None
     return criterion
 
 

@@ -169,8 +169,6 @@ def _opened(request: Request) -> Iterator[BinaryIO]:
 def _overview(answering: Answering, request: Request, source: Path, target: Format) -> tuple[tuple[str, ...], Overview]:
     """The columns with the texts, and what has to be known of a whole file before its first row is answered."""
     names = column_names(source, request.batch_rows)
-    if not names:
-        raise UserError(f"{source}: has no rows; it is empty")
     texts = find_text_columns(str(source), names, request.texts, answering.classifier.about)
     overview = look_through(lambda: _bar("check", chunks(source, request.batch_rows), None), texts, target)
     _check_names(overview.schema.names, request.prefix, str(source))

@@ -103,10 +103,7 @@ def _of_table(path: Path, columns: Columns, about: dict[str, Any]) -> Samples:
         raise UserError(f"{path}: no such file or folder")
     are_codes = any(map(CODE.fullmatch, about["label_names"]))
     ids = _ids([canonical(name, are_codes) for name in about["label_names"]])
-    names = column_names(path, ROWS_AT_ONCE)
-    if not names:
-        raise UserError(f"{path}: has no rows; it is empty")
-    found = _columns(path, names, columns, about)
+    found = _columns(path, column_names(path, ROWS_AT_ONCE), columns, about)
     texts, labels, left_out = [], [], []
     for chunk in chunks(path, ROWS_AT_ONCE):
         rows = zip(*(chunk.texts(name) for name in found.texts), strict=True)

@@ -67,11 +67,14 @@ def column_names(file: Path, size: int) -> list[str]:
     """The columns of a file, of all of its rows; `size` of them are read at a time.
 
     Raises:
-        UserError: as of `chunks`.
+        UserError: as of `chunks`, or there are none.
     """
     parts = chunks(file, size)
     read = parts if format_of(file).is_ragged else itertools.islice(parts, 1)
-    return list(dict.fromkeys(name for chunk in read for name in chunk.names))
+    names = list(dict.fromkeys(name for chunk in read for name in chunk.names))
+    if not names:
+        raise UserError(f"{file}: has no rows; it is empty")
+    return names
 
 
 @dataclass(frozen=True)
