@@ -78,6 +78,16 @@ def test_readme_leads_to_every_page() -> None:
     assert {f"docs/{page.name}" for page in DOCUMENTS[1:]} <= set(LINK.findall(text_of(README)))
 
 
+@EACH
+def test_tables_are_whole(document: Path) -> None:
+    """Each row stands on one line, with as many cells as its table's head."""
+    prose = FENCED.sub("", text_of(document))
+    for table in re.findall(r"(?:^ *\|.*\n)+(?:^.*\|$)?", prose, re.MULTILINE):
+        rows = [row.strip() for row in table.splitlines()]
+        assert all(row.endswith("|") for row in rows), table
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1, table
+
+
 def snippets(document: Path) -> list[str]:
     return [code for language, code in FENCED.findall(text_of(document)) if language == "python"]
 
