@@ -78,7 +78,7 @@ result: .venv/for-repro ## keep the working tree's run as results/NAME.json
 	@$(if $(NAME),,echo "error: name the result: make result NAME=sst2-mpnet-42" >&2; exit 1;) \
 	PYTHONPATH=src $(BIN)/python tools/results.py --keep '$(NAME)'
 
-results: .venv/for-repro ## draw all that results/ keeps, write docs/results.md anew, list or QUEUE=folders what is missing
+results: .venv/for-repro ## draw all that results/ keeps, write docs/results.md anew, list what is missing; QUEUE=folders queues it
 	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=src $(BIN)/python tools/results.py $(if $(QUEUE),--queue '$(QUEUE)')
 	@PYTHONPATH=src $(BIN)/python tools/docs_numbers.py docs/results.md
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 HELP = "a folder such as models/deebert, or owner/name@commit on the Hub"
 METRICS_HELP = (
     "metrics of the run that trained this very model, such as metrics, or a file that `deebert measure` has made of it;"
-    " needed unless it was saved with them"
+    " by default those that it was saved with"
 )
 
 
