@@ -25,9 +25,9 @@ from deebert.settings.benchmark import Benchmark
 from deebert.settings.reading import read_section
 
 
-def main(data_folder: Path, model_folder: Path, choice_file: Path, plots: Path, metrics_file: Path) -> None:
+def main(data_folder: Path, model_folder: Path, recommended_file: Path, plots: Path, metrics_file: Path) -> None:
     settings = read_section(Path("params.yaml"), Benchmark)
-    choice = read_json(choice_file)
+    recommended = read_json(recommended_file)
     data = DataSet.load(data_folder)
     task, frame = data.task, data.validation
     if len(frame) > settings.samples:
@@ -41,7 +41,7 @@ def main(data_folder: Path, model_folder: Path, choice_file: Path, plots: Path, 
     engine = Engine(model, resolve(recorded(model_folder), device), device)
     encoded = encode(tokenizer, frame, task.text_columns)
 
-    chosen = {(row["split"], row["target_drop_points"]): row["threshold"] for row in choice}
+    chosen = {(row["split"], row["target_drop_points"]): row["threshold"] for row in recommended}
     threshold = chosen[task.validation_splits[0], settings.drop_points]
     usual = (0.0, NEXT_TO_NOBODY, *thresholds_at(TIMED_SHARES, len(task.label_names)))
     criteria = [Entropy(each) for each in sorted({*(settings.thresholds or usual), threshold})]

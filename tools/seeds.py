@@ -2,8 +2,8 @@
 
     make seeds
 
-Reads what `dvc exp show` knows of commits and experiments, and takes those whose parameters are the working tree's but
-for `seed`.
+Reads what `dvc exp show` knows of commits and experiments, and takes those whose parameters and code are the working
+tree's, but for `seed`.
 """
 
 import argparse
@@ -20,7 +20,9 @@ from deebert.settings.params import read_params
 
 def main(figure: Path) -> None:
     params = read_params(Path("params.yaml"))
-    runs = seeds.runs_like_this(experiments.show())
+    runs, of_other_code = seeds.runs_like_this(experiments.show())
+    if of_other_code:
+        print(f"left out, as other code ran them: seeds {', '.join(map(str, of_other_code))}", file=sys.stderr)
     if len(runs) < 2:
         raise UserError(f"{len(runs)} finished runs differ from this one by the seed alone; a spread needs 2 or more")
     sweeps = {

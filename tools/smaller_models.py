@@ -1,13 +1,10 @@
 """Take the scores of smaller models from the experiments that exist into a file, which the stage `plot` draws from.
 
-    dvc exp run --queue -S dataset=RTE -S finetune_backbone.truncate_to=3,6,9
-    dvc exp run --queue -S dataset=RTE -S model=distilbert-base
-    dvc queue start
     make smaller
-    dvc repro plot
 
-Reads what `dvc exp show` knows, of all commits and of the working tree. A run that is there already is brought up to
-date; rows of runs that DVC no longer knows stay, since a clone gets no experiments with it.
+docs/runs.md has how such runs are queued. Reads what `dvc exp show` knows, of all commits and of the working tree. A
+run that is there already is brought up to date; rows of runs that DVC no longer knows stay, since a clone gets no
+experiments with it.
 """
 
 import argparse

@@ -60,6 +60,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         ["position_embedding_type", "relative_key_query"],
     ),
     "no padding to count from": ("roberta", {"pad_token_id": None}, ["pad_token_id", "expected a number"]),
+    "padding below all": ("xlm-roberta", {"pad_token_id": -1}, ["pad_token_id", "-1", "expected a number, 0 or more"]),
     "cross-attention": ("roberta", {"add_cross_attention": True}, ["add_cross_attention", "True"]),
     "heads that were removed": ("distilbert", {"pruned_heads": {"1": [0]}}, ["pruned_heads"]),
     "quantised weights": ("electra", {"quantization_config": {"quant_method": "gptq"}}, ["quantization_config"]),
@@ -91,6 +92,34 @@ def test_settings_that_nobody_would_follow(
     for call in (lambda: resolve(str(folder)), lambda: load_classifier(folder)):
         message = error(call)
         assert [part for part in (str(folder), "in config.json", *told) if part not in message] == [], message
+
+
+ELSEWHERE: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "another file of weights": ("config.json", {"transformers_weights": "other.safetensors"}, ["other.safetensors"]),
+    "code of its own": ("config.json", {"auto_map": {"AutoModel": "modeling_own.Own"}}, ["auto_map"]),
+    "a tokenizer of its own": (
+        "tokenizer_config.json",
+        {"auto_map": {"AutoTokenizer": [None, "own--tokenization_own.Own"]}},
+        ["auto_map"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("file", "changed", "told"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_a_model_that_other_files_make(file: str, changed: dict[str, Any], told: list[str], tmp_path: Path) -> None:
+    """The plan refuses a model whose weights lie in another file, or whose own code would not run."""
+    folder = tiny.write_model(tmp_path / "model")
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    message = error(lambda: resolve(str(folder)))
+    assert [part for part in (str(folder), file, "expected none", *told) if part not in message] == [], message
+
+
+def test_a_map_to_no_model_is_no_mistake(tmp_path: Path) -> None:
+    """Code that only describes the model changes no answer."""
+    folder = tiny.write_model(tmp_path / "model")
+    edit_config(folder, auto_map={"AutoConfig": "configuration_own.Own"}, transformers_weights=None)
+    assert resolve(str(folder))[1] == "bert"
 
 
 def test_settings_that_say_the_usual_are_no_mistake(tmp_path: Path) -> None:

@@ -85,6 +85,15 @@ def test_a_threshold_is_chosen_on_validation_and_judged_on_test() -> None:
     assert " | 0.0 (0.0) | 7.5 (1.0) |" in text and " | 0.0 (0.0) | 5.0 (2.0) |" in text
 
 
+def test_a_loss_that_is_just_allowed_is_allowed() -> None:
+    """Scores are kept to 5 digits: 8 of 1,600 samples are half a point, however full depth's score is rounded."""
+    result = make_result()
+    for right in range(800, 1601):
+        curve = [[0.0, 0.0, round(right / 1600, 5)]]
+        curve += [[0.1 * i, 0.2 * i, round((right - lost) / 1600, 5)] for i, lost in ((1, 8), (2, 9))]
+        assert dataclasses.replace(result, curve={"validation": curve}).chosen(0.5, 4, "validation")[0] > 0.15
+
+
 def test_a_deeper_curve_keeps_the_point_that_was_chosen() -> None:
     """Scores may fall and rise again: the boldest threshold within the loss counts."""
     result = make_result()
@@ -160,7 +169,7 @@ def test_missing_runs_are_queued_with_whole_paths(tmp_path: Path, monkeypatch: p
     assert f"model={tmp_path / 'mpnet'}" in start and "dataset=RTE" in start, "a known name is no folder"
 
 
-def write_run(folder: Path) -> None:
+def write_run(folder: Path, model: str = "/home/me/toy") -> None:
     """The committed run's figures, with a model and parameters that fit them."""
     for name in ("plots/sweep.json", "plots/layers.json", "metrics/layers.json"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -169,18 +178,19 @@ def write_run(folder: Path) -> None:
     (folder / "models/deebert").mkdir(parents=True)
     (folder / "models/deebert/training.json").write_text(json.dumps(training))
     params = USUAL.replace("42", "7").replace("epochs: default", "epochs: 2") + "benchmark:\n  samples: 3\n"
-    params = params.replace("model: default", "model: /home/me/toy")
+    params = params.replace("model: default", f"model: {model}")
     (folder / "params.yaml").write_text(params)
     lock = {"stages": {"plot": {"params": {"params.yaml": yaml.safe_load(params)}}}}
     (folder / "dvc.lock").write_text(yaml.safe_dump(lock))
 
 
-def test_a_run_is_taken_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["/home/me/toy", "~/models/toy", "~me/toy"])
+def test_a_run_is_taken_as_it_is(model: str, tmp_path: Path) -> None:
     """Scores are the figures'. Settings are those which differ and scores follow from, and what names the run.
 
     A path loses all but its last name.
     """
-    write_run(tmp_path)
+    write_run(tmp_path, model)
     result = take(tmp_path, USUAL)
     assert (result.task, result.model, result.seed, result.truncate_to) == ("toy", "toy-bert", 7, None)
     expected = {"dataset": "toy", "model": "toy", OBJECTIVE: "alternating", "finetune_backbone.epochs": 2}

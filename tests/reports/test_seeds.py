@@ -32,22 +32,29 @@ def shown(*experiments: dict[str, Any]) -> list[dict[str, Any]]:
     return [revision("workspace", 42, 0.1), commit]
 
 
-def runs_of(*experiments: dict[str, Any], ran: dict[str, int] | None = None) -> dict[int, Any]:
-    """What is made of `experiments` beside a commit, each run with its own seed but those named in `ran`."""
-    entries = {entry["rev"]: entry for entry in (revision("commit", 42, 0.9), *experiments)}
+def runs_of(
+    *experiments: dict[str, Any], ran: dict[str, int] | None = None, code: dict[str, str] | None = None
+) -> tuple[dict[int, Any], list[int]]:
+    """What is made of `experiments` beside a commit.
+
+    Each was run with its own seed, but those named in `ran`, and by the same code, but those named in `code`.
+    """
+    entries = {entry["rev"]: entry for entry in (*shown(), revision("commit", 42, 0.9), *experiments)}
 
     def read_file(name: str, path: str) -> str:
         assert path == "dvc.lock"
         params = entries[name]["data"]["params"]["params.yaml"]["data"]
         params = params | {"seed": (ran or {}).get(name, params["seed"])}
-        return yaml.safe_dump({"stages": {"plot": {"params": {"params.yaml": params}}}})
+        deps = [{"path": "src/code.py", "md5": (code or {}).get(name, "this")}]
+        sweep = {"deps": deps, "outs": [{"path": "data/sweep", "md5": "1"}], "params": {"params.yaml": params}}
+        return yaml.safe_dump({"stages": {"entropy_sweep": sweep, "plot": {"deps": sweep["outs"]}}})
 
     return runs_like_this(shown(*experiments), read_file)
 
 
 def test_runs_differ_in_the_seed_alone() -> None:
     """Of commits and experiments, one finished run per seed with the workspace's parameters; not that itself."""
-    runs = runs_of(
+    runs, _ = runs_of(
         revision("b", 2, 0.8),
         revision("a", 1, 0.7),
         revision("again", 1, 0.2),
@@ -64,9 +71,16 @@ def test_runs_differ_in_the_seed_alone() -> None:
     }
 
 
+def test_runs_of_other_code_are_left_out() -> None:
+    """Seeds that only they have are told."""
+    other = {name: "other" for name in ("a", "b")}
+    runs, left_out = runs_of(revision("a", 1, 0.7), revision("b", 2, 0.8), revision("c", 2, 0.6), code=other)
+    assert ({seed: name for seed, (name, _) in runs.items()}, left_out) == ({2: "c", 42: "commit"}, [1])
+
+
 def test_the_table_has_mean_spread_and_each_seed() -> None:
     """A line per figure: mean and sample standard deviation of the seeds' values, which stand beside them."""
-    lines = table(runs_of(revision("a", 1, 0.7), revision("b", 2, 0.8))).splitlines()
+    lines = table(runs_of(revision("a", 1, 0.7), revision("b", 2, 0.8))[0]).splitlines()
     assert lines[0] == "| figure | mean | spread | seed 1 | seed 2 | seed 42 |"
     spread = f"{statistics.stdev([0.7, 0.8, 0.9]):.4f}".rstrip("0").rstrip(".")
     assert lines[2] == f"| full_score | 0.8 | {spread} | 0.7 | 0.8 | 0.9 |"

@@ -161,6 +161,7 @@ BATCH = "a whole number, 1 to 1000000"
 SEED = "a whole number, 0 to 4294967295"
 ABOVE_0 = "a number above 0"
 LIST = "a list of different numbers, each 0 or more"
+POINTS = LIST + ", 100 at most"
 LIST_OR = LIST + "; or default, the number of classes' own"
 SHARES = "a list of different numbers, each above 0, 1 at most"
 DELTA = "a number above 0, 0.5 at most"
@@ -216,12 +217,15 @@ NOT_ALLOWED: list[tuple[str, Any, str]] = [
     *(("entropy_sweep.thresholds", value, LIST_OR) for value in ([True], [0, 0.0], [None], [[0.1]], {"a": 0.1}, None)),
     *(("entropy_sweep.resampling_seed", value, SEED) for value in (-1, 0.5, 2**32)),
     *(("entropy_sweep.grid_points", value, "a whole number, 0 to 10000") for value in (-1, 20.5, 10**5)),
-    *(("entropy_sweep.targets", value, LIST) for value in (1, [], [-1], [1.0, 1])),
-    *(("entropy_sweep.ramp_cost_layers", value, "a number, 0 or more") for value in (-0.1, "default", None)),
+    *(("entropy_sweep.targets", value, POINTS) for value in (1, [], [-1], [1.0, 1], [1e300])),
+    *(
+        ("entropy_sweep.ramp_cost_layers", value, "a number, 0 or more, 1000 at most")
+        for value in (-0.1, "default", None, 1e308)
+    ),
     *(("entropy_sweep.risk.epsilons", value, SHARES) for value in (0.01, [], [0.0], [1.1], [0.1, 0.1], ["0.1"])),
     *(("entropy_sweep.risk.delta", value, DELTA) for value in (0, 0.6, -0.1, [0.1], "0.1", float("nan"))),
     *(("benchmark.thresholds", value, LIST_OR) for value in (0.1, [], [-0.1], [0.1, 0.1], [float("inf")])),
-    *(("benchmark.drop_points", value, "a number, 0 or more") for value in (-1, "1", None, [1.0])),
+    *(("benchmark.drop_points", value, "a number, 0 or more, 100 at most") for value in (-1, "1", None, [1.0], 101)),
     *(("benchmark.samples", value, WHOLE_1) for value in (0, 400.0, "all")),
     *(("benchmark.rounds", value, "a whole number, 1 to 1000") for value in (0, 2.5, True, 10**4)),
     *(("benchmark.seconds", value, ABOVE_0) for value in (0, -1, float("inf"), "default")),
@@ -257,6 +261,12 @@ def test_the_ends_of_a_range_are_allowed(bare: Path, key: str, value: Any) -> No
     """As the lines about other values say."""
     put(bare, key, value)
     read_params(bare)
+
+
+def test_0_has_no_sign(bare: Path) -> None:
+    """Thresholds name rows and figures, where -0.0 would be another."""
+    put(bare, "entropy_sweep.thresholds", [0.1, -0.0])
+    assert str(read_params(bare).entropy_sweep.thresholds) == "(0.0, 0.1)"
 
 
 @pytest.mark.parametrize(

@@ -495,8 +495,16 @@ MISTAKES: dict[str, tuple[str, Callable[[], object], list[str]]] = {
     "about.json cut": ("plot", halve("data/logits/about.json"), ["data/logits/about.json: not readable as JSON"]),
     "no sweep": ("plot", remove("data/sweep"), ["data/sweep/sweep.json: no such file", "dvc repro"]),
     "sweep cut": ("plot", halve("data/sweep/exits.json"), ["data/sweep/exits.json: not readable as JSON"]),
-    "nothing chosen": ("benchmark", remove("data/sweep/choice.json"), ["data/sweep/choice.json: no such file"]),
-    "choice cut": ("benchmark", halve("data/sweep/choice.json"), ["data/sweep/choice.json: not readable as JSON"]),
+    "nothing chosen": (
+        "benchmark",
+        remove("data/sweep/recommended.json"),
+        ["data/sweep/recommended.json: no such file"],
+    ),
+    "choice cut": (
+        "benchmark",
+        halve("data/sweep/recommended.json"),
+        ["data/sweep/recommended.json: not readable as JSON"],
+    ),
     "no data to time": ("benchmark", remove("data/glue"), ["data/glue/task.json: no such file", "dvc repro"]),
     "no validation split to time": (
         "benchmark",
@@ -628,9 +636,9 @@ def test_an_objective_without_a_part_is_told(monkeypatch: pytest.MonkeyPatch, ca
 def test_the_benchmark_is_of_the_threshold_that_the_sweep_recommends(project: Path) -> None:
     """Its metrics are of the target drop_points, its rows of the listed thresholds as well, once each."""
     settings = yaml.safe_load(Path("params.yaml").read_text())["benchmark"]
-    choice = json.loads(Path("data/sweep/choice.json").read_text())
+    rows = json.loads(Path("data/sweep/recommended.json").read_text())
     metrics = json.loads(Path("metrics/benchmark.json").read_text())
-    (recommended,) = [row["threshold"] for row in choice if row["target_drop_points"] == settings["drop_points"]]
+    (recommended,) = [row["threshold"] for row in rows if row["target_drop_points"] == settings["drop_points"]]
     assert (metrics["threshold"], metrics["n"], metrics["threads"]) == (recommended, 8, 1)
     rows = json.loads(Path("plots/benchmark.json").read_text())
     assert settings["thresholds"] == "default"

@@ -233,13 +233,13 @@ def test_clone_runs_nothing(first_run: tuple[Path, str], tmp_path: Path) -> None
 def test_thresholds_rerun_the_sweep_only(project: Path) -> None:
     """New thresholds run the sweep and what reads it, and keep every comment; the old come out of the run-cache.
 
-    `plan`, which checks all parameters, runs whenever one changes; the clock only if other thresholds are chosen.
+    `plan`, which checks all parameters, runs whenever one changes; the clock only if other thresholds are recommended.
     """
-    before, params, choice = files(project), project / "params.yaml", project / "data/sweep/choice.json"
-    chosen = choice.read_bytes()
+    before, params, recommended = files(project), project / "params.yaml", project / "data/sweep/recommended.json"
+    were = recommended.read_bytes()
     comments = re.findall("#.*", params.read_text(encoding="utf-8"))
     changed = dvc(project, "exp", "run", "--set-param", "entropy_sweep.thresholds=[0.1,0.3]")
-    clock = ["benchmark"] if choice.read_bytes() != chosen else []
+    clock = ["benchmark"] if recommended.read_bytes() != were else []
     assert stages_run(changed) == ["plan", "entropy_sweep", "plot", *clock]
     assert re.findall("#.*", params.read_text(encoding="utf-8")) == comments
     assert {row["threshold"] for row in json.loads((project / "plots/exits.json").read_bytes())} == {0.1, 0.3}
@@ -250,6 +250,16 @@ def test_thresholds_rerun_the_sweep_only(project: Path) -> None:
         assert f"Stage '{stage}' is cached - skipping run" in back
     assert stages_run(back) == ["plot", *clock]
     assert untimed(files(project)) == untimed(before)
+
+
+def test_samples_drawn_anew_time_nothing_again(project: Path) -> None:
+    """They move intervals and cross-fitted scores, and the thresholds that are recommended stay."""
+    before = (project / "data/sweep/choice.json").read_bytes()
+    changed = dvc(project, "exp", "run", "--set-param", "entropy_sweep.resampling_seed=1")
+    assert stages_run(changed) == ["plan", "entropy_sweep", "plot"]
+    assert (project / "data/sweep/choice.json").read_bytes() != before
+    git(project, "checkout", "params.yaml")
+    dvc(project, "repro")
 
 
 def test_settings_of_the_clock_rerun_the_benchmark_only(project: Path) -> None:

@@ -50,7 +50,8 @@ def split_tables(scored: ScoredCurve, saved: SplitLogits, settings: EntropySweep
 def choice_tables(scored: ScoredCurve, saved: SplitLogits, settings: EntropySweep) -> dict[str, list[Row]]:
     """The tables about a validation split that tell what to deploy and how far to trust it, by name.
 
-    They are `choice`, `bands`, `certificates`, `leavers` and `calibration`. A test split has none: it must not choose.
+    They are `choice`, `recommended`, `bands`, `certificates`, `leavers` and `calibration`. A test split has none: it
+    must not choose. `recommended` is of `choice` what does not move with the samples drawn anew: the thresholds alone.
     """
     split, labels, targets, cost = scored.split, scored.labels, settings.targets, settings.ramp_cost_layers
     resampled = Resampled(scored)
@@ -63,6 +64,7 @@ def choice_tables(scored: ScoredCurve, saved: SplitLogits, settings: EntropySwee
     thresholds = [row["threshold"] for row in choice]
     return {
         "choice": choice,
+        "recommended": [{key: row[key] for key in ("split", "target_drop_points", "threshold")} for row in choice],
         "bands": band_rows(resampled),
         "certificates": certificate_rows(scored, settings.risk.epsilons, settings.risk.delta),
         "leavers": leaver_rows(split, scored.curve, thresholds, saved),

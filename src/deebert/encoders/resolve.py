@@ -54,7 +54,6 @@ def _check_no_folder(model: str, *names: str) -> None:
 
 def _folder(model: str) -> tuple[KnownModel, str]:
     # Imported here, because torch and transformers take seconds that a known model needs not wait for.
-    from deebert.encoders.loading import load_errors, supported_config
     from deebert.encoders.starts import released
 
     folder = Path(model).expanduser()
@@ -68,21 +67,38 @@ def _folder(model: str) -> tuple[KnownModel, str]:
             f"params.yaml: model: {model!r}: no model.safetensors there;"
             " pickled weights are not read, for they may run code"
         )
-    with load_errors(model):
-        family = supported_config(model, folder).model_type
-        return KnownModel(family, str(folder), content_of(folder), PAPER_BERT), "pretrained"
+    return KnownModel(_family(model, folder), str(folder), content_of(folder), PAPER_BERT), "pretrained"
 
 
 def _repository(model: str) -> KnownModel:
-    from deebert.encoders.loading import load_errors, supported_config
-
     place, _, revision = model.partition("@")
     _check_no_folder(model, place)
     if not revision:
         log.warning("model %s has no @commit: a later run may get other weights", model)
+    return KnownModel(_family(model, place, revision or None), place, revision or None, PAPER_BERT)
+
+
+def _family(model: str, place: str | Path, revision: str | None = None) -> str:
+    """The `model_type` there; UserError where early exit does not work, or where files would not be what counts."""
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    from deebert.encoders.loading import load_errors, supported_config
+
     with load_errors(model):
-        family = supported_config(model, place, revision or None).model_type
-    return KnownModel(family, place, revision or None, PAPER_BERT)
+        config = supported_config(model, place, revision)
+        tokenizer = get_tokenizer_config(place, revision=revision)
+    if file := getattr(config, "transformers_weights", None):
+        raise UserError(
+            f"model {model}: transformers_weights in config.json is {file}; expected none, and model.safetensors"
+        )
+    known = (("config.json", getattr(config, "auto_map", None)), ("tokenizer_config.json", tokenizer.get("auto_map")))
+    for file, code in known:
+        if isinstance(code, dict) and any(key.startswith(("AutoModel", "AutoTokenizer")) for key in code):
+            raise UserError(
+                f"model {model}: auto_map in {file} names code of its own, which is not run; expected none, if"
+                f" transformers' own code for {config.model_type} answers as it does"
+            )
+    return config.model_type
 
 
 def family_fingerprint(family: str) -> str:

@@ -1,6 +1,7 @@
 """What callers hand to the Python interface, checked: a mistake is a TypeError or ValueError of one line."""
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import index
 from typing import Any
@@ -105,14 +106,14 @@ def check_many(texts: Any) -> None:
 
 
 def count(name: str, value: Any) -> int:
-    """`value` as a whole number; ValueError where it is none, or below 1."""
+    """`value` as a whole number, no larger than a list can be; ValueError where it is none, or below 1."""
     try:
         found = 0 if isinstance(value, bool) else index(value)
     except TypeError:
         found = 0
     if found < 1:
         raise ValueError(f"{name}: {shown(value)} is not allowed; expected a whole number, 1 or more")
-    return found
+    return min(found, sys.maxsize)
 
 
 def shown(value: Any) -> str:

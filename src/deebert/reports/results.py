@@ -96,7 +96,7 @@ class Result:
         It is chosen on validation, whatever the split: the boldest that loses at most so many points there.
         """
         validation = self.curve[self.validation]
-        floor = validation[0][2] - points / 100 - 1e-9  # two equal scores may differ in their last bit
+        floor = validation[0][2] - points / 100 - 1.1e-5  # both scores are rounded to 5 digits
         boldest = max(i for i, (_, _, score) in enumerate(validation) if score >= floor)
         return self.curve_of(num_layers, split)[boldest]
 
@@ -167,7 +167,8 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, An
 
 def _nameable(value: Any) -> Any:
     """A path outside the project by its last name: where it lay on somebody's disk helps nobody."""
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    is_outside = isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
+    return Path(value).name if is_outside else value
 
 
 def _curve(rows: Iterable[Mapping[str, Any]]) -> list[list[float]]:

@@ -19,19 +19,31 @@ Runs = dict[int, tuple[str, dict[str, float]]]  # seed -> revision, figures by n
 METRICS = ("metrics/layers.json", "metrics/sweep.json", "metrics/choice.json")
 
 
-def runs_like_this(shown: list[dict[str, Any]], read_file: experiments.ReadFile = experiments.file_of) -> Runs:
+def runs_like_this(
+    shown: list[dict[str, Any]], read_file: experiments.ReadFile = experiments.file_of
+) -> tuple[Runs, list[int]]:
     """Revision and figures, by name, of one finished run per seed, the newest, from what `experiments.show` returns.
 
-    A revision whose `params.yaml` was edited and not run since has another run's figures, and is passed over.
+    A revision whose `params.yaml` was edited and not run since has another run's figures, and is passed over. So is one
+    whose figures came from other code than the working tree's: the spread would be of more than the seed.
+
+    Returns:
+        The runs, and the seeds that only other code has run.
     """
     wanted = _but_seed(experiments.params_of(shown[0]))
-    runs: Runs = {}
+    here = experiments.Revision("workspace", "workspace", {}, {})
+    code, runs, of_other_code = experiments.code_of(here, read_file), {}, set()
     for run in experiments.revisions(shown[1:]):
         finished = all(run.metrics.get(file) for file in METRICS)
-        if finished and _but_seed(run.params) == wanted and experiments.was_run(run, read_file):
-            figures = {name: value for file in METRICS for name, value in _figures(run.metrics[file])}
-            runs.setdefault(run.params["seed"], (run.revision, figures))
-    return dict(sorted(runs.items()))
+        if not (finished and _but_seed(run.params) == wanted and experiments.was_run(run, read_file)):
+            continue
+        seed = run.params["seed"]
+        if experiments.code_of(run, read_file) != code:
+            of_other_code.add(seed)
+            continue
+        figures = {name: value for file in METRICS for name, value in _figures(run.metrics[file])}
+        runs.setdefault(seed, (run.revision, figures))
+    return dict(sorted(runs.items())), sorted(of_other_code - runs.keys())
 
 
 def _but_seed(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ MAX_ROUNDS, MAX_THREADS = 1_000, 1_024
 @dataclass(frozen=True)
 class Benchmark:
     thresholds: tuple[float, ...] | None = checked(or_default(numbers(0), "the number of classes' own"))
-    drop_points: float = checked(number(0))
+    drop_points: float = checked(number(0, 100))
     samples: int = checked(whole(1))
     rounds: int = checked(whole(1, MAX_ROUNDS))
     seconds: float = checked(number(0, above=True))

@@ -45,7 +45,7 @@ def number(low: float, high: float = math.inf, *, above: bool = False) -> Check:
         # An int may be too large for a float, and compares all the same; NaN compares with nothing.
         if not ok or not low <= value <= min(high, sys.float_info.max) or (above and value == low):
             raise ValueError(f"a number{'' if above else ','} {_range(low, high, above)}")
-        return float(value)
+        return float(value) + 0.0  # -0.0 is 0
 
     return check
 

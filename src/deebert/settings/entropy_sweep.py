@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from deebert.settings.checks import SEED, checked, number, numbers, or_default, whole
 
-MAX_GRID = 10_000
+MAX_GRID, MAX_RAMP_COST = 10_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,6 @@ class EntropySweep:
     resampling_seed: int = checked(SEED)
     thresholds: tuple[float, ...] | None = checked(or_default(numbers(0), "the number of classes' own"))
     grid_points: int = checked(whole(0, MAX_GRID))
-    targets: tuple[float, ...] = checked(numbers(0))
+    targets: tuple[float, ...] = checked(numbers(0, 100))
     risk: Risk
-    ramp_cost_layers: float = checked(number(0))
+    ramp_cost_layers: float = checked(number(0, MAX_RAMP_COST))

@@ -21,8 +21,10 @@ class Roberta(Family):
         return model.classifier(first_token[:, None])
 
     def ignored_settings(self, config: PreTrainedConfig) -> dict[str, tuple[Any, Any]]:
-        needed = {} if config.pad_token_id is not None else {"pad_token_id": (None, "a number, as positions follow it")}
-        return super().ignored_settings(config) | needed
+        ignored, padding = super().ignored_settings(config), config.pad_token_id
+        if padding is None or padding < 0:
+            ignored["pad_token_id"] = (padding, "a number, 0 or more, as positions follow it")
+        return ignored
 
     def position_ids(self, model: Any, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return positions_after_padding_id(model.config.pad_token_id, ids, lengths)
