@@ -72,8 +72,8 @@ def test_a_bound_is_where_the_exact_tail_is_delta(data: st.DataObject, n: int, d
 
 
 @pytest.mark.parametrize("n", [2_000, 40_000])
-def test_cutting_the_tail_changes_nothing(n: int) -> None:
-    """With many samples, where only the tail's larger terms are summed, the whole tail is still delta at the bound."""
+def test_a_bound_of_many_samples_is_where_the_tail_is_delta(n: int) -> None:
+    """Summed term by term in another way than the bound was found."""
     counts = np.array([0, 1, 30, n // 10, n // 2, n - 5])
     for count, rate in zip(counts, binomial_upper_bound(counts, n, 0.1), strict=True):
         i = np.arange(count + 1)
@@ -194,6 +194,21 @@ def test_disagreement_asks_for_no_labels() -> None:
     hidden = np.full(100, -1)
     known = rng.integers(0, 3, 100)
     assert (disagreement_bounds(predictions, hidden, 0.1) == disagreement_bounds(predictions, known, 0.1)).all()
+
+
+def test_the_risk_that_is_told_is_that_of_the_samples() -> None:
+    """Counted by hand: of 1,000 samples 3 are harmed and 1 is helped; 2 are wrong in another way than at full depth."""
+    labels = np.zeros(1000, dtype=int)
+    full = labels.copy()
+    full[:3] = 1  # wrong at full depth
+    early = full.copy()
+    early[0] = 0  # helped
+    early[1:3] = 2  # wrong in another way
+    early[10:13] = 1  # harmed
+    curve = Curve("entropy", (0.0, 0.1), np.array([[10] * 1000, [9] * 1000]), np.stack([full, early]), 10)
+    rows = certificate_rows(ScoredCurve("validation", curve, labels, "accuracy", 0), [0.05], 0.1)
+    assert all(row["certified"] for row in rows)
+    assert {row["loss"]: row["risk"] for row in rows} == pytest.approx({"disagreement": 0.006, "accuracy_drop": 0.002})
 
 
 def test_rows_are_plain_data_also_where_nothing_can_be_saved() -> None:

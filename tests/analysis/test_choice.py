@@ -130,8 +130,11 @@ def test_intervals_hold_what_they_are_about() -> None:
 
 
 def test_intervals_of_many_classes_are_not_too_low() -> None:
-    """Macro-F1 is lower, the fewer samples a class has: on the samples, and once more on each that is drawn of them."""
-    rng, classes, inside = np.random.default_rng(3), 77, []
+    """Macro-F1 is lower, the fewer samples a class has: on the samples, and once more on each that is drawn of them.
+
+    So the intervals' middles are at what is true, above what was seen.
+    """
+    rng, classes, inside, middles, seen = np.random.default_rng(3), 77, [], [], []
     for seed in range(40):
         labels = rng.integers(classes, size=400)
         wrong = (labels + rng.integers(1, classes, size=400)) % classes
@@ -139,7 +142,10 @@ def test_intervals_of_many_classes_are_not_too_low() -> None:
         curve = Curve("entropy", (0.0,), np.full((1, 400), LAYERS), answers, LAYERS)
         (row,) = band_rows(Resampled(ScoredCurve("validation", curve, labels, "macro_f1", seed)))
         inside.append(row["score_low"] <= 0.85 <= row["score_high"])
+        middles.append((row["score_low"] + row["score_high"]) / 2)
+        seen.append(row["score"])
     assert np.mean(inside) >= 0.85  # of percentiles alone, 0.6
+    assert abs(np.mean(middles) - 0.85) < 0.01 < 0.85 - np.mean(seen)
 
 
 @pytest.mark.parametrize("rows_of", ["choice", "curve"])
@@ -254,6 +260,17 @@ def test_the_sums_are_those_of_all_terms(seed: int, n: int, metric: str) -> None
         patched.setattr(choice, "SAMPLES_AT_ONCE", 7)
         sums = _sums(_terms(ScoredCurve("validation", curve, labels, metric, 0)), weights)
     assert np.array_equal(sums, whole @ weights)
+
+
+def test_a_class_that_is_never_answered_has_its_terms() -> None:
+    """The highest class has a few samples in one of the parts, and no setting ever answers it."""
+    n = 2 * choice.SAMPLES_AT_ONCE
+    labels = np.arange(n) % 2
+    labels[:3] = 2
+    answers = np.stack([np.arange(n) % 2, np.zeros(n, dtype=int)])
+    curve = Curve("entropy", (0.0, 0.1), np.array([[4] * n, [1] * n]), answers, 4)
+    rows = band_rows(Resampled(ScoredCurve("validation", curve, labels, "macro_f1", 0)))
+    assert [row["score"] for row in rows] == pytest.approx([METRICS["macro_f1"](labels, each) for each in answers])
 
 
 def test_many_classes_take_little_memory() -> None:

@@ -403,6 +403,7 @@ def test_probabilities_of_large_half_precision_logits() -> None:
         lambda: ConfidentStreak("2", 0.5),
         lambda: ConfidentStreak(0, 0.5),
         lambda: ConfidentStreak(2, -0.5),
+        lambda: ConfidentStreak(2, 1.5),
         lambda: LayerThresholds((0.1, -0.2), 1.0),
         lambda: Consistency(WEIGHTS, 1.1),
         lambda: Consistency(WEIGHTS, math.nan),

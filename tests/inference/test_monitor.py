@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.inference.test_classifier import LAYERS, check_same, sentences, write
 EPSILON, DELTA = 0.05, 0.1
 THRESHOLD = 0.6
 TEXTS = sentences(60)
+Change = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +223,12 @@ def test_wrong_settings_are_told(classifier: EarlyExitClassifier, name: str, val
         ({"weights": [1.0]}, "do not fit"),
         ({"log_wealth": None}, "do not fit"),
         ({"rule": 3}, "do not fit"),
+        (lambda state: {"disagreements": state["audits"] + 1}, "do not fit"),
+        (lambda state: {"exits": [state["exits"][0] - 1, *state["exits"][1:]]}, "do not fit"),
+        ({"alarm_after": 0}, "do not fit"),
+        (lambda state: {"weights": [-1.0, 2.0, *[0.0] * (len(state["weights"]) - 2)]}, "do not fit"),
+        (lambda state: {"weights": [2 * weight for weight in state["weights"]]}, "do not fit"),
+        ({"log_wealth": math.inf}, "do not fit"),
         ({"epsilon": 2}, "epsilon: 2 is not allowed"),
         ({"delta": "x"}, "delta: 'x' is not allowed"),
         ({"exits": 3}, "damaged"),
@@ -228,13 +236,17 @@ def test_wrong_settings_are_told(classifier: EarlyExitClassifier, name: str, val
     ],
 )
 def test_a_file_that_is_no_state_is_told(
-    classifier: EarlyExitClassifier, tmp_path: Path, change: dict[str, Any], told: str
+    classifier: EarlyExitClassifier, tmp_path: Path, change: Change | Callable[[dict[str, Any]], Change], told: str
 ) -> None:
-    """In one line with the file's name, and so is one that is not there."""
+    """In one line with the file's name, and so is one that is not there.
+
+    Numbers of the right kind may not be together either: what went on from them would promise nothing.
+    """
     monitor = Monitor(classifier, EPSILON, share=0.5)
     monitor.predict(TEXTS, THRESHOLD)
     path = tmp_path / "state.json"
-    path.write_text(json.dumps(state_of(monitor, tmp_path) | change))
+    state = state_of(monitor, tmp_path)
+    path.write_text(json.dumps(state | (change(state) if callable(change) else change)))
     with pytest.raises(UserError, match=rf"^{path}: [^\n]*{told}[^\n]*$"):
         Monitor.load(path, classifier)
     with pytest.raises(UserError, match=r"no such file; Monitor\.save writes it"):
