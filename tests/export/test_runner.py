@@ -41,10 +41,14 @@ def test_lines_end_as_anywhere() -> None:
         (["w1", None], 0.1, TypeError, "texts: number 1 is None; expected a string"),
         ({"text": ["w1"]}, 0.1, TypeError, r"texts: a dict; expected one of its columns, or zip\(\) of two for pairs"),
         (pd.DataFrame({"text": ["w1"]}), 0.1, TypeError, "texts: a DataFrame; expected one of its columns"),
-        (["w1"], float("nan"), ValueError, "threshold: nan is not allowed; expected nats, 0 or more"),
+        (None, 0.1, TypeError, "texts: None; expected a list of texts"),
+        *(
+            (["w1"], value, ValueError, "threshold: .* is not allowed; expected nats, 0 or more")
+            for value in (float("nan"), -1, "0.1", [0.1, 0.2], np.array([0.1, 0.2]), True)
+        ),
     ],
 )
-def test_mistakes_in_python(texts: Any, nats: float, error: type[Exception], told: str) -> None:
+def test_mistakes_in_python(texts: Any, nats: Any, error: type[Exception], told: str) -> None:
     """They are told before anything is run."""
     runner = Runner.__new__(Runner)
     runner.manifest = {"texts": 1, "threshold_nats": None}

@@ -18,6 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +85,7 @@ class Runner:
         threshold = self.manifest["threshold_nats"] if threshold is None else threshold
         if threshold is None:
             raise ValueError(f"threshold: {NO_THRESHOLD}")
-        if not threshold >= 0:
+        if not isinstance(threshold, Real) or isinstance(threshold, bool) or not threshold >= 0:
             raise ValueError(f"threshold: {threshold!r} is not allowed; expected nats, 0 or more")
         encodings = self._encoded(texts)
         answers: list[Answer | None] = [None] * len(encodings)
@@ -114,6 +115,8 @@ class Runner:
             raise TypeError("texts: a single string; expected a list of texts, such as [text]")
         if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # to iterate would give the names
             raise TypeError(f"texts: a {type(texts).__name__}; expected one of its columns, or zip() of two for pairs")
+        if not isinstance(texts, Iterable):
+            raise TypeError(f"texts: {texts!r:.80}; expected a list of texts, such as [text]")
         texts = [tuple(text) if isinstance(text, list) else text for text in texts]
         size = self.manifest["texts"]
         for i, text in enumerate(texts):
