@@ -317,3 +317,11 @@ def test_an_oracle_pays_for_the_ramps_before_its_exit() -> None:
     assert 4 in exits
     (row,) = [row for row in tables["sweep"] if row["criterion"] == "oracle"]
     assert row["compute_saved_frac"] == pytest.approx(1 - (exits + 0.1 * np.minimum(exits, 3)).mean() / 4)
+
+
+def test_a_threshold_that_two_targets_choose_is_told_once() -> None:
+    """Its leavers would stand twice in the figure."""
+    saved = saved_logits(1)
+    curve = entropy_curve(saved.logits, [0.0, 0.5])
+    rows = leaver_rows("validation", curve, [0.5, 0.0, 0.5], saved)
+    assert rows == leaver_rows("validation", curve, [0.0, 0.5], saved)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deebert.base.errors import UserError
-from deebert.inference.kept import ANSWERS, RECORD, Kept, parts_folder
+from deebert.inference.kept import ANSWERS, NO_TEXT, RECORD, Kept, parts_folder
 from tests.disks import watch_renames
 
 COMMAND = {"input": "abc", "threshold_nats": 0.1}
@@ -153,3 +153,23 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot be written: "), Kept(tmp_path / "file" / "out", COMMAND, False):
         pass
+
+
+def test_rows_without_a_text_are_kept(tmp_path: Path) -> None:
+    """They have no answer, and are done all the same."""
+    made = records(5)
+    made["exit_layer"][2] = NO_TEXT
+    with pytest.raises(KeyboardInterrupt), Kept(tmp_path / "out", COMMAND, False) as kept:
+        kept.append(made)
+        raise KeyboardInterrupt
+    with Kept(tmp_path / "out", COMMAND, False) as kept:
+        assert kept.rows == 5 and kept.read(0, 5).tolist() == made.tolist()
+
+
+def test_what_a_crash_left_unwritten_is_cut_off_behind_many_rows(tmp_path: Path) -> None:
+    """All before it stays, however much that is."""
+    count = 2**16 + 5
+    with broken_off(tmp_path / "out", count).open("ab") as file:
+        file.write(bytes(3 * RECORD.itemsize))
+    with Kept(tmp_path / "out", COMMAND, False) as kept:
+        assert kept.rows == count

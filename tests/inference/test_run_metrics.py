@@ -232,3 +232,16 @@ def test_certificates_of_another_run_are_left_out(
     assert read_metrics(write(tmp_path / "metrics", ALL), ABOUT)["certified_changed"] == []
     [told] = caplog.messages
     assert told.endswith("is not of the run whose metrics were read; certificates by answers changed are left out")
+
+
+def test_scores_are_of_the_main_split_and_metric(tmp_path: Path) -> None:
+    """Rows of another split or metric have no part in them, and where a layer is missing there are none."""
+    full = ALL["layers"]["full_score"]
+    rows = plotted(full)
+    for row in rows:
+        row["score"] += 0.2 * (row["layer"] < 12 and (row["split"], row["metric"]) != ("validation", "f1"))
+    write_json(tmp_path / "plots/layers.json", rows)
+    scores = read_metrics(write(tmp_path / "metrics", ALL), ABOUT)["layer_scores"]
+    assert scores == {layer: layer / 100 for layer in range(1, 12)} | {12: full}
+    write_json(tmp_path / "plots/layers.json", [row for row in rows if row["layer"] != 5])
+    assert read_metrics(tmp_path / "metrics", ABOUT)["layer_scores"] == {}

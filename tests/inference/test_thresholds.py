@@ -149,3 +149,19 @@ def test_the_middle_is_one_layer(layers: int) -> None:
     assert len(set(scores.values())) == layers
     assert metrics["ramp_middle_score"] == scores[layers // 2]
     assert all(each.score == scores[each.layer] for each in found.scores)
+
+
+def test_certified_thresholds_are_found_by_points() -> None:
+    """100 times a share is not always the whole number that somebody types."""
+    rows = ((0.01, 0.0, 0.0), (0.07, 0.3, 0.5), (0.29, 0.4, 0.6))
+    found = replace(known(), certified=tuple(Certified(*each) for each in rows))
+    assert [found.for_risk(points) for points in (7, 29)] == [0.3, 0.4]
+    with pytest.raises(UserError, match=r"certified for 1 points of accuracy; expected one of 7, 29$"):
+        found.for_risk(1)
+
+
+def test_numbers_may_be_whole_in_the_file() -> None:
+    """Other programs write 0 for 0.0."""
+    content = json.loads(known().to_bytes())
+    content["recommended"][0]["drop_points"] = 0
+    assert Thresholds.of_file(Path("t"), json.dumps(content).encode()) == known()

@@ -139,3 +139,23 @@ def test_labels_are_spelled_as_the_pipeline_reads_them(
 ) -> None:
     path = write(tmp_path / "own.parquet", {"sentence": ["w1", "w2", "w3"], "label": values})
     assert read_samples(path, BY_NAME, ABOUT | {"label_names": list(names)}).labels.tolist() == expected
+
+
+def test_columns_of_a_data_sets_folder_are_known(tmp_path: Path) -> None:
+    """Nobody may name others there."""
+    folder = save(tmp_path / "data", TASK)
+    assert refused(folder, Columns(None, "label")).startswith(f"--text, --pair, --label: {folder} is of a data set")
+
+
+def test_a_model_that_tells_no_columns_reads_one_text(tmp_path: Path) -> None:
+    """A data set of pairs is none for it."""
+    about = {"label_names": ABOUT["label_names"]}
+    assert read_samples(save(tmp_path / "one", TASK), BY_NAME, about).metric == "accuracy"
+    pairs = save(tmp_path / "pairs", replace(TASK, text_columns=("sentence", "other")), other="w1")
+    assert refused(pairs, about=about).endswith("are not as many as the model reads")
+
+
+def test_where_one_class_is_named_by_a_number_no_number_is_an_id(tmp_path: Path) -> None:
+    """Else a file's 1 could be either."""
+    path = write(tmp_path / "own.csv", {"sentence": ["w1", "w2"], "label": ["1", "0"]})
+    assert "'0'; expected one of 1, one" in refused(path, about=ABOUT | {"label_names": ["1", "one"]})

@@ -373,3 +373,26 @@ def test_missing_seeds_of_the_first_way() -> None:
     """Seeds that another way has are missing in the first way, too."""
     runs = [make_result(1), make_result(1, 2), make_result(2, 2)]
     assert [(run.truncate_to, seeds) for run, seeds in missing(runs)] == [(None, [2])]
+
+
+def test_the_deepest_model_comes_before_the_most_runs() -> None:
+    """README's table is of it."""
+    deeper = dataclasses.replace(make_result(), model="bert-large", num_layers=24)
+    kept = {"a": make_result(1), "b": make_result(2), "c": deeper}
+    assert deepest_table(kept) == deepest_table({"c": deeper})
+
+
+def test_whole_models_come_first_and_cut_ones_by_depth() -> None:
+    """Runs of a way come by their seeds."""
+    runs = [make_result(1, 1), make_result(2), make_result(1, 3), make_result(1)]
+    (groups,) = by_comparison(runs).values()
+    assert list(groups) == ["full_depth", "cut to 3 layers", "cut to 1 layers"]
+    assert [member.seed for member in groups["full_depth"]] == [1, 2]
+
+
+def test_where_each_run_has_a_setting_of_its_own() -> None:
+    """The tables are made all the same."""
+    changes = ({"precision": "int8"}, {"finetune_backbone.epochs": 6}, {"train_ramps.ramp": "linear"})
+    kept = {str(i): make_result(1, **change) for i, change in enumerate(changes)}
+    table = deepest_table(kept)
+    assert all(told in table for told in ("precision int8", "epochs 6", "ramp linear"))

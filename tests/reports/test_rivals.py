@@ -98,3 +98,16 @@ def test_the_short_table_has_the_threshold_for_one_point() -> None:
     for each in other["rows"]:
         each["drop_points"] = each["drop_points"] and 2.0
     assert "| RTE, bert-base, 6 layers, threads: 1, 0 % saved | none | 1.00 |" in ratios_table([other])
+
+
+def test_ratios_are_of_half_the_layers_and_the_fewest_threads() -> None:
+    """A model cut to a third, or a second thread, changes none of them, in whatever order rows come."""
+    third = [
+        row("cut", "ONNX Runtime", mode, layers=2, ms=1.0, vs_fastest_rival=0.3) for mode in ("batch_1", "batched")
+    ]
+    assert ratios_table([{**RESULT, "rows": RESULT["rows"] + third}]) == ratios_table([RESULT])
+    more = [{**each, "threads": 2, "ms": each["ms"] / 2, "vs_fastest_rival": 0.5} for each in RESULT["rows"]]
+    race = {**RESULT, "precision": "int8"}
+    for rows in (RESULT["rows"] + more, more + RESULT["rows"]):
+        assert ratios_table([{**RESULT, "rows": rows}]) == ratios_table([RESULT])
+        assert times_of({**race, "rows": rows}) == times_of(race)

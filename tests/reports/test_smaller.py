@@ -10,7 +10,7 @@ import yaml
 
 from deebert.base.errors import UserError
 from deebert.base.rows import Row
-from deebert.reports.smaller import FOR_RAMPS, read_smaller, recipe_of, smaller_rows
+from deebert.reports.smaller import ADDED_SETTINGS, FOR_RAMPS, read_smaller, recipe_of, smaller_rows
 from deebert.reports.smaller_runs import collect, merge
 from deebert.settings.download_glue import Columns, DownloadGlue
 from deebert.settings.finetune_backbone import FinetuneBackbone
@@ -210,3 +210,10 @@ def test_the_projects_own_rows_know_every_setting() -> None:
     _, recipe = recipe_of(params["download_glue"], params["finetune_backbone"], {"deployed_precision": "fp32"})
     rows = read_smaller(top / "baselines/smaller_models.json")
     assert rows and all(set(row["recipe"]) == set(recipe) for row in rows)
+
+
+def test_older_runs_did_what_they_did() -> None:
+    """A recipe of a time when a setting was not there means the value that was built in."""
+    older = {key: value for key, value in RECIPE.items() if key not in ADDED_SETTINGS}
+    assert len(older) < len(RECIPE) and recipe_of(older) == (None, RECIPE)
+    assert recipe_of({**older, "split_seed": 7}) == (None, {**RECIPE, "split_seed": 7})

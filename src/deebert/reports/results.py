@@ -290,9 +290,10 @@ def _how(result: Result, usual: Mapping[str, str]) -> str:
 
 
 def main_ways(groups: Groups) -> Groups:
-    """Those that differ in nothing but the objective and the cut."""
+    """Those that differ in nothing but the objective and the cut; if all do, those that differ in the least."""
     usual = _usual(list(chain.from_iterable(groups.values())))
-    return {how: members for how, members in groups.items() if not _own(members[0], usual)}
+    own = {how: len(_own(members[0], usual)) for how, members in groups.items()}
+    return {how: members for how, members in groups.items() if own[how] == min(own.values())}
 
 
 def main_curves(groups: Groups, split: str) -> dict[str, list[list[tuple[float, float]]]]:

@@ -528,3 +528,73 @@ def test_a_folder_in_the_place_of_hub_data(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "someone" / "intents").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert error(f"hub:someone/intents@{REVISION}").startswith("someone/intents: is a data set of the Hub and a folder")
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [("", "dev.csv: has no row with a text and a label"), ("-1", "label '-1' is in validation and not in train")],
+)
+def test_labels_of_validation_are_not_hidden(label: str, told: str, tmp_path: Path) -> None:
+    """Only those of test may be: without them nothing could be chosen."""
+    dev = {"text": ["t", "u"], "label": [label] * 2}
+    assert told in error(folder(tmp_path, train=TRAIN, dev=dev))
+
+
+def test_a_file_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` is the user's home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "mine.csv", TRAIN)
+    assert load("~/mine.csv").task.name == "mine"
+
+
+def test_what_is_left_out_counts_once(tmp_path: Path) -> None:
+    """Of the file that is divided, and not again of its parts."""
+    content = {"text": [*TRAIN["text"], "", "t"], "label": [*TRAIN["label"], "yes", ""]}
+    assert load(str(write(tmp_path / "mine.csv", content))).left_out == {"train": 2, "validation": 0}
+
+
+def test_the_largest_remainder_gives_one_more(tmp_path: Path) -> None:
+    """Of 14 and 16 a tenth is 1.4 and 1.6: one and two."""
+    content = {"text": [f"t{i}" for i in range(30)], "label": ["a"] * 14 + ["b"] * 16}
+    assert Counter(load(str(write(tmp_path / "mine.csv", content)))["validation"]["label"]) == {0: 1, 1: 2}
+
+
+def test_the_last_of_a_class_stays_in_train(tmp_path: Path) -> None:
+    """Where each class has one sample, none is left for validation."""
+    content = {"text": [f"t{i}" for i in range(20)], "label": [f"c{i}" for i in range(20)]}
+    path = str(write(tmp_path / "mine.csv", content))
+    assert "validation_frac: 0.5 of 20 train samples is none" in error(path, validation_frac=0.5)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_nan_is_no_label(ending: str, tmp_path: Path) -> None:
+    """It is what pandas writes where there is none."""
+    content = {"text": [f"t{i}" for i in range(21)], "label": [1.0, 2.0] * 10 + [float("nan")]}
+    data = load(str(write(tmp_path / f"mine{ending}", content)))
+    assert data.task.label_names == ("1", "2") and data.left_out["train"] == 1
+
+
+def test_names_of_splits_in_any_case(tmp_path: Path) -> None:
+    """As people write them."""
+    for name in ("Train.csv", "DEV.csv"):
+        write(tmp_path / "mine" / name, TRAIN)
+    assert load(str(tmp_path / "mine")).sizes == {"train": 20, "validation": 20}
+
+
+def test_a_key_that_comes_later_is_a_column(tmp_path: Path) -> None:
+    """Lines of JSON need not all have the same keys."""
+    rows = [{"text": "first"}, *({"text": f"t{i}", "label": "xy"[i % 2]} for i in range(20))]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load(str(tmp_path / "mine.jsonl")).left_out["train"] == 1
+
+
+def test_rows_of_parquet_are_told_by_number(tmp_path: Path) -> None:
+    """From 1 on."""
+    path = write(tmp_path / "mine.parquet", {"text": ["a", "b", "c"], "label": [1.0, 2.0, 2.5]})
+    assert error(str(path)).startswith(f"{path}: row 3: column label: '2.5' is no class")
+
+
+def test_spaces_around_the_name_of_a_column(tmp_path: Path) -> None:
+    """They are no part of what it means."""
+    path = write(tmp_path / "mine.csv", {" Text": TRAIN["text"], "label ": TRAIN["label"]})
+    assert load(str(path)).task.origin["columns"] == {"text": " Text", "label": "label "}

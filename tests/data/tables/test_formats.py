@@ -6,6 +6,7 @@ import gc
 import io
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -388,3 +389,52 @@ def test_lines_that_cannot_be(content: bytes, told: str) -> None:
     """The line is named."""
     with pytest.raises(UserError, match=told):
         list(from_input(content, ("text", "pair")))
+
+
+def test_lines_after_a_break_in_a_field_are_told_right(tmp_path: Path) -> None:
+    """As an editor counts them."""
+    (tmp_path / "in.csv").write_bytes(b'text,n\n"a\nb",1\n\nc\n')
+    with pytest.raises(UserError, match=r"in\.csv: line 5: 1 fields; expected 2"):
+        convert(tmp_path / "in.csv", tmp_path / "out.csv")
+
+
+def test_json_too_deep(tmp_path: Path) -> None:
+    """Python gives up on it with an error of its own."""
+    (tmp_path / "in.jsonl").write_text('{"text": ' + "[" * 200_000 + "\n")
+    with pytest.raises(UserError, match=r"in\.jsonl: line 1: not readable as JSON"):
+        convert(tmp_path / "in.jsonl", tmp_path / "out.csv")
+
+
+def test_numbers_that_json_does_not_know(tmp_path: Path) -> None:
+    """Wherever they stand in a row, nothing is told in their place; a time of day is told as text."""
+    odd = [math.inf, -math.inf, math.nan]
+    columns = {"real": odd, "many": [odd, [1.5], None], "deep": [{"x": each} for each in odd]}
+    parquet.write_table(pa.table({**columns, "at": [datetime.time(3, 4), None, None]}), tmp_path / "in.parquet")
+
+    def never(name: str) -> None:
+        raise AssertionError(name)
+
+    lines = convert(tmp_path / "in.parquet", tmp_path / "out.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=never) for line in lines]
+    assert [row["real"] for row in rows] == [row["deep"]["x"] for row in rows] == [None] * 3
+    assert [row["many"] for row in rows] == [[None] * 3, [1.5], None] and rows[0]["at"] == "03:04:00"
+
+
+def test_rows_of_parquet_are_told_by_number(tmp_path: Path) -> None:
+    """From 1 on, whatever groups the file has and however many rows are read at a time."""
+    path = tmp_path / "in.parquet"
+    parquet.write_table(pa.table({"text": list("abcdefghij")}), path, row_group_size=4)
+    found = [chunk.place(row) for chunk in chunks(path, 3) for row in range(len(chunk))]
+    assert found == [f"{path}: row {row}" for row in range(1, 11)]
+
+
+def test_bytes_of_one_length_are_bytes(tmp_path: Path) -> None:
+    """They are no text either."""
+    parquet.write_table(pa.table({"n": pa.array([b"ab"], pa.binary(2))}), tmp_path / "in.parquet")
+    with pytest.raises(UserError, match="column n: bytes cannot stand in a text file"):
+        convert(tmp_path / "in.parquet", tmp_path / "out.csv")
+
+
+def test_endings_in_any_case() -> None:
+    """As people write them."""
+    assert [format_of(Path(f"a{ending.upper()}")) for ending in FORMATS] == list(FORMATS.values())
