@@ -4,7 +4,7 @@ import dataclasses
 import io
 import re
 import subprocess
-import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,11 +43,11 @@ def run_in(folder: Path) -> Run:
 @pytest.fixture(scope="module")
 def last_commit(committed: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The run in git, since `make repro` on other threads moves the working tree's; that one where there is no git."""
-    packed = subprocess.run(["git", "archive", "HEAD", *PARTS], cwd=TOP, capture_output=True)
+    packed = subprocess.run(["git", "archive", "--format=zip", "HEAD", *PARTS], cwd=TOP, capture_output=True)
     if packed.returncode:
         return committed
     folder = tmp_path_factory.mktemp("commit")
-    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+    with zipfile.ZipFile(io.BytesIO(packed.stdout)) as archive:
         archive.extractall(folder)
     return run_in(folder)
 
