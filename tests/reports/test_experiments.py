@@ -138,8 +138,8 @@ def test_a_real_repository_is_read(folder: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(project)
     (tmp_path / "dvc.lock").write_text("of another project")
 
-    def call(*command: str) -> None:
-        subprocess.run(command, check=True, capture_output=True)
+    def call(*command: str) -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     made = Repository()
     for seed in (1, 2):
@@ -171,3 +171,11 @@ def test_a_real_repository_is_read(folder: str, tmp_path: Path, monkeypatch: pyt
     found = experiments.read_experiments(shown, experiments.file_of)
     assert [(run.name, run.seed) for run in found] == [("workspace", 2), (commit.name, 1)]
     assert json.loads(experiments.file_of(commit.revision, "plots/sweep.json")) == found[1].rows["sweep"]
+
+    call("git", "add", ".")
+    tree, author = call("git", "write-tree"), ("git", "-c", "user.name=n", "-c", "user.email=n@example.org")
+    made = call(*author, "commit-tree", tree, "-p", "HEAD", "-m", "experiment")
+    head = call("git", "rev-parse", "HEAD")
+    call("git", "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/calm-owl", made)
+    names = [revision.name for revision in experiments.revisions(experiments.show())]
+    assert sorted(names) == sorted(["workspace", commit.name, "calm-owl"]), "an experiment is no commit, too"

@@ -26,7 +26,8 @@ from deebert.settings.run import dataset_name, resolve_model
 ReadFile = Callable[[str, str], str | None]  # revision, path -> text, None where it has no such file
 
 RESULTS = ("dvc.lock", "params.yaml", "metrics", "plots")  # what a commit changes that brings another run
-CODE = ("src/", "stages/")
+# Deps that are code, or tell it: the stage `plan` writes there what is imported by name, and looks at all encoders.
+CODE = ("src/", "stages/", "data/start.json", "data/family.json")
 # What is read of plots/, and the stage that writes it.
 FILES = {"sweep": "plot", "layers": "plot", "exits": "plot", "benchmark": "benchmark"}
 
@@ -98,11 +99,10 @@ def show() -> list[dict[str, Any]]:
     DVC reads a commit in about a fifth of a second. Most change no results, and so tell nothing that an older one does
     not.
     """
-    commits = _git("log", "--all", "--format=%H", "--", *RESULTS).split()
-    commits += [
-        _git("rev-parse", "HEAD").strip(),
-        *_baselines(_git("for-each-ref", "--format=%(refname)", "refs/exps")),
-    ]
+    # Not --all, in which experiments are commits, too.
+    commits = _git("log", "HEAD", "--branches", "--tags", "--remotes", "--format=%H", "--", *RESULTS).split()
+    head, experiments = _git("rev-parse", "HEAD").strip(), _git("for-each-ref", "--format=%(refname)", "refs/exps")
+    commits += [head, *_baselines(experiments)]
     revs = [part for commit in dict.fromkeys(commits) for part in ("--rev", commit)]
     print(f"reading {len(revs) // 2} commits and their experiments by DVC", file=sys.stderr)
     done = subprocess.run((sys.executable, "-m", "dvc", "exp", "show", "--json", *revs), capture_output=True, text=True)
@@ -172,7 +172,8 @@ def was_run(revision: Revision, read_file: ReadFile) -> bool:
 def code_of(revision: Revision, read_file: ReadFile) -> dict[str, str]:
     """The code that figures up to the sweep's came from: file -> DVC's hash of it."""
     stages = _stages(revision, read_file)
-    deps = [dep for name in _up_to(stages, "entropy_sweep") for dep in stages.get(name, {}).get("deps", [])]
+    names = _up_to(stages, "entropy_sweep") - {"plan"}
+    deps = [dep for name in names for dep in stages.get(name, {}).get("deps", [])]
     return {dep["path"]: dep["md5"] for dep in deps if dep["path"].startswith(CODE)}
 
 
