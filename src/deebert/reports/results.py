@@ -293,7 +293,8 @@ def main_ways(groups: Groups) -> Groups:
     """Those that differ in nothing but the objective and the cut; if all do, those that differ in the least."""
     usual = _usual(list(chain.from_iterable(groups.values())))
     own = {how: len(_own(members[0], usual)) for how, members in groups.items()}
-    return {how: members for how, members in groups.items() if own[how] == min(own.values())}
+    fewest = min(own.values())
+    return {how: members for how, members in groups.items() if own[how] == fewest}
 
 
 def main_curves(groups: Groups, split: str) -> dict[str, list[list[tuple[float, float]]]]:
