@@ -4,7 +4,7 @@ Shapes: B samples, T tokens, H width, L layers, C classes. Ramps 1..L-1 and the 
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,20 +61,6 @@ class Objective(nn.Module):
             labels: (B,) in 0..C-1.
         """
         raise NotImplementedError
-
-    def backward(self, loss: Callable[..., Tensor]) -> Tensor:
-        """Add the gradients of one step to `.grad`; returns the value that is told as the step's loss.
-
-        By default that is one pass forward and one backward. An objective that needs more calls `loss` more than once,
-        each time followed by `.backward()`.
-
-        Args:
-            loss: runs `self.loss` on the step's batch, in the training's precision, scaled to the mean over the whole
-                batch. Keyword arguments reach `self.loss`.
-        """
-        value = loss()
-        value.backward()
-        return value.detach()
 
 
 class FullDepth(Objective):

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ class Joint(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(self, inputs: Mapping[str, Tensor], labels: Tensor, **how: Any) -> Tensor:
-        return self.objective.loss(self.model, inputs, labels, **how)
+    def forward(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return self.objective.loss(self.model, inputs, labels)
 
 
 class Training:
@@ -44,13 +44,9 @@ class Training:
     Args:
         plan: its precision is fp32 or bf16, no longer auto.
         norm: the model's `first_token.place_to_cut`, cut for objectives that read first tokens alone. None = none is.
-        buffers_words: keep the gradient of the word embeddings in one lasting buffer where that pays; the values are
-            the same to the bit.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, plan: Plan, norm: nn.Module | None = None, buffers_words: bool = True
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, plan: Plan, norm: nn.Module | None = None) -> None:
         self.model, self.plan, self.device = model, plan, model.device
         self._norm = norm
         seed(self.device, plan.seed, START)
@@ -62,7 +58,6 @@ class Training:
         self.optimizer = _adamw(groups, plan.recipe)
         self._module: nn.Module = self.joint
         self._words: WordGradient | None = None
-        self._buffers_words = buffers_words
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -78,7 +73,7 @@ class Training:
             if processes.count() > 1:
                 self._module = DistributedDataParallel(self.joint)
                 undo.callback(setattr, self, "_module", self.joint)  # DDP must not outlive the group of processes
-            elif self._buffers_words and self.device.type == "cpu" and self._trains_words():
+            elif self.device.type == "cpu" and self._trains_words():
                 # A GPU zeroes a gradient in no time, and adds up equal rows in no fixed order; DDP wants dense ones.
                 self._words = WordGradient(self.model)
                 undo.callback(self._words.close)
@@ -105,13 +100,11 @@ class Training:
             mine, weight = rows[:1], 0.0
         inputs = self.plan.train.encoded.padded(mine, self.plan.tokenizer.pad_token_id, self.device)
         labels = torch.from_numpy(self.plan.train.labels[mine]).to(self.device)
-
-        def forward(**how: Any) -> Tensor:
-            with autocast(self.plan.precision, self.device), lean_dropout(self.device):
-                return self._module(inputs, labels, **how) * weight
-
         self.joint.objective.step = number
-        loss = self.joint.objective.backward(forward)
+        with autocast(self.plan.precision, self.device), lean_dropout(self.device):
+            loss = self._module(inputs, labels) * weight
+        loss.backward()
+        loss = loss.detach()
         if self._words:
             self._words.fill()
         nn.utils.clip_grad_norm_(self.weights, MAX_GRADIENT_NORM)
