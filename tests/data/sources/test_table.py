@@ -1,4 +1,4 @@
-"""One class or function and one row of the table make a source: nothing else has to know of it."""
+"""What a source gives is all that later stages know of it."""
 
 import runpy
 from pathlib import Path
@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[3]
 TASK = Task("RTE", ("entailment", "not_entailment"), ("sentence1", "sentence2"), source="made up")
 
 
-def made_up(dataset: str, settings: object) -> DataSet:
+def made_up(task: Task) -> DataSet:
     """A source: the name of the data set stands in every text."""
-    texts = {"sentence1": [dataset, "b"], "sentence2": ["c", dataset]}
+    texts = {"sentence1": [task.name, "b"], "sentence2": ["c", task.name]}
     return DataSet.of(TASK, {split: split_table(texts, [1, 0]) for split in TASK.splits})
 
 
@@ -31,11 +31,13 @@ def download(folder: Path, dataset: str, **settings: object) -> DataSet:
     return DataSet.load(folder)
 
 
-def test_a_source_is_a_function_and_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stage fetches from a source that only the table knows, and later stages load what it gave."""
+def test_a_task_is_loaded_from_the_source_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage asks the Hub or, with a path, reads the folder; and later stages load what that gave."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(table.SOURCES, ("download_glue.source", "made-up"), made_up)
-    data = download(tmp_path / "glue", "RTE", source="made-up")
+    monkeypatch.setattr(table.hub, "load", made_up)
+    monkeypatch.setattr(table.classic, "load", lambda task, folder: made_up(task) if folder == Path("rows") else None)
+    assert download(tmp_path / "other", "RTE", source="rows").sizes["train"] == 2
+    data = download(tmp_path / "glue", "RTE", source="hub")
     assert data.task == TASK and data.sizes == {"train": 2, "validation": 2, "test": 2}
     expected = pd.DataFrame({"idx": [0, 1], "sentence1": ["RTE", "b"], "sentence2": ["c", "RTE"], "label": [1, 0]})
     for split in TASK.splits:
@@ -45,8 +47,7 @@ def test_a_source_is_a_function_and_a_row(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_source_of_a_data_set_goes_before_the_one_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`toy` has a source of its own, so `download_glue.source` does not matter to it; and its seed is kept."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(table.SOURCES, ("download_glue.source", "made-up"), made_up)
-    data = download(tmp_path / "glue", "toy", source="made-up", toy_seed=3)
+    data = download(tmp_path / "glue", "toy", source="no-such-folder", toy_seed=3)
     assert (data.task.name, data.task.source, data.task.origin) == ("toy", "toy", {"seed": 3})
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 GLUE_REPOSITORY = "nyu-mll/glue"
 GLUE_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
-CONFIGS = {"SST-2": "sst2", "MRPC": "mrpc", "RTE": "rte", "QNLI": "qnli", "QQP": "qqp", "MNLI": "mnli"}
 ANSWER_TIMEOUT_S = 5
 RETRY_PAUSES_S = (1, 2)
 
@@ -25,7 +24,7 @@ def load(task: Task) -> DataSet:
     Raises:
         UserError: the Hub cannot be reached (told within half a minute), or what came is not what we know.
     """
-    config = CONFIGS[task.name]
+    config = task.name.replace("-", "").lower()  # SST-2 is sst2 there
     dataset = _download(task.name, config)
     tables = {}
     for split in task.splits:

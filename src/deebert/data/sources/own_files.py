@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,22 +111,11 @@ def read_file(file: Path) -> Rows:
     Raises:
         UserError: it cannot be read, is empty, is not UTF-8, or a row of it cannot be right.
     """
-    readers: Mapping[str, Callable[[Path], Rows]] = dict(
-        zip(FILE_ENDINGS, (_read_csv, _read_tsv, _read_jsonl, _read_parquet), strict=True)
-    )
     with read_errors(file):
-        rows = readers[file.suffix.lower()](file)
+        rows = READERS[file.suffix.lower()](file)
     if not len(rows):
         raise UserError(f"{file}: has no rows{'' if rows.columns else '; it is empty'}")
     return rows
-
-
-def _read_csv(file: Path) -> Rows:
-    return _read_delimited(file, ",")
-
-
-def _read_tsv(file: Path) -> Rows:
-    return _read_delimited(file, "\t")
 
 
 def _read_delimited(file: Path, delimiter: str) -> Rows:
@@ -158,3 +148,11 @@ def _read_parquet(file: Path) -> Rows:
         raise UserError(f"{file}: not readable as parquet: {one_line(error)}") from None
     columns = dict(zip(table.column_names, table.columns, strict=True))
     return Rows(str(file), columns, "row", range(1, table.num_rows + 1))
+
+
+READERS: dict[str, Callable[[Path], Rows]] = {
+    ".csv": partial(_read_delimited, delimiter=","),
+    ".tsv": partial(_read_delimited, delimiter="\t"),
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}

@@ -1,7 +1,6 @@
 """Which source makes the data set that a user asks for in `params.yaml`."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +12,6 @@ from deebert.data.sources.glue_tasks import GLUE_TASKS
 if TYPE_CHECKING:
     from deebert.settings.download_glue import DownloadGlue
 
-Source = Callable[[str, "DownloadGlue"], DataSet]  # of `dataset` and the section `download_glue`
-
-OWN = "a path or hub:"
-SOURCES: dict[tuple[str, str], Source] = {  # by the parameter that asks for the source, and the value there
-    ("dataset", "toy"): lambda _, settings: toy.load(settings.toy_seed),
-    ("dataset", OWN): own.load,
-    ("download_glue.source", "hub"): lambda dataset, _: hub.load(GLUE_TASKS[dataset]),
-    # any other text
-    ("download_glue.source", ""): lambda dataset, settings: classic.load(GLUE_TASKS[dataset], Path(settings.source)),
-}
-
 
 def fetch(dataset: str, settings: "DownloadGlue") -> DataSet:
     """The data set named `dataset`: from the source that has this one alone, else from the one that `settings` name.
@@ -32,15 +20,13 @@ def fetch(dataset: str, settings: "DownloadGlue") -> DataSet:
         UserError: the source cannot be had, or what it holds is not as it should be; or `settings` would have columns,
             labels or a metric other than a known task's own.
     """
-    is_known = dataset in GLUE_TASKS or ("dataset", dataset) in SOURCES
-    if is_known:
-        _check_default(dataset, settings)
-    keys = (
-        ("dataset", dataset if is_known else OWN),
-        ("download_glue.source", settings.source),
-        ("download_glue.source", ""),
-    )
-    return next(SOURCES[key] for key in keys if key in SOURCES)(dataset, settings)
+    if dataset != "toy" and dataset not in GLUE_TASKS:
+        return own.load(dataset, settings)
+    _check_default(dataset, settings)
+    if dataset == "toy":
+        return toy.load(settings.toy_seed)
+    task = GLUE_TASKS[dataset]
+    return hub.load(task) if settings.source == "hub" else classic.load(task, Path(settings.source))
 
 
 def _check_default(dataset: str, settings: "DownloadGlue") -> None:
