@@ -11,7 +11,7 @@ from deebert.export.folder import _save_tokenizer, check_replaceable
 from tests import tiny
 
 MANIFEST = json.dumps({"format": 2, "fingerprint": "0123456789ab", "thresholds": {}})
-PARTS = ("model.onnx", "model.onnx.data", "block-01.onnx", "runner.py", "tokenizer.json")
+PARTS = ("model.onnx", "model.onnx.data", "runner.py", "tokenizer.json")
 
 
 def test_an_export_is_replaced(tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from deebert.export.blocks import Cut
 from deebert.export.graphs import OPSET, block_graphs
 from deebert.export.joined import all_exits, early_exit, save_graph
 from deebert.export.watched import cannot_export
+from deebert.inference.text_columns import text_count
 from deebert.inference.thresholds import Certified, Recommended, Thresholds
 from deebert.model import DeeBert, fingerprint
 
 FORMAT = 2
 GRAPH, MANIFEST, TOKENIZER, RUNNER = "model.onnx", "manifest.json", "tokenizer.json", "runner.py"
+PARTS = {GRAPH, f"{GRAPH}.data", MANIFEST, TOKENIZER, RUNNER, "__pycache__"}
 MAX_LENGTH = 1 << 20  # tokens; a larger one is a tokenizer's way to say that it knows none
 MADE_WITH = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
 
@@ -88,16 +90,9 @@ def check_replaceable(out: Path) -> None:
     if not out.is_dir():
         raise UserError(f"{out}: is a file; expected a folder, new or empty")
     names = {file.name for file in out.iterdir()}
-    strangers = {name for name in names if not _is_part(name)}
+    strangers = names - PARTS
     if strangers or not _is_manifest(out / MANIFEST):
         raise UserError(f"{out}: holds {min(strangers or names)} and is no export; expected an empty folder")
-
-
-def _is_part(name: str) -> bool:
-    """Of an export, or of one before there was one graph of all blocks."""
-    return name in (GRAPH, f"{GRAPH}.data", MANIFEST, TOKENIZER, RUNNER, "__pycache__") or (
-        name.startswith("block-") and name.endswith(".onnx")
-    )
 
 
 def _is_manifest(manifest: Path) -> bool:
@@ -139,7 +134,7 @@ def write(
     manifest = {
         "format": FORMAT,
         "task": about.get("task"),
-        "texts": len(about.get("text_columns", ())) or 1,
+        "texts": text_count(about),
         "labels": about["label_names"],
         "model_type": about["model_type"],
         "num_layers": model.num_layers,

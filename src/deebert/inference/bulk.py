@@ -30,7 +30,7 @@ from deebert.inference.cluster import Cluster
 from deebert.inference.kept import Kept
 from deebert.inference.monitor import Monitor
 from deebert.inference.request import Request, Summary
-from deebert.inference.text_columns import find_text_columns
+from deebert.inference.text_columns import find_text_columns, text_count
 
 STREAM_FORMAT = ".jsonl"  # of standard output
 
@@ -148,7 +148,7 @@ def _stream(answering: Answering, request: Request) -> Summary:
 
 
 def _from_input(answering: Answering, request: Request) -> tuple[Iterator[Chunk], tuple[str, ...], Overview]:
-    texts = ("text", "pair")[: len(answering.classifier.about.get("text_columns", ())) or 1]
+    texts = ("text", "pair")[: text_count(answering.classifier.about)]
     schema = pa.schema([(name, pa.string()) for name in texts])
     _check_names(schema.names, request.prefix, lines.WHERE)
     return lines.read(sys.stdin.buffer, request.batch_rows, texts), texts, Overview(0, schema)

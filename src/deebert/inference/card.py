@@ -6,6 +6,7 @@ from typing import Any
 
 from deebert.data.scores import METRIC_NAMES
 from deebert.inference.run_metrics import MODES
+from deebert.inference.text_columns import text_count
 from deebert.inference.thresholds import Certified, Thresholds
 
 CAUTIOUS_POINTS = 1.0  # of score, what the example may lose
@@ -140,7 +141,7 @@ def _speed(benchmark: Mapping[str, Any]) -> list[str]:
 
 
 def _example(about: Mapping[str, Any]) -> str:
-    return '[("one text", "another")]' if len(about.get("text_columns", ())) == 2 else '["a text"]'
+    return '[("one text", "another")]' if text_count(about) == 2 else '["a text"]'
 
 
 def _first_choice(known: Thresholds | None) -> str:

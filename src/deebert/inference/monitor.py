@@ -219,8 +219,6 @@ class Monitor:
             raise UserError(f"{path}: no such file; Monitor.save writes it")
         try:
             content = read_json(path)
-            if isinstance(content, dict):
-                content.setdefault("rule", None)  # as in states that were written before there was one
             if not isinstance(content, dict) or set(content) != {field.name for field in dataclasses.fields(_State)}:
                 raise ValueError("it is no state of a monitor")
             state = _State(**content)

@@ -11,6 +11,11 @@ from deebert.data.tables.text import separator_told
 log = logging.getLogger(__name__)
 
 
+def text_count(about: Mapping[str, Any]) -> int:
+    """How many texts the model reads of a sample, by what is known `about` it: one, or the two of a pair."""
+    return len(about.get("text_columns", ())) or 1
+
+
 def find_text_columns(
     where: str, names: Sequence[str], wanted: tuple[str, ...] | None, about: Mapping[str, Any]
 ) -> tuple[str, ...]:
@@ -39,7 +44,7 @@ def find_text_columns(
     by_name = {name.strip().lower(): name for name in reversed(names)} | {name: name for name in names}
     for group in (tuple(about.get("columns", ())), trained, *TEXTS):
         known = [by_name.get(name, by_name.get(name.strip().lower())) for name in group]
-        if len(group) == (len(trained) or 1) and None not in known:
+        if len(group) == text_count(about) and None not in known:
             texts = tuple(name for name in known if name is not None)
             log.info("%s: text from column %s", where, " and ".join(texts))
             return texts

@@ -123,7 +123,7 @@ class Thresholds:
         parts = {"scores": HeadScore, "recommended": Recommended}
         parts |= {"certified": Certified, "certified_changed": Certified}
         try:
-            read = {"certified_changed": [], **json.loads(content)}
+            read = json.loads(content)
             made = {key: tuple(kind(**each) for each in read[key]) for key, kind in parts.items()}
             found = cls(**{**read, **made})
             _check_types(found)
@@ -202,6 +202,6 @@ def _check_types(item: Any) -> None:
             for each in value:
                 _check_types(each)
             continue
-        allowed = {float: int | float, int: int, str: str}.get(field.type, str | None)
+        allowed = int | float if field.type is float else field.type
         if isinstance(value, bool) or not isinstance(value, allowed):
             raise TypeError(f"{field.name}: {value!r} is not allowed")

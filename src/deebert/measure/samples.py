@@ -17,7 +17,7 @@ from deebert.data.sources.own_columns import LABELS
 from deebert.data.sources.own_labels import CODE, WHOLE, canonical
 from deebert.data.tables.formats import chunks, column_names
 from deebert.inference.classifier import Text
-from deebert.inference.text_columns import find_text_columns
+from deebert.inference.text_columns import find_text_columns, text_count
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def _of_data_set(folder: Path, split: str | None, about: dict[str, Any]) -> Samp
         found, expected = task.label_names, about["label_names"]
         told = f"has the classes {some(found, expected)}; expected the model's: {some(expected, found)}"
         raise UserError(f"{folder}: {told}")
-    if len(task.text_columns) != (len(about.get("text_columns", ())) or 1):
+    if len(task.text_columns) != text_count(about):
         raise UserError(f"{folder}: texts in {', '.join(task.text_columns)} are not as many as the model reads")
     split = split or task.validation_splits[0]
     if split not in task.splits:

@@ -7,7 +7,7 @@ from typing import Any
 from deebert.base.errors import UserError
 from deebert.base.files import read_json
 
-KEYS = ("fingerprint", "samples", "exits")
+KEYS = ("fingerprint", "samples", "exits", "rule")
 
 
 def spans(paths: Sequence[Path]) -> dict[str, list[int]]:
@@ -32,7 +32,7 @@ def spans(paths: Sequence[Path]) -> dict[str, list[int]]:
             found[path.stem] = state["exits"]
         elif (state["fingerprint"], len(state["exits"])) != (before["fingerprint"], len(before["exits"])):
             raise UserError(f"{path}: of another model than the state before it")
-        elif (rules := {state.get("rule"), before.get("rule")} - {None}) and len(rules) > 1:
+        elif (rules := {state["rule"], before["rule"]} - {None}) and len(rules) > 1:
             raise UserError(f"{path}: at {state['rule']}, and the state before it at {before['rule']}")
         else:
             found[path.stem] = [now - then for now, then in zip(state["exits"], before["exits"], strict=True)]
