@@ -12,12 +12,19 @@ from dvc.utils.serialize import load_yaml, modify_yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deebert import ramps
 from deebert.base.errors import UserError
+from deebert.data import scores
 from deebert.data.sources.glue_tasks import GLUE_TASKS
+from deebert.data.sources.own_files import READERS
+from deebert.data.tables.formats import FORMATS
+from deebert.inference import precisions
 from deebert.settings.download_glue import METRICS
 from deebert.settings.params import Params, read_params
-from deebert.settings.run import DATASETS, dataset_name
+from deebert.settings.precision import PRECISIONS
+from deebert.settings.run import DATASETS, FILE_ENDINGS, dataset_name
 from deebert.settings.train_ramps import RAMP_KINDS
+from deebert.training.ramps import TRAINERS
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
@@ -78,8 +85,12 @@ def test_the_shipped_file_says_what_dvc_reads() -> None:
 
 
 def test_tables_agree() -> None:
-    """The data sets that may be named are those the package has."""
+    """What may be named in `params.yaml` is what the package has, neither more nor less."""
     assert set(DATASETS) == {"toy", *GLUE_TASKS}
+    assert set(METRICS) == set(scores.METRICS)
+    assert set(RAMP_KINDS) == set(ramps.KINDS) == set(TRAINERS)
+    assert set(PRECISIONS) == {"auto", *precisions.PRECISIONS}
+    assert set(FILE_ENDINGS) == set(FORMATS) == set(READERS)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
