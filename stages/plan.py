@@ -11,7 +11,8 @@ from pathlib import Path
 from deebert.base.files import write_json
 from deebert.base.recipe import Recipe
 from deebert.base.stage import run
-from deebert.encoders.resolve import family_fingerprint, resolve
+from deebert.encoders.registry import FAMILIES
+from deebert.encoders.resolve import fingerprint, resolve
 from deebert.settings.params import read_params
 from deebert.settings.run import DATASETS
 from deebert.training.objective_names import check
@@ -33,13 +34,13 @@ def main(start_file: Path, family_file: Path) -> None:
         log.info(NO_PART, settings.objective, start.model)
     if params.precision == "int8":  # not every machine can
         from deebert.base.devices import pick_device
-        from deebert.inference.precisions import resolve as resolve_precision
+        from deebert.inference import precisions
 
-        resolve_precision(params.precision, pick_device())
+        precisions.resolve(params.precision, pick_device())
     if params.finetune_backbone.epochs == 0 and params.dataset not in DATASETS:
         log.warning(SEEN)
     write_json(start_file, dataclasses.asdict(start))
-    write_json(family_file, {"family": family, "code": family_fingerprint(family)})
+    write_json(family_file, {"family": family, "code": fingerprint(FAMILIES[family])})
 
 
 if __name__ == "__main__":

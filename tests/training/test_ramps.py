@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from deebert.base.errors import UserError
 from deebert.base.recipe import Recipe
 from deebert.data.encoded import encode
+from deebert.inference import packs
 from deebert.ramps import PoolerRamps, Ramps
 from deebert.settings.train_ramps import TrainRamps
 from deebert.training import pooler_ramps
@@ -66,12 +67,15 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_states_are_hugging_faces_in_the_samples_order(family: str, scratch: Path) -> None:
+def test_states_are_hugging_faces_in_the_samples_order(
+    family: str, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Row n, column i is sample n's first-token state after layer i+1, whatever the batches; layer L never runs."""
     model = tiny.model(family, layers=3).train()  # with dropout, which the pass must turn off
     (layers,) = [each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == 3]
     hooks = [module.register_forward_hook(lambda *_: pytest.fail("layer L was run")) for module in layers[-1].modules()]
-    with first_token_states(model, ENCODED[:10], "fp32", CPU, scratch, pack_tokens=30) as states:
+    monkeypatch.setattr(packs, "PACK_TOKENS", 30)
+    with first_token_states(model, ENCODED[:10], "fp32", CPU, scratch) as states:
         assert states.shape == (10, 2, 16) and states.dtype == np.float32
         assert str(scratch) in Path("/proc/self/maps").read_text(), "the states are not on disk"
         assert list(scratch.iterdir()) == []

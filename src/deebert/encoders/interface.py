@@ -44,6 +44,7 @@ class Layer(ABC):
         reads_positions: whether `queries`, `keys_values` and `projections` look at the positions.
         num_heads: of the attention.
         window: a token reads those that are at most so far away; None = all. See `attention`.
+        attention_out: the linear map that reads what attention gives, by this name in every layer.
     """
 
     linear_names: ClassVar[tuple[str, ...]]
@@ -52,6 +53,7 @@ class Layer(ABC):
     joined: Linear | None = None
     num_heads: int
     window: int | None = None
+    attention_out: Linear
 
     @abstractmethod
     def queries(self, hidden: Tensor, positions: Positions) -> Tensor:

@@ -10,7 +10,6 @@ from pathlib import Path
 from deebert.base.errors import UserError
 from deebert.base.files import check_readable
 from deebert.encoders.known import KNOWN_MODELS, PAPER_BERT, KnownModel
-from deebert.encoders.registry import FAMILIES
 from deebert.encoders.start import Start, content_of
 from deebert.settings.model_names import HUB_ID, is_folder
 
@@ -83,27 +82,13 @@ def _family(model: str, place: str | Path, revision: str | None = None) -> str:
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     from deebert.encoders.loading import load_errors, supported_config
+    from deebert.encoders.unused import refuse_other_files
 
     with load_errors(model):
         config = supported_config(model, place, revision)
         tokenizer = get_tokenizer_config(place, revision=revision)
-    if file := getattr(config, "transformers_weights", None):
-        raise UserError(
-            f"model {model}: transformers_weights in config.json is {file}; expected none, and model.safetensors"
-        )
-    known = (("config.json", getattr(config, "auto_map", None)), ("tokenizer_config.json", tokenizer.get("auto_map")))
-    for file, code in known:
-        if isinstance(code, dict) and any(key.startswith(("AutoModel", "AutoTokenizer")) for key in code):
-            raise UserError(
-                f"model {model}: auto_map in {file} names code of its own, which is not run; expected none, if"
-                f" transformers' own code for {config.model_type} answers as it does"
-            )
+    refuse_other_files(model, config, tokenizer)
     return config.model_type
-
-
-def family_fingerprint(family: str) -> str:
-    """Fingerprint of the code that runs models of `family` (a `model_type`)."""
-    return fingerprint(FAMILIES[family])
 
 
 def fingerprint(module: str) -> str:

@@ -6,8 +6,9 @@ transformers passes over weights that it does not know, over settings that it no
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -34,6 +35,25 @@ def refuse_settings(name: str, config: PreTrainedConfig) -> None:
     """UserError where `config.json` sets what neither transformers nor our layers would follow."""
     for key, (value, expected) in family_named(config.model_type).ignored_settings(config).items():
         raise UserError(f"model {name}: {key} in config.json is {value}, which cannot be followed; expected {expected}")
+
+
+def refuse_other_files(name: str, config: PreTrainedConfig, tokenizer: Mapping[str, Any]) -> None:
+    """UserError where weights would be in another file than those that are kept, or code beside them would count.
+
+    Args:
+        tokenizer: what `tokenizer_config.json` says.
+    """
+    if file := getattr(config, "transformers_weights", None):
+        raise UserError(
+            f"model {name}: transformers_weights in config.json is {file}; expected none, and model.safetensors"
+        )
+    known = (("config.json", getattr(config, "auto_map", None)), ("tokenizer_config.json", tokenizer.get("auto_map")))
+    for file, code in known:
+        if isinstance(code, dict) and any(key.startswith(("AutoModel", "AutoTokenizer")) for key in code):
+            raise UserError(
+                f"model {name}: auto_map in {file} names code of its own, which is not run; expected none, if"
+                f" transformers' own code for {config.model_type} answers as it does"
+            )
 
 
 def check_unexpected(where: str, model: PreTrainedModel, unexpected: Iterable[str], is_cut: bool = False) -> list[str]:

@@ -17,7 +17,6 @@ from torch.utils import _pytree as pytree
 
 from deebert.base.once import once
 from deebert.export.watched import Watched, cannot_export, hidden_of, in_place_of_layers, layers_of
-from deebert.inference.packs import AFTER_ATTENTION
 from deebert.model import DeeBert
 
 LENGTHS = (5, 3), (7, 2, 6)  # two batches, of other sizes, by which dimensions are told apart
@@ -95,7 +94,7 @@ class Cut:
         Once for all blocks, since some families' layers are made with products of their own.
         """
         layers = self.model.family.layers(self.model.backbone)
-        return [getattr(layer, AFTER_ATTENTION).weight for layer in layers]
+        return [layer.attention_out.weight for layer in layers]
 
     def read_by(self, first: int, last: int) -> list[int]:
         """Numbers of the shared tensors that these layers, from 1, read."""

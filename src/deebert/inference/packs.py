@@ -27,7 +27,6 @@ from deebert.inference.weights import LayerWeights
 # A layer's working set at bert-base's width is then some 20 MB in float32. Twice as many tokens took 1.01 to 1.14 times
 # as long, most in int8.
 PACK_TOKENS = 1024
-AFTER_ATTENTION = "attention_out"  # the linear map of a layer that reads what attention gives
 _ALL, _FIRST, _OTHERS = slice(None), slice(0, 1), slice(1, None)  # tokens of a sentence
 
 
@@ -207,7 +206,7 @@ class PackedLayer:
             return self.layer
         layer, rounding = copy.copy(self.layer), self.rounding(torch.from_numpy(rows))
         for name in layer.linear_names:
-            if name != AFTER_ATTENTION:
+            if name != "attention_out":
                 setattr(layer, name, functools.partial(getattr(layer, name), rounding=rounding))
         return layer
 
@@ -262,18 +261,15 @@ class PackedBackbone:
         """The model's weights by name, bit for bit as they were loaded. Of fp32 alone: others have rounded them."""
         return self._backbone.state_dict() | self._weights.state_dict()
 
-    def cut(self, lengths: np.ndarray, max_tokens: int | None = None) -> Iterator[np.ndarray]:
+    def cut(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         """The rows of samples of `lengths` in packs for `first_token_states`.
 
         The longest are first, so that a pack too large for the memory fails at once and not at the end.
-
-        Args:
-            max_tokens: of a pack; None = as much as is usual on the device.
         """
         rows = np.argsort(-lengths, kind="stable")
         if self.attention is None:
-            return cut_by_tokens(rows, lengths, max_tokens or PACK_TOKENS)
-        return cut_by_tokens(rows, lengths, max_tokens or at_once.PACK_TOKENS, self.attention.most_samples)
+            return cut_by_tokens(rows, lengths, PACK_TOKENS)
+        return cut_by_tokens(rows, lengths, at_once.PACK_TOKENS, self.attention.most_samples)
 
     def embed(self, encoded: Encoded, rows: np.ndarray) -> Pack:
         """What the first layer reads of the samples `rows`."""

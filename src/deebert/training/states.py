@@ -47,12 +47,10 @@ def first_token_states(
     precision: str,
     device: torch.device,
     folder: Path,
-    pack_tokens: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the first-token state after every layer but the last: (N, L-1, H) float32, from one pass in eval mode.
 
-    `precision` is the deployed model's (see `precisions.resolve`): ramps learn from what they will read. `pack_tokens`
-    bounds the memory; None = as much as is usual on the device.
+    `precision` is the deployed model's (see `precisions.resolve`): ramps learn from what they will read.
 
     The array is a memory map of a file in `folder` that has no name, and is gone after the block or with the process.
     At MNLI's size and bert-base's it takes 13 GB of disk, but of memory only the part in use. `folder` is made where
@@ -64,7 +62,7 @@ def first_token_states(
     shape = (len(encoded), backbone.config.num_hidden_layers - 1, backbone.config.hidden_size)
     try:
         states = _disk_array(shape, folder)
-        _fill(states, backbone, encoded, precision, device, pack_tokens)
+        _fill(states, backbone, encoded, precision, device)
         yield states
     finally:
         with contextlib.suppress(OSError):  # others have files there
@@ -73,19 +71,14 @@ def first_token_states(
 
 
 def _fill(
-    states: np.ndarray,
-    backbone: PreTrainedModel,
-    encoded: Encoded,
-    precision: str,
-    device: torch.device,
-    pack_tokens: int | None,
+    states: np.ndarray, backbone: PreTrainedModel, encoded: Encoded, precision: str, device: torch.device
 ) -> None:
     """Run a copy of the backbone, which needs room for its weights no longer than this takes."""
     packed = PackedBackbone(copy.deepcopy(backbone).to(device), precision)
     depth = states.shape[1]  # layer L is never run
     bar = tqdm(total=len(encoded), desc="frozen pass", unit="sample", disable=None)
     with torch.inference_mode(), bar, stop_requests() as asked_to_stop:
-        for rows in packed.cut(encoded.lengths, pack_tokens):
+        for rows in packed.cut(encoded.lengths):
             first = packed.first_token_states(packed.embed(encoded, rows), depth)
             states[rows] = torch.stack([*first], dim=1).cpu().numpy()
             _let_go(states)
