@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import torch
 
 from contenders.interface import PADDED, WHOLE
-from deebert.inference.precisions import multiplies
+from deebert.inference.precisions import PRECISIONS, multiplies
 
 OURS, EXPORTED = "ours", "exported"  # this project's
 
@@ -31,7 +31,7 @@ LIBRARIES = {
     "torch_compile": Library("torch.compile", ("fp32",)),
     "onnx_runtime": Library("ONNX Runtime", ("fp32", "int8"), ("onnx", "onnxruntime")),
     "open_vino": Library("OpenVINO", ("fp32", "bf16", "int8"), ("onnx", "openvino"), ("nncf",)),
-    OURS: Library("DeeBERT", ("fp32", "bf16", "int8")),
+    OURS: Library("DeeBERT", tuple(PRECISIONS)),
     EXPORTED: Library("DeeBERT in ONNX Runtime", ("fp32", "int8"), ("onnx", "onnxruntime")),
 }
 

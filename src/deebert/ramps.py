@@ -136,7 +136,7 @@ def load_ramps(folder: Path, num_ramps: int, hidden_size: int, num_labels: int) 
 
 
 def _kind_by_names(tensors: Iterable[str]) -> str:
-    """What a file that does not say its kind holds: those of earlier versions have none but these two."""
+    """The kind of a file that does not say it, as that of a checkpoint of the paper's own code."""
     return "pooler" if any(name.startswith("dense") for name in tensors) else "linear"
 
 

@@ -303,11 +303,3 @@ def test_sums_of_any_size_are_exact() -> None:
     for row in rows:
         for key in ("layers_saved_frac", "layers_saved_low", "layers_saved_high"):
             assert row[key] == pytest.approx(1 / num_layers, rel=1e-6)
-
-
-def test_an_unknown_metric_is_refused() -> None:
-    """A metric that is no ratio of sums is an error, not a wrong interval."""
-    with pytest.raises(NotImplementedError, match="no_metric"):
-        choice_rows(
-            Resampled(ScoredCurve("validation", *draw_grid(np.random.default_rng(0), 20), "no_metric", 0)), TARGETS
-        )

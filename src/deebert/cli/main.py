@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line `arguments`, by default the process's own; anything but success ends the process."""
     parser = argparse.ArgumentParser(
         prog="deebert",
-        description="Answer texts with early exit, tell what is known of a model, measure it, and export it.",
+        description="Early exit for a trained classifier.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -7,12 +7,15 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    import pandas as pd  # who answers texts waits for no import of it
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ class Encoded:
         return {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, frame: pd.DataFrame, text_columns: Sequence[str]) -> Encoded:
+def encode(tokenizer: PreTrainedTokenizerBase, frame: "pd.DataFrame", text_columns: Sequence[str]) -> Encoded:
     """Tokenise every row, cut to the tokenizer's `model_max_length` (of a pair, the longer side first)."""
     parts = []
     for start in range(0, len(frame), ROWS_AT_ONCE):

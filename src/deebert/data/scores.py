@@ -60,7 +60,7 @@ def score_terms(labels: np.ndarray, predictions: np.ndarray, metric: str) -> np.
     Raises:
         UserError: the metric is not for such labels.
     """
-    return np.stack(_terms_of(metric)(labels, predictions)).astype(np.float64)
+    return np.stack(TERMS[metric](labels, predictions)).astype(np.float64)
 
 
 def score_of(sums: np.ndarray) -> np.ndarray:
@@ -77,12 +77,6 @@ def _score(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {name: partial(_score, name) for name in TERMS}
-
-
-def _terms_of(metric: str) -> Callable[[np.ndarray, np.ndarray], Terms]:
-    if metric not in TERMS:
-        raise NotImplementedError(f"metric {metric} as a mean of ratios of sums")
-    return TERMS[metric]
 
 
 def is_labelled(labels: np.ndarray) -> bool:

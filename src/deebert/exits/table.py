@@ -30,7 +30,7 @@ class Entry:
         grid: makes a criterion's settings from L, C and at most how many of them there may be, from the one by which
             nobody leaves early to the boldest; all are finite numbers. Empty where the criterion has no curve of its
             own: L is too small, or C makes it another one's. None where settings come from elsewhere: from
-            `params.yaml`, or fitted to labels.
+            `params.yaml`, or fitted.
     """
 
     label: str

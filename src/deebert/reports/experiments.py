@@ -191,7 +191,7 @@ def read_experiments(
     newest: dict[str, Experiment] = {}
     for revision in revisions(shown):
         stages = _stages(revision, read_file)
-        params = _chosen(stages) | _params(stages, "finetune_backbone")
+        params = _params(stages, "plan") | _params(stages, "finetune_backbone")
         task = dataset_name(params["dataset"]) if "dataset" in params else None
         if task is None or task != revision.metrics["metrics/sweep.json"].get("task"):
             continue
@@ -233,11 +233,6 @@ _parsed = cache(parse_yaml)  # most commits have the lock file of the one before
 
 def _params(stages: Mapping[str, Any], stage: str) -> dict[str, Any]:
     return stages.get(stage, {}).get("params", {}).get("params.yaml", {})
-
-
-def _chosen(stages: Mapping[str, Any]) -> dict[str, Any]:
-    """Data set and model as the stage `plan` resolved them; runs from before that stage have them elsewhere."""
-    return {key: value for key, value in _params(stages, "plan").items() if key in ("dataset", "model")}
 
 
 def _written(stages: Mapping[str, Any]) -> dict[str, tuple[str | None, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 from deebert.base.rows import Row
 from deebert.exits.rule import layers_saved_frac
 from deebert.reports.experiments import Experiment
+from deebert.reports.markdown import table as markdown_table
 from deebert.reports.smaller import STANDS_FOR
 
 NOT_RUN, NO_NUMBER, OK, OKISH, FAIL = "not run", "no number in the paper", "OK", "OKish", "FAIL"
@@ -164,23 +165,20 @@ def smaller_models(experiments: Sequence[Experiment], whole: Experiment) -> list
 
 def markdown(table: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """The rows of `compare` as a page of Markdown."""
-    lines = [
-        "| model | task | score: paper | ours | | saved (%), points lost: paper → ours | | | experiments |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ["model", "task", "score: paper", "ours", "", "saved (%), points lost: paper → ours", "", "", "experiments"]
+    lines = []
     for row in rows:
         paper = "" if row["paper_score"] is None else f"{row['paper_score']:.1f}"
         ours = "" if row["score"] is None else f"{row['score']:.1f}"
         if row["score_sd"] is not None:
             ours += f" ± {row['score_sd']:.1f}"
         points = [*map(_point, row["points"]), "", "", ""][:3]
-        cells = [row["model"], row["task"], paper, ours, row["verdict"], *points, ", ".join(row["experiments"])]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append([row["model"], row["task"], paper, ours, row["verdict"], *points, ", ".join(row["experiments"])])
     verdicts = [verdict for row in rows for verdict in (row["verdict"], *(p["verdict"] for p in row["points"]))]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in (OK, OKISH, FAIL, NOT_RUN))
     return "\n".join(
         [
-            *lines,
+            markdown_table(heads, lines),
             "",
             f"{counts}. Tolerances, and what they allow for, are in paper/table1.yaml.",
             "",
