@@ -78,8 +78,19 @@ def test_arithmetic_needs_no_transformers() -> None:
     files = [file for room in ("exits", "analysis") for file in sorted((PACKAGE / room).glob("*.py"))]
     names = [f"deebert.{file.parent.name}.{file.stem}" for file in files if file.name != "__init__.py"]
     assert {name.split(".")[1] for name in names} == {"exits", "analysis"}
+    import_without("transformers", *names)
+
+
+@pytest.mark.slow
+def test_who_answers_waits_for_no_pandas() -> None:
+    """Neither in a program nor for a file."""
+    import_without("pandas", "deebert.classifier", "deebert.criteria", "deebert.monitor", "deebert.inference.bulk")
+
+
+def import_without(package: str, *names: str) -> None:
+    """Import the modules `names` in a fresh interpreter; none may bring `package`."""
     code = f"import sys, importlib\nfor name in {names!r}:\n    importlib.import_module(name)\n"
-    code += "    if 'transformers' in sys.modules: sys.exit(name)"
+    code += f"    if {package!r} in sys.modules: sys.exit(name)"
     environment = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

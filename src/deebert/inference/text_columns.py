@@ -6,6 +6,7 @@ from typing import Any
 
 from deebert.base.errors import UserError
 from deebert.data.sources.own_columns import TEXTS
+from deebert.data.tables.columns import check_columns
 from deebert.data.tables.text import separator_told
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,11 @@ def find_text_columns(
         UserError: there are none, or not as many as the model reads.
     """
     trained = tuple(about.get("text_columns", ()))
-    found = ", ".join(names)
     if wanted is not None:
         if trained and len(wanted) != len(trained):
             reads = "one text: --text alone" if len(trained) == 1 else "two texts: --text and --pair"
             raise UserError(f"--text, --pair: {', '.join(wanted)} are not as many as the model reads; expected {reads}")
-        if absent := [name for name in wanted if name not in names]:
-            raise UserError(f"{where}: has no column {absent[0]}; found {found}")
+        check_columns(where, wanted, names)
         if len(set(wanted)) < len(wanted):
             raise UserError(f"--pair: {wanted[1]} is the column of --text; expected another one")
         return wanted
@@ -49,5 +48,5 @@ def find_text_columns(
             log.info("%s: text from column %s", where, " and ".join(texts))
             return texts
     asked = "--text" if len(trained) < 2 else "--text and --pair"
-    told = f"{where}: has no column {' and '.join(trained) or 'text'}; found {found}; name yours with {asked}"
-    raise UserError(told + separator_told(names))
+    told = f"{where}: has no column {' and '.join(trained) or 'text'}; found {', '.join(names)}"
+    raise UserError(f"{told}; name yours with {asked}{separator_told(names)}")

@@ -15,6 +15,7 @@ from deebert.data.dataset import DataSet
 from deebert.data.scores import is_labelled
 from deebert.data.sources.own_columns import LABELS
 from deebert.data.sources.own_labels import CODE, WHOLE, canonical
+from deebert.data.tables.columns import check_columns
 from deebert.data.tables.formats import chunks, column_names
 from deebert.inference.classifier import Text
 from deebert.inference.text_columns import find_text_columns, text_count
@@ -133,10 +134,8 @@ def _columns(path: Path, names: Sequence[str], wanted: Columns, about: dict[str,
     texts = find_text_columns(str(path), names, wanted.texts, about)
     trained = about.get("label_column")
     usual = next((name for label in LABELS for name in names if name.strip().lower() == label), None)
-    label = wanted.label or (trained if trained in names else usual)
-    if label not in names:
-        absent = label or trained or "label"
-        raise UserError(f"{path}: has no column {absent}; found {', '.join(names)}; name yours with --label")
+    label = wanted.label or (trained if trained in names else usual) or trained or "label"
+    check_columns(str(path), [label], names, "; name yours with --label")
     return Columns(texts, label)
 
 

@@ -12,7 +12,8 @@ from deebert.base.errors import UserError
 from deebert.base.files import sha256_of
 from deebert.data.dataset import DataSet, Task
 from deebert.data.sources.glue_tasks import GLUE_TASKS
-from deebert.data.sources.tables import HIDDEN_LABEL, check_columns, split_table
+from deebert.data.sources.tables import HIDDEN_LABEL, split_table
+from deebert.data.tables.columns import check_columns
 from deebert.data.tables.text import first_line_not_utf8
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from deebert.base.errors import UserError, one_line
 from deebert.data.dataset import DataSet, Task
-from deebert.data.sources.tables import check_columns, split_table
+from deebert.data.sources.tables import split_table
+from deebert.data.tables.columns import check_columns
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -13,7 +13,8 @@ from deebert.data.sources.own_columns import Found, find_columns, is_as_label
 from deebert.data.sources.own_files import SPLIT_NAMES, Rows, find_files, read_file
 from deebert.data.sources.own_labels import label_names
 from deebert.data.sources.own_samples import Samples, counts, ids, read_samples, split_off
-from deebert.data.sources.tables import check_columns, split_table
+from deebert.data.sources.tables import split_table
+from deebert.data.tables.columns import check_columns
 from deebert.settings.run import HUB_DATASET, dataset_name
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ def _samples(split: str, rows: Rows, columns: Found, train: Rows) -> Samples:
     if columns.label not in found:
         others = [name for name in found if name not in train.columns and is_as_label(name, columns.label)]
         if split != "test" or others:
-            told = f"; {others[0]} may be it: expected one name in all files" if others else ""
-            raise UserError(f"{rows.where}: has no column {columns.label}; found {', '.join(found)}{told}")
+            hint = f"; {others[0]} may be it: expected one name in all files" if others else ""
+            check_columns(rows.where, [columns.label], found, hint)
         log.info("%s: has no column %s, so its labels count as hidden", rows.where, columns.label)
     return read_samples(rows, columns, may_hide_labels=split == "test")
 

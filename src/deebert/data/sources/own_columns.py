@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deebert.base.errors import UserError
-from deebert.data.sources.tables import check_columns
+from deebert.data.tables.columns import check_columns
 from deebert.data.tables.text import separator_told
 from deebert.settings.download_glue import Columns
 

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from deebert.base.errors import UserError
-
 HIDDEN_LABEL = -1
 
 
@@ -15,10 +13,3 @@ def split_table(texts: Mapping[str, Sequence[str]], labels: Sequence[int]) -> pd
     idx = np.arange(len(labels), dtype=np.int64)
     columns = {name: pd.array(list(column), dtype="str") for name, column in texts.items()}
     return pd.DataFrame({"idx": idx, **columns, "label": np.array(labels, dtype=np.int64)})
-
-
-def check_columns(where: str, expected: Sequence[str], found: Sequence[str]) -> None:
-    """UserError where one of the `expected` columns is not `found`."""
-    for column in expected:
-        if column not in found:
-            raise UserError(f"{where}: has no column {column}; found {', '.join(found) or 'none'}")
