@@ -296,6 +296,7 @@ def test_a_folder_that_is_not_whole(
             ("manifest.json", None, "cannot be read: No such file or directory"),
             ("manifest.json", b"{", "damaged: "),
             ("manifest.json", b"{}", "is of format None; expected 2"),
+            ("manifest.json", b'{"format": 2, "texts": 1}', "damaged: has no labels"),
         )
     ):
         out = shutil.copytree(exported, tmp_path / str(number))

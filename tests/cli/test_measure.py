@@ -130,6 +130,7 @@ def test_mistakes(model: Path, fresh: Path, tmp_path: Path, capsys: pytest.Captu
         ((model, fresh, "--metrics", tmp_path / "none"), f"{tmp_path}/none: no such file or folder"),
         ((model, fresh, "--out", tmp_path / "file" / "found.json"), f"{tmp_path}/file/found.json: cannot be written"),
         ((model, fresh, "--out", fresh), f"--out: {fresh} is the input; expected another file"),
+        ((model, fresh, "--out", wrong), f"--out: {wrong} holds something else; expected a new file, or one that"),
     ):
         assert error(capsys, "measure", *arguments).startswith(told)
     for options in (("--pair", "b"), ("--threshold", "0.1", "--metrics", tmp_path), ("--threshold", "-1")):

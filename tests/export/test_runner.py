@@ -2,13 +2,16 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from deebert.export import runner as runner_module
 from deebert.export.runner import BATCH_TOKENS, Runner, _batches, _log_softmax, _texts
 
 
@@ -54,6 +57,21 @@ def test_mistakes_in_python(texts: Any, nats: Any, error: type[Exception], told:
     runner.manifest = {"texts": 1, "threshold_nats": None}
     with pytest.raises(error, match=told):
         runner.predict(texts, nats)
+
+
+@pytest.mark.parametrize("threads", [-1, 5000, 10**11, "2", 1.0, None])
+def test_threads_are_so_many(tmp_path: Path, threads: Any) -> None:
+    """Before a file is looked for."""
+    with pytest.raises(ValueError, match=r"threads: .* is not allowed; expected 0 to 1024, 0 for all cores"):
+        Runner(tmp_path, threads)
+
+
+def test_an_interrupt_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends with the status that shells give, and without a word."""
+    monkeypatch.setattr(runner_module, "Runner", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(SystemExit) as end:
+        runner_module.main(["w1"])
+    assert end.value.code == 130
 
 
 @pytest.mark.parametrize("pair", [tuple, list])

@@ -153,6 +153,27 @@ def test_an_error_counts_nothing(classifier: EarlyExitClassifier, tmp_path: Path
     assert state_of(monitor, tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("labels", "layers", "told"),
+    [
+        (["no"], np.array([0, 1]), "2, 1 and 2; expected as many of each"),
+        (["no", "no"], np.array([1]), "2, 2 and 1; expected as many of each"),
+        (["no", "no"], np.array([0, 1]), "expected whole numbers from 1 to 4"),
+        (["no", "no"], [1, 5], "expected whole numbers from 1 to 4"),
+        (["no", "no"], [1.0, 2.0], "expected whole numbers from 1 to 4"),
+    ],
+)
+def test_answers_that_were_never_given(
+    classifier: EarlyExitClassifier, tmp_path: Path, labels: list[str], layers: Any, told: str
+) -> None:
+    """They are refused, and the state is as before."""
+    monitor = Monitor(classifier, EPSILON, share=1)
+    before = state_of(monitor, tmp_path)
+    with pytest.raises(ValueError, match=told):
+        monitor.audit(["w1", "w2"], labels, layers, THRESHOLD)
+    assert state_of(monitor, tmp_path) == before
+
+
 def test_one_watch_is_of_one_threshold(classifier: EarlyExitClassifier, tmp_path: Path) -> None:
     """Another threshold or precision is refused, and not counted: epsilon was certified for the first. So in a file."""
     monitor = Monitor(classifier, EPSILON, share=1)

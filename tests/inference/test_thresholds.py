@@ -51,6 +51,9 @@ def test_a_loss_that_nobody_asked_about() -> None:
     """No threshold is guessed; the line says for which losses there is one."""
     with pytest.raises(UserError, match="no threshold is known for a loss of 2 points; expected one of 0, "):
         known().for_drop(2)
+    for asked in (known().for_drop, known().for_risk):
+        with pytest.raises(UserError, match="'1', which is no number of points"):
+            asked("1")
 
 
 def test_how_many_answers_change() -> None:

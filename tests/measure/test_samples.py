@@ -81,7 +81,7 @@ def test_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trained", "asked", "taken"), [("Team", None, "Team"), ("team", None, "label"), ("Team", "label", "label")]
+    ("trained", "asked", "taken"), [("Team", None, "Team"), ("team", None, "Team"), ("Team", "label", "label")]
 )
 def test_the_column_of_labels_is_the_one_of_training(
     tmp_path: Path, trained: str, asked: str | None, taken: str
@@ -106,6 +106,20 @@ def test_columns_that_come_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path.write_text('{"id": 1}\n{"sentence": "w1", "label": "no"}\n{"label": "yes", "sentence": "w2"}\n')
     found = read_samples(path, BY_NAME, ABOUT)
     assert (found.texts, found.labels.tolist()) == (["w1", "w2"], [0, 1])
+
+
+def test_what_a_model_has_answered_is_not_taken_for_the_truth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that `predict` has written has its label beside the true one, or has no true one at all."""
+    answers = {"label": ["yes", "yes"], "probability": [0.9, 0.8], "exit_layer": [1, 2]}
+    path = write(tmp_path / "own.csv", {"sentence": ["w1", "w2"], "intent": ["no", "yes"]} | answers)
+    with caplog.at_level("INFO"):
+        assert read_samples(path, BY_NAME, ABOUT).labels.tolist() == [0, 1]
+    assert f"{path}: label from column intent" in caplog.text
+    assert read_samples(path, Columns(None, "label"), ABOUT).labels.tolist() == [1, 1]
+    told = "label, probability, exit_layer are what `deebert predict` adds; expected the true label, named with --label"
+    path = write(tmp_path / "own.csv", {"sentence": ["w1", "w2"]} | answers)
+    assert refused(path) == f"{path}: {told}"
+    assert refused(path, about=ABOUT | {"label_column": "label"}) == f"{path}: {told}"
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])

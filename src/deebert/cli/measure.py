@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_text_columns(columns)
     add_label_column(columns)
     how = parser.add_argument_group("how")
-    how.add_argument("--out", type=Path, metavar="FILE", help="keep what was found, as JSON; what is there is replaced")
+    how.add_argument("--out", type=Path, metavar="FILE", help="keep what was found, as JSON; one of before is replaced")
     how.add_argument("--precision", choices=PRECISIONS, help="of matrix products; what the ramps were trained for")
     how.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1; the first GPU if there is one")
 
@@ -51,6 +51,8 @@ def run(parsed: argparse.Namespace) -> None:
         if out.resolve() == parsed.data.resolve():
             raise UserError(f"--out: {out} is the input; expected another file")
         check_writable(out)  # before anything that takes long
+        if out.is_file():
+            _check_replaceable(out)
     classifier = model.load(parsed.model, parsed.precision, parsed.device)
     samples = read_samples(parsed.data, Columns(texts, parsed.label), classifier.about)
     judged, known = [], None
@@ -78,6 +80,15 @@ def run(parsed: argparse.Namespace) -> None:
     told = _judged_told(samples.metric, measured.judged(), known is not None and _are_same(known, found))
     for line in (*thresholds_told(found), *told):
         print(line)
+
+
+def _check_replaceable(out: Path) -> None:
+    from deebert.inference.thresholds import Thresholds
+
+    try:
+        Thresholds.of_file(out, out.read_bytes())
+    except UserError:
+        raise UserError(f"--out: {out} holds something else; expected a new file, or one that measure wrote") from None
 
 
 def _are_same(known: "Thresholds", found: "Thresholds") -> bool:

@@ -18,7 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +27,10 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 FORMAT = 2  # of manifest.json
+READ = ("texts", "labels", "graph", "graph_data", "tokenizer", "pad_id", "threshold_nats")  # in it
 BATCH_TOKENS = 2048  # padding included; bounds the memory
 LINES_AT_ONCE = 1024
+MAX_THREADS = 1024
 NOT_WRITTEN = {
     errno.EPIPE: "was closed before all was written",
     **{number: f"cannot be written: {os.strerror(number)}" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)},
@@ -58,10 +60,12 @@ class Runner:
         reads: names of what the graph reads beside the threshold.
 
     Raises:
-        ValueError: a file is missing or damaged.
+        ValueError: a file is missing or damaged, or there are no such threads.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
+        if not isinstance(threads, Integral) or not 0 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads: {threads!r} is not allowed; expected 0 to {MAX_THREADS}, 0 for all cores")
         folder = Path(folder)
         self.manifest = _manifest(folder / "manifest.json")
         files = [self.manifest[part] for part in ("tokenizer", "graph", "graph_data")]
@@ -169,6 +173,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise ValueError(f"{path}: is of format {found}; expected {FORMAT}")
+    if absent := [key for key in READ if key not in content]:
+        raise ValueError(f"{path}: damaged: has no {absent[0]}")
     return content
 
 
@@ -267,6 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: standard output {NOT_WRITTEN[error.errno]}")
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -160,8 +160,18 @@ class Monitor:
             threshold: that they were given at.
 
         Raises:
-            ValueError: it is not that of earlier answers.
+            ValueError: it is not that of earlier answers; or labels or layers are not N, or none of the model's.
         """
+        exit_layers = np.asarray(exit_layers)
+        given = len(texts), len(labels), len(exit_layers)
+        if len({*given}) > 1:
+            raise ValueError("texts, labels, exit_layers: {}, {} and {}; expected as many of each".format(*given))
+        depth = self.classifier.num_layers
+        if len(texts) and not (exit_layers.dtype.kind in "iu" and 1 <= exit_layers.min() <= exit_layers.max() <= depth):
+            raise ValueError(
+                f"exit_layers: {exit_layers!r:.80} is not allowed; expected whole numbers from 1 to {depth}"
+            )
+        exit_layers = exit_layers.astype(np.int64)
         with self._lock:
             rule = self.rule_of(threshold)
             audited = self._chosen(len(texts))

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -148,7 +149,7 @@ class Thresholds:
             if each.drop_points == drop_points:
                 return each.threshold_nats
         known = ", ".join(f"{each.drop_points:g}" for each in self.recommended) or "none"
-        raise UserError(f"no threshold is known for a loss of {drop_points:g} points; expected one of {known}")
+        raise UserError(f"no threshold is known for a loss of {_points(drop_points)}; expected one of {known}")
 
     def for_risk(self, points: float) -> float:
         """The threshold in nats that is certified to cost at most so many points of accuracy.
@@ -158,10 +159,10 @@ class Thresholds:
         """
         known = {100 * each.risk: each.threshold_nats for each in self.certified if each.threshold_nats > 0}
         for risk_points, nats in known.items():
-            if math.isclose(risk_points, points):
+            if isinstance(points, Real) and math.isclose(risk_points, points):
                 return nats
         told = ", ".join(f"{each:g}" for each in known) or "none"
-        raise UserError(f"no threshold is certified for {points:g} points of accuracy; expected one of {told}")
+        raise UserError(f"no threshold is certified for {_points(points)} of accuracy; expected one of {told}")
 
     def changed_at(self, threshold_nats: float) -> float | None:
         """The smallest share of answers that is certified not to be passed by those that are not full depth's.
@@ -192,6 +193,10 @@ def _scores(layers: Mapping[str, Any], of_all: Mapping[int, float] | None) -> tu
     }
     known = {place: layers[key] for key, place in places.items() if key in layers and place}
     return tuple(HeadScore(layer, score) for layer, score in sorted(known.items()))
+
+
+def _points(value: Any) -> str:
+    return f"{value:g} points" if isinstance(value, Real) else f"{value!r}, which is no number of points"
 
 
 def _check_types(item: Any) -> None:

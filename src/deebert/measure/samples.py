@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from deebert.data.sources.own_columns import LABELS
 from deebert.data.sources.own_labels import CODE, WHOLE, canonical
 from deebert.data.tables.columns import check_columns
 from deebert.data.tables.formats import chunks, column_names
+from deebert.inference.answering import COLUMNS
 from deebert.inference.classifier import Text
 from deebert.inference.text_columns import find_text_columns, text_count
 
@@ -121,7 +123,7 @@ def _of_table(path: Path, columns: Columns, about: dict[str, Any]) -> Samples:
     if left_out:
         told = "left out %d rows of %d whose text or label is empty, the first at %s"
         log.warning(told, len(left_out), len(texts) + len(left_out), left_out[0])
-    return Samples(path.name, texts, np.array(labels, dtype=np.int64), about.get("metric") or "accuracy")
+    return Samples(_readable(path.name), texts, np.array(labels, dtype=np.int64), about.get("metric") or "accuracy")
 
 
 def _ids(names: Sequence[str]) -> dict[str, int]:
@@ -132,11 +134,27 @@ def _ids(names: Sequence[str]) -> dict[str, int]:
 
 def _columns(path: Path, names: Sequence[str], wanted: Columns, about: dict[str, Any]) -> Columns:
     texts = find_text_columns(str(path), names, wanted.texts, about)
-    trained = about.get("label_column")
-    usual = next((name for label in LABELS for name in names if name.strip().lower() == label), None)
-    label = wanted.label or (trained if trained in names else usual) or trained or "label"
-    check_columns(str(path), [label], names, "; name yours with --label")
+    trained = about.get("label_column") or LABELS[0]
+    if wanted.label is not None:
+        check_columns(str(path), [wanted.label], names)
+        return Columns(texts, wanted.label)
+    are_answered = {*COLUMNS.names} <= {*names}  # one of them is then the label that a model has given
+    known = {name.strip().lower(): name for name in reversed(names) if not (are_answered and name in COLUMNS.names)}
+    known |= {name: name for name in known.values()}
+    label = next((known[name] for name in (trained, trained.strip().lower(), *LABELS) if name in known), None)
+    if label is None and are_answered:
+        told = (
+            f"{', '.join(COLUMNS.names)} are what `deebert predict` adds; expected the true label, named with --label"
+        )
+        raise UserError(f"{path}: {told}")
+    check_columns(str(path), [label or trained], names, "; name yours with --label")
+    log.info("%s: label from column %s", path, label)
     return Columns(texts, label)
+
+
+def _readable(name: str) -> str:
+    """A file's name as UTF-8 can have it; on Linux it is bytes of any kind."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _texts(columns: list[list[str]]) -> list[Text]:

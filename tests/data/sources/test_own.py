@@ -331,6 +331,13 @@ def test_labels_of_the_test_split_may_be_hidden(tmp_path: Path, test: Table) -> 
     assert load(folder(tmp_path, train=TRAIN, test=test))["test"]["label"].tolist() == [-1, -1]
 
 
+def twice() -> bytes:
+    """A parquet file with two columns of one name."""
+    written = io.BytesIO()
+    parquet.write_table(pa.table([["a", "b"], ["x", "y"], ["x", "y"]], names=["text", "label", "label"]), written)
+    return written.getvalue()
+
+
 LABELLED = b"text,label\na,x\nb,y\n"
 
 
@@ -359,6 +366,7 @@ BAD_FILES: dict[str, tuple[str, bytes, list[str]]] = {
     "commas in a tsv": ("train.tsv", b"text,label\na\tb,x\n", ["one column, with a comma in it", "a tab between them"]),
     "another delimiter": ("train.csv", b"text;label\na;x\n", ["no column for the text; found text;label"]),
     "a column twice": ("train.csv", b"text,label,label\na,x,y\n", ["has the column label twice"]),
+    "a parquet column twice": ("train.parquet", twice(), ["has the column label twice"]),
     "too few fields": ("train.csv", LABELLED + b"c\n", ["train.csv: line 4: 1 fields; expected 2", "double quotes"]),
     "a comma unquoted": ("train.csv", LABELLED + b"c, d,x\n", ["train.csv: line 4: 3 fields; expected 2"]),
     "a quote left open": ("train.csv", LABELLED + b'"c,x\nd,y\n', ["train.csv: line 4", "double quote"]),

@@ -252,11 +252,14 @@ def test_a_writer_that_is_broken_off_is_silent(tmp_path: Path, monkeypatch, targ
     assert complaints == []
 
 
-def far() -> bytes:
-    """A parquet file with a time that Python cannot tell."""
+def parquet_of(at: pa.Array) -> bytes:
     written = io.BytesIO()
-    parquet.write_table(pa.table({"text": ["a"], "at": pa.array([10**18], pa.timestamp("ms"))}), written)
+    parquet.write_table(pa.table({"text": ["a"], "at": at}), written)
     return written.getvalue()
+
+
+FAR = pa.array([10**18], pa.timestamp("ms"))  # a time that Python cannot tell
+FIELD_TWICE = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["n", "n"])
 
 
 BAD = {
@@ -278,7 +281,13 @@ BAD = {
     "no object": ("in.jsonl", b'["a"]\n', "in.jsonl: line 1: expected an object"),
     "no text": ("in.jsonl", b'{"text": "a"}\n\n{"text": 1}\n', "in.jsonl: line 3: column text: '1' is int; expected"),
     "half a character": ("in.jsonl", b'{"n": "\\ud800"}\n', "in.jsonl: line 1: has half of a character"),
-    "a time beyond all": ("in.parquet", far(), "in.parquet: column at: cannot stand in a text: "),
+    "a time beyond all": ("in.parquet", parquet_of(FAR), "in.parquet: column at: cannot stand in a text: "),
+    "a list with one": (
+        "in.parquet",
+        parquet_of(pa.ListArray.from_arrays([0, 1], FAR)),
+        "in.parquet: column at: cannot stand in a text: ",
+    ),
+    "a field twice": ("in.parquet", parquet_of(FIELD_TWICE), "in.parquet: column at: cannot stand in a text: "),
     "no parquet": ("in.parquet", b"text\na\n", "in.parquet: not readable as parquet"),
     "unknown ending": ("in.txt", b"a\n", "in.txt: unknown ending .txt; expected .csv, .tsv, .jsonl or .parquet"),
     "no ending": ("in", b"a\n", "in: has no ending; expected"),

@@ -9,6 +9,7 @@ from typing import Any
 from pyarrow import ArrowException, parquet
 
 from deebert.base.errors import UserError, one_line
+from deebert.data.tables.columns import check_names
 from deebert.data.tables.text import objects, read_errors, records
 from deebert.settings.run import FILE_ENDINGS
 
@@ -141,11 +142,13 @@ def _read_jsonl(file: Path) -> Rows:
 
 def _read_parquet(file: Path) -> Rows:
     try:
-        table = parquet.read_table(file)
+        with parquet.ParquetFile(file) as opened:  # read_table would add columns by the names of folders
+            table = opened.read()
     except FileNotFoundError:
         raise
     except (OSError, ArrowException) as error:
         raise UserError(f"{file}: not readable as parquet: {one_line(error)}") from None
+    check_names(file, table.column_names)
     columns = dict(zip(table.column_names, table.columns, strict=True))
     return Rows(str(file), columns, "row", range(1, table.num_rows + 1))
 

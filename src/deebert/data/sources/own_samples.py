@@ -141,8 +141,9 @@ def counts(samples: Mapping[str, Samples], names: Sequence[str]) -> dict[str, An
     duplicates, contradicting = len(repeats) - len(first), sum(repeats)
     sizes = Counter(train.labels)
     smallest, largest = min(names, key=sizes.__getitem__), max(names, key=sizes.__getitem__)
-    told = "train: %d samples of %d classes, from %d of %s to %d of %s"
-    log.info(told, len(train.texts), len(names), sizes[smallest], smallest, sizes[largest], largest)
+    fewest, most = sizes[smallest], sizes[largest]
+    spread = f"from {fewest} of {smallest} to {most} of {largest}" if fewest < most else f"{most} of each"
+    log.info("train: %d samples of %d classes, %s", len(train.texts), len(names), spread)
     if duplicates:
         told = "train: %d samples repeat the text of an earlier one, %d of them with another label; all are kept"
         log.info(told, duplicates, contradicting)

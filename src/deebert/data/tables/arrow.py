@@ -1,6 +1,6 @@
 """parquet: values keep their types."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from deebert.base.errors import UserError, one_line
 from deebert.data.tables.chunk import Chunk, as_cell, as_json
+from deebert.data.tables.columns import check_names
 from deebert.data.tables.writer import NewColumn, Writer
 
 READ_BYTES = 2**20  # of a column at a time, however large the row groups are
@@ -48,10 +49,10 @@ class Batch(Chunk):
 
     def check_as_text(self) -> None:
         for field in self.batch.schema:
-            if _holds_bytes(field.type):
+            if _holds(field.type, _is_bytes):
                 told = f"{self.where}: column {field.name}: bytes cannot stand in a text file"
                 raise UserError(f"{told}; expected a .parquet file to write to")
-            if pa.types.is_temporal(field.type):
+            if _holds(field.type, lambda kind: pa.types.is_temporal(kind) or pa.types.is_struct(kind)):
                 self.values(field.name)
 
     def arrow(self, schema: pa.Schema) -> pa.Table:
@@ -62,8 +63,7 @@ def read(file: Path, size: int) -> Iterator[Batch]:
     """The rows of a file, `size` at a time."""
     with _read_errors(str(file)), parquet.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False) as opened:
         schema = opened.schema_arrow
-        if twice := [name for name in schema.names if schema.names.count(name) > 1]:
-            raise UserError(f"{file}: has the column {twice[0]} twice; expected different names")
+        check_names(file, schema.names)
         start = 0
         for batch in opened.iter_batches(size):
             for row in range(0, len(batch), size):
@@ -82,12 +82,14 @@ def check_schema(where: str, schema: pa.Schema) -> None:
         raise UserError(f"{where}: cannot be written as parquet: {one_line(error)}") from None
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether values of a type are bytes, or have such inside of them."""
+def _holds(kind: pa.DataType, is_such: Callable[[pa.DataType], bool]) -> bool:
+    """Whether values of a type are such, or have such inside of them."""
     if pa.types.is_dictionary(kind):
-        return _holds_bytes(kind.value_type)
-    if kind.num_fields:
-        return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+        return _holds(kind.value_type, is_such)
+    return is_such(kind) or any(_holds(kind.field(i).type, is_such) for i in range(kind.num_fields))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
     return str(kind).startswith(("binary", "large_binary", "fixed_size_binary"))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deebert.base.errors import UserError, one_line
+from deebert.data.tables.columns import check_names
 
 NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 SEPARATORS = tuple(NAMES)
@@ -32,7 +33,7 @@ def records(file: Path, delimiter: str, max_chars: int = sys.maxsize) -> Iterato
             for fields in reader:
                 if header is None and fields:
                     header = fields
-                    _check_header(file, header)
+                    check_names(file, header)
                 elif fields and len(fields) != len(header):
                     _check_delimiter(file, header, delimiter)
                     raise UserError(
@@ -64,11 +65,6 @@ def separator_told(names: Sequence[str]) -> str:
     """At the end of a message that a column is missing: if there is one column only, it may be several."""
     found = [NAMES[other] for other in SEPARATORS if len(names) == 1 and other in names[0]]
     return f"; {names[0]!r} may be several columns with a {found[0]} between them" if found else ""
-
-
-def _check_header(file: Path, header: list[str]) -> None:
-    if twice := [name for name in header if header.count(name) > 1]:
-        raise UserError(f"{file}: has the column {twice[0]} twice; expected different names")
 
 
 def objects(file: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
