@@ -42,12 +42,26 @@ def plot_rows(
 
 
 def run(
-    task: str, model: str, full_score: float = 0.9, seed: int = 42, cut: int | None = None, **how: Any
+    task: str,
+    model: str,
+    full_score: float = 0.9,
+    seed: int = 42,
+    cut: int | None = None,
+    dataset: str = "",
+    **how: Any,
 ) -> Experiment:
     layers = cut or how.pop("layers", 12)
     rows = plot_rows(full_score, layers, **how)
     return Experiment(
-        f"{task}-{model}-{seed}", task, model, seed, cut, rows, {**RECIPE, "deployed_precision": "fp32"}, None
+        f"{task}-{model}-{seed}",
+        dataset or task,
+        task,
+        model,
+        seed,
+        cut,
+        rows,
+        {**RECIPE, "deployed_precision": "fp32"},
+        None,
     )
 
 

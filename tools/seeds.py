@@ -20,9 +20,9 @@ from deebert.settings.params import read_params
 
 def main(figure: Path) -> None:
     params = read_params(Path("params.yaml"))
-    runs, of_other_code = seeds.runs_like_this(experiments.show())
-    if of_other_code:
-        print(f"left out, as other code ran them: seeds {', '.join(map(str, of_other_code))}", file=sys.stderr)
+    runs, of_others = seeds.runs_like_this(experiments.show())
+    if of_others:
+        print(f"left out, as run with other code or data: seeds {', '.join(map(str, of_others))}", file=sys.stderr)
     if len(runs) < 2:
         raise UserError(f"{len(runs)} finished runs differ from this one by the seed alone; a spread needs 2 or more")
     sweeps = {

@@ -80,7 +80,7 @@ def test_no_sample_is_judged_by_a_choice_that_it_was_in(metric: str, monkeypatch
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1"])
 def test_all_ramps_are_judged_as_those_kept_are(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each fold leaves by the one threshold that saves most compute on all others within the drop."""
+    """Each fold leaves by the threshold that is recommended on all others: the highest within the drop."""
     monkeypatch.setattr(kept_ramps, "DIVISIONS", 2)
     logits, labels = heads(3, n=60, best=2.5)
     thresholds = [0.0, *threshold_grid(2, 20)]
@@ -90,7 +90,7 @@ def test_all_ramps_are_judged_as_those_kept_are(metric: str, monkeypatch: pytest
         for judged in (fold == k for k in range(kept_ramps.FOLDS)):
             others = entropy_curve(logits[~judged], thresholds).rows("validation", labels[~judged], metric, 0.2)
             allowed = [row for row in others if row["score"] >= others[0]["score"] - 0.01 - 1e-9]
-            best = max(allowed, key=lambda row: row["compute_saved_frac"])["threshold"]
+            best = max(row["threshold"] for row in allowed)
             saved.append(by_hand(logits[judged], [best] * 3, 0.2)[2] * judged.sum() / 60)
     row = kept(logits, labels, 0.2, metric)[1]
     assert row["cross_fitted_compute_saved_frac"] == pytest.approx(sum(saved) / 2)
@@ -127,7 +127,7 @@ def test_the_more_a_ramp_costs_the_fewer_are_kept() -> None:
     assert numbers[-1] == 0
     row = kept(logits, labels, 5.0)[2]
     assert row["kept_compute_saved_frac"] == row["kept_layers_saved_frac"] == row["kept_drop_points"] == 0
-    assert row["cross_fitted_compute_saved_frac"] == 0
+    assert row["cross_fitted_compute_saved_frac"] < 0  # the threshold that is recommended of all ramps costs more
 
 
 @pytest.mark.parametrize(("n", "layers"), [(1, 3), (2, 2), (7, 4)])

@@ -104,6 +104,19 @@ def test_what_has_no_counterpart_is_not_judged() -> None:
     assert (small["paper_score"], small["verdict"], small["points"]) == (60.5, "FAIL", [])
 
 
+def test_own_data_with_the_name_of_a_task_do_not_count() -> None:
+    """Newest first, somebody's own folder RTE does not displace GLUE's."""
+    mine, glue = (run("RTE", "bert-base", dataset=name) for name in ("data/own/RTE", "RTE"))
+    recipe = {**RECIPE, **paper.PAPER_RECIPE}
+    runs = [dataclasses.replace(each, recipe=recipe) for each in (mine, glue)]
+    assert [each.dataset for each in paper.with_papers_recipe(runs)] == ["RTE"]
+
+
+def test_answers_to_hidden_labels_may_be_kept() -> None:
+    """Whether the files for GLUE's server are made changes no score."""
+    assert set(paper.wanted_settings({"eval_layers": {"hidden_test": True}})) == {"train_ramps", "entropy_sweep"}
+
+
 @pytest.mark.parametrize("key", RECIPE)
 def test_another_recipe_does_not_count(key: str) -> None:
     """A run that was fine-tuned otherwise than the paper's says nothing about the paper."""

@@ -258,6 +258,7 @@ def keep(folder: Path, **results: Result) -> Path:
             r"b.json: f1 on 277 samples of validation; .*a.json: accuracy on 277 samples",
         ),
         ({"seed": 2, "n": {"validation": 9}}, "b.json: accuracy on 9 samples of validation; "),
+        ({"seed": 2, "training": {"revision": "ab"}}, r"b.json: revision of the training is 'ab'; .*a.json: None; "),
         (
             {"seed": 2, "n": {"validation": 277, "test": 5}, "curve": {"validation": [[0.0] * 3], "test": [[0.0] * 3]}},
             "on 277 samples of validation, 5 samples of test; ",

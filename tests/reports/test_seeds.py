@@ -33,11 +33,11 @@ def shown(*experiments: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def runs_of(
-    *experiments: dict[str, Any], ran: dict[str, int] | None = None, code: dict[str, str] | None = None
+    *experiments: dict[str, Any], ran: dict[str, int] | None = None, **origin: dict[str, str]
 ) -> tuple[dict[int, Any], list[int]]:
     """What is made of `experiments` beside a commit.
 
-    Each was run with its own seed, but those named in `ran`, and by the same code, but those named in `code`.
+    Each was run with its own seed, but those named in `ran`; and by the same code and data, but those named there.
     """
     entries = {entry["rev"]: entry for entry in (*shown(), revision("commit", 42, 0.9), *experiments)}
 
@@ -45,7 +45,8 @@ def runs_of(
         assert path == "dvc.lock"
         params = entries[name]["data"]["params"]["params.yaml"]["data"]
         params = params | {"seed": (ran or {}).get(name, params["seed"])}
-        deps = [{"path": "src/code.py", "md5": (code or {}).get(name, "this")}]
+        paths = {"code": "src/code.py", "data": "data/glue"}
+        deps = [{"path": path, "md5": origin.get(key, {}).get(name, "this")} for key, path in paths.items()]
         sweep = {"deps": deps, "outs": [{"path": "data/sweep", "md5": "1"}], "params": {"params.yaml": params}}
         return yaml.safe_dump({"stages": {"entropy_sweep": sweep, "plot": {"deps": sweep["outs"]}}})
 
@@ -71,10 +72,11 @@ def test_runs_differ_in_the_seed_alone() -> None:
     }
 
 
-def test_runs_of_other_code_are_left_out() -> None:
+@pytest.mark.parametrize("what", ["code", "data"])
+def test_runs_of_other_code_or_data_are_left_out(what: str) -> None:
     """Seeds that only they have are told."""
-    other = {name: "other" for name in ("a", "b")}
-    runs, left_out = runs_of(revision("a", 1, 0.7), revision("b", 2, 0.8), revision("c", 2, 0.6), code=other)
+    other = {what: {name: "other" for name in ("a", "b")}}
+    runs, left_out = runs_of(revision("a", 1, 0.7), revision("b", 2, 0.8), revision("c", 2, 0.6), **other)
     assert ({seed: name for seed, (name, _) in runs.items()}, left_out) == ({2: "c", 42: "commit"}, [1])
 
 

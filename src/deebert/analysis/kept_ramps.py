@@ -44,7 +44,7 @@ def kept_rows(
         Rows with `kept_thresholds` (nats, of ramps 1..L-1, 0 where a ramp is dropped), `kept_layers_saved_frac` and
         `kept_compute_saved_frac`; and cross-fitted `kept_score`, `kept_drop_points` and
         `kept_cross_fitted_compute_saved_frac`, means of `kept_divisions` divisions into folds. What all ramps at one
-        threshold save on the same divisions is `cross_fitted_compute_saved_frac`.
+        threshold, the highest within the drop, save on the same divisions is `cross_fitted_compute_saved_frac`.
     """
     exits = _Exits(scored, logits, ramp_cost_layers)
     return [_row(exits, _eliminate(exits, drop / 100), drop / 100) for drop in drops_points]
@@ -111,15 +111,27 @@ class _Exits:
         It is that on all folds but f, for each f, and then on all of them. Of equals it is the lowest threshold.
         """
         if (ramps, drop) not in self._best:
-            sums = self.sums(ramps)
-            whole = sums[..., :FOLDS].sum(axis=-1, keepdims=True)
-            sums = np.concatenate([whole - sums, whole], axis=-1)  # (T + 2, K, F + 1)
-            score, _, compute = self.shares(sums, np.append(self.count - self.sizes, self.count))
-            allowed = score >= score[0] - drop - 1e-9  # two equal scores may differ in their last bit
+            allowed, compute = self._within(ramps, drop)
             saved = np.where(allowed, compute, -np.inf)
             levels = saved.argmax(axis=0)
             self._best[ramps, drop] = saved[levels, np.arange(len(levels))], levels
         return self._best[ramps, drop]
+
+    def boldest(self, drop: float) -> np.ndarray:
+        """The position of the highest threshold of all ramps within the drop, as it is recommended: (F + 1,)."""
+        allowed, _ = self._within(self.all_ramps, drop)
+        return len(allowed) - 1 - allowed[::-1].argmax(axis=0)
+
+    def _within(self, ramps: Ramps, drop: float) -> tuple[np.ndarray, np.ndarray]:
+        """Which thresholds lose no more than the drop, and the compute that each saves: (K, F + 1) each.
+
+        On all folds but f, for each f, and then on all of them.
+        """
+        sums = self.sums(ramps)
+        whole = sums[..., :FOLDS].sum(axis=-1, keepdims=True)
+        sums = np.concatenate([whole - sums, whole], axis=-1)  # (T + 2, K, F + 1)
+        score, _, compute = self.shares(sums, np.append(self.count - self.sizes, self.count))
+        return score >= score[0] - drop - 1e-9, compute  # two equal scores may differ in their last bit
 
 
 def _eliminate(exits: _Exits, drop: float) -> list[Ramps]:
@@ -138,24 +150,24 @@ def _eliminate(exits: _Exits, drop: float) -> list[Ramps]:
     return kept
 
 
-def _cross_fitted(exits: _Exits, kept: Sequence[Ramps], drop: float) -> tuple[float, float]:
-    """Score and compute saved where each fold leaves by the ramps kept for it, at their best threshold on the others.
+def _cross_fitted(exits: _Exits, kept: Sequence[Ramps], levels: Sequence[int]) -> tuple[float, float]:
+    """Score and compute saved where each fold leaves by the ramps kept for it, at the threshold chosen on the others.
 
-    Means over the divisions. `kept` has F ramps or more.
+    Means over the divisions. `kept` and `levels`, the positions of the thresholds, are of F folds or more.
     """
     judged = {ramps: exits.sums(ramps) for ramps in set(kept)}
-    levels = [exits.best(ramps, drop)[1][f] for f, ramps in enumerate(kept)]
     folds = np.stack([judged[kept[f]][:, levels[f], f] for f in range(exits.num_folds)], axis=-1)  # (T + 2, F)
     score, _, compute = exits.shares(folds.reshape(len(folds), exits.divisions, FOLDS).sum(axis=2), exits.count)
     return float(score.mean()), float(compute.mean())
 
 
 def _row(exits: _Exits, kept: Sequence[Ramps], drop: float) -> Row:
-    level = exits.best(kept[-1], drop)[1][-1]
+    levels = [exits.best(ramps, drop)[1][f] for f, ramps in enumerate(kept)]
+    level = levels[-1]
     whole = exits.sums(kept[-1])[..., :FOLDS].sum(axis=-1)  # (T + 2, K)
     scores, layers, compute = exits.shares(whole, exits.count)
-    score, expected = _cross_fitted(exits, kept, drop)
-    _, expected_of_all = _cross_fitted(exits, [exits.all_ramps] * len(kept), drop)
+    score, expected = _cross_fitted(exits, kept, levels)
+    _, expected_of_all = _cross_fitted(exits, [exits.all_ramps] * len(kept), exits.boldest(drop))
     threshold = exits.thresholds[level]
     return {
         "cross_fitted_compute_saved_frac": expected_of_all,

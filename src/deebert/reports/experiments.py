@@ -26,8 +26,9 @@ from deebert.settings.run import dataset_name, resolve_model
 ReadFile = Callable[[str, str], str | None]  # revision, path -> text, None where it has no such file
 
 RESULTS = ("dvc.lock", "params.yaml", "metrics", "plots")  # what a commit changes that brings another run
-# Deps that are code, or tell it: the stage `plan` writes there what is imported by name, and looks at all encoders.
-CODE = ("src/", "stages/", "data/start.json", "data/family.json")
+# Deps that are code or data, or tell it: the stage `plan` writes there what is imported by name, and where training
+# begins. It looks at all encoders itself.
+MADE_FROM = ("src/", "stages/", "data/start.json", "data/family.json", "data/glue")
 # What is read of plots/, and the stage that writes it.
 FILES = {"sweep": "plot", "layers": "plot", "exits": "plot", "benchmark": "benchmark"}
 
@@ -55,6 +56,7 @@ class Experiment:
 
     Attributes:
         name: as in `Revision`.
+        dataset: as in `params.yaml`; `task` is its name.
         truncate_to: layers left of a backbone that was cut before fine-tuning, else None.
         rows: `sweep`, `layers`, `exits` and `benchmark`, each as `plots/` has it; empty where there is none.
         recipe: all else that scores at full depth follow from, see `smaller.recipe_of`.
@@ -62,6 +64,7 @@ class Experiment:
     """
 
     name: str
+    dataset: str
     task: str
     model: str
     seed: int
@@ -169,12 +172,12 @@ def was_run(revision: Revision, read_file: ReadFile) -> bool:
     return bool(read) and _is_of_one_run(stages, "plot") and all(revision.params.get(key) == read[key] for key in read)
 
 
-def code_of(revision: Revision, read_file: ReadFile) -> dict[str, str]:
-    """The code that figures up to the sweep's came from: file -> DVC's hash of it."""
+def made_from(revision: Revision, read_file: ReadFile) -> dict[str, str]:
+    """The code and data that figures up to the sweep's came from: path -> DVC's hash of it."""
     stages = _stages(revision, read_file)
     names = _up_to(stages, "entropy_sweep") - {"plan"}
     deps = [dep for name in names for dep in stages.get(name, {}).get("deps", [])]
-    return {dep["path"]: dep["md5"] for dep in deps if dep["path"].startswith(CODE)}
+    return {dep["path"]: dep["md5"] for dep in deps if dep["path"].startswith(MADE_FROM)}
 
 
 def read_experiments(
@@ -212,6 +215,7 @@ def read_experiments(
         if texts["sweep"] and texts["layers"]:
             newest[key] = Experiment(
                 revision.name,
+                params["dataset"],
                 task,
                 model,
                 params["seed"],

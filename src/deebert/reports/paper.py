@@ -13,6 +13,7 @@ from deebert.exits.rule import layers_saved_frac
 from deebert.reports.experiments import Experiment
 from deebert.reports.markdown import table as markdown_table
 from deebert.reports.smaller import STANDS_FOR
+from deebert.settings.run import DATASETS
 
 NOT_RUN, NO_NUMBER, OK, OKISH, FAIL = "not run", "no number in the paper", "OK", "OKish", "FAIL"
 LARGE_MODELS = ("bert-large", "roberta-large")
@@ -40,7 +41,7 @@ def wanted_settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """Sections that a run shares with the working tree's `params.yaml`, but for the ramps, which are the paper's."""
     return {
         "train_ramps": {**params.get("train_ramps", {}), **PAPER_RAMPS},
-        **{section: params.get(section) for section in ("eval_layers", "entropy_sweep")},
+        "entropy_sweep": params.get("entropy_sweep"),
     }
 
 
@@ -48,7 +49,8 @@ def with_papers_recipe(experiments: Sequence[Experiment]) -> list[Experiment]:
     """Those that may be compared, given newest first: the newest per task, model, seed and cut."""
     newest: dict[tuple[Any, ...], Experiment] = {}
     for run in experiments:
-        if all(run.recipe.get(key) == value for key, value in PAPER_RECIPE.items()):
+        is_glue = run.dataset in DATASETS  # somebody's own data may have a task's name
+        if is_glue and all(run.recipe.get(key) == value for key, value in PAPER_RECIPE.items()):
             newest.setdefault((run.task, run.model, run.seed, run.truncate_to), run)
     return list(newest.values())
 

@@ -25,25 +25,25 @@ def runs_like_this(
     """Revision and figures, by name, of one finished run per seed, the newest, from what `experiments.show` returns.
 
     A revision whose `params.yaml` was edited and not run since has another run's figures, and is passed over. So is one
-    whose figures came from other code than the working tree's: the spread would be of more than the seed.
+    whose figures came from other code or data than the working tree's: the spread would be of more than the seed.
 
     Returns:
-        The runs, and the seeds that only other code has run.
+        The runs, and the seeds that were run on other code or data alone.
     """
     wanted = _but_seed(experiments.params_of(shown[0]))
     here = experiments.Revision("workspace", "workspace", {}, {})
-    code, runs, of_other_code = experiments.code_of(here, read_file), {}, set()
+    origin, runs, of_others = experiments.made_from(here, read_file), {}, set()
     for run in experiments.revisions(shown[1:]):
         finished = all(run.metrics.get(file) for file in METRICS)
         if not (finished and _but_seed(run.params) == wanted and experiments.was_run(run, read_file)):
             continue
         seed = run.params["seed"]
-        if experiments.code_of(run, read_file) != code:
-            of_other_code.add(seed)
+        if experiments.made_from(run, read_file) != origin:
+            of_others.add(seed)
             continue
         figures = {name: value for file in METRICS for name, value in _figures(run.metrics[file])}
         runs.setdefault(seed, (run.revision, figures))
-    return dict(sorted(runs.items())), sorted(of_other_code - runs.keys())
+    return dict(sorted(runs.items())), sorted(of_others - runs.keys())
 
 
 def _but_seed(params: Mapping[str, Any]) -> dict[str, Any]:
