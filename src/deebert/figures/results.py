@@ -54,7 +54,9 @@ class Times:
         return np.interp(saved, known, np.maximum.accumulate(means[::-1])[::-1])
 
     def ahead(self, early: Seeds, cut: Seeds, layers: int) -> float | None:
-        """Points of the score by which early exit is ahead, in at most the time of a model cut to so many layers.
+        """Points of the score by which early exit is ahead, in the time of a model cut to so many layers.
+
+        It is read off the curve there. The best point in less time would be chosen on the samples that judge it.
 
         None = no early exit that was timed is as fast.
 
@@ -64,7 +66,7 @@ class Times:
         low, high = _range(early)
         saved = np.linspace(low, min(high, self.most_saved), STEPS)
         scores = _along(early, saved).mean(axis=0)[self.of(saved) <= self.cut[layers]]
-        return float(scores.max() - np.mean([100 * seed[0][1] for seed in cut])) if scores.size else None
+        return float(scores[0] - np.mean([100 * seed[0][1] for seed in cut])) if scores.size else None
 
 
 @styled

@@ -1,7 +1,8 @@
 """Linear ramps: multinomial logistic regression on standardised states, trained to its optimum.
 
 The penalised loss is convex, so there is no learning rate and no number of epochs. What is to be set, the strength of
-the penalty, is chosen by cross-validation on training samples. No validation sample is read for it.
+the penalty, is chosen by cross-validation on training samples. No validation sample is read for it. But the backbone
+has been trained on those samples, so where it knows them by heart the penalty is too weak for others.
 """
 
 import logging
