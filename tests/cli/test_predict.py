@@ -766,3 +766,23 @@ def test_a_change_of_equal_size_is_told(model: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(EarlyExitClassifier, "predict_iter", change)
     told = error(capsys, "predict", model, source, tmp_path / "out.csv", "--batch-rows", 10)
     assert told == f"{source}: has changed while it was read; give the command again"
+
+
+def test_a_pair_of_which_one_text_is_blank_has_no_answer(of_pairs: Path, tmp_path: Path) -> None:
+    """Whichever it is; the others are answered."""
+    first, second = sentences(4), sentences(4, seed=1)
+    first[1], second[2] = " ", ""
+    source = write(tmp_path / "in.jsonl", {"sentence1": first, "sentence2": second})
+    assert status("predict", of_pairs, source, tmp_path / "out.jsonl", "--full-depth") == 0
+    found = read(tmp_path / "out.jsonl")
+    assert [layer is None for layer in found["exit_layer"]] == [False, True, True, False]
+    assert found["label"][1:3] == found["probability"][1:3] == [None, None]
+
+
+def test_the_new_columns_of_parquet_have_their_types(model: Path, tmp_path: Path) -> None:
+    """Those of the columns' own table, not what numpy happens to have."""
+    source = write(tmp_path / "in.parquet", {"sentence": sentences(3)})
+    assert status("predict", model, source, tmp_path / "out.parquet", "--threshold", THRESHOLD) == 0
+    schema = parquet.read_schema(tmp_path / "out.parquet")
+    types = {name: str(schema.field(name).type) for name in ("label", "probability", "exit_layer")}
+    assert types == {"label": "string", "probability": "float", "exit_layer": "int32"}

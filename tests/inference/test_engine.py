@@ -17,6 +17,7 @@ from deebert.exits.criteria import Consistency, Criterion, Entropy, LayerThresho
 from deebert.exits.rule import entropy
 from deebert.exits.table import CRITERIA
 from deebert.inference import engine as engine_module
+from deebert.inference import packs
 from deebert.inference.engine import FULL_DEPTH, Answers, Engine
 from deebert.inference.packs import Layout, Pack, PackedBackbone
 from deebert.inference.precisions import Rounding
@@ -381,13 +382,27 @@ def test_bf16_reads_ramps_from_float32_states() -> None:
 
 
 @families
-@pytest.mark.parametrize("pack_tokens", [1, 40, 10_000])
-def test_all_logits_keep_the_order(family: str, pack_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row n of `all_logits` belongs to sample n whatever the packs, and is what the model gives it alone."""
-    monkeypatch.setattr(engine_module, "PACK_TOKENS", pack_tokens)
+@pytest.mark.parametrize(
+    ("pack_tokens", "expected"),
+    [(1, [[12], [9], [5], [3], [3], [1]]), (12, [[12], [9], [5, 3, 3, 1]]), (40, [[12, 9, 5, 3, 3, 1]])],
+)
+def test_all_logits_keep_the_order(
+    family: str, pack_tokens: int, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row n of `all_logits` is what the model gives sample n alone, whatever the packs, which are full and no more."""
+    monkeypatch.setattr(packs, "PACK_TOKENS", pack_tokens)
+    lengths: list[list[int]] = []
+    embed = PackedBackbone.embed
+
+    def noted(self: PackedBackbone, encoded: Encoded, rows: np.ndarray) -> Pack:
+        lengths.append(encoded.lengths[rows].tolist())
+        return embed(self, encoded, rows)
+
+    monkeypatch.setattr(PackedBackbone, "embed", noted)
     model, engine = made(family)
     encoded = sentences(family, [5, 3, 9, 3, 12, 1])
     logits = engine.all_logits(encoded)
+    assert lengths == expected
     assert logits.shape == (6, LAYERS, LABELS) and logits.dtype == np.float32
     np.testing.assert_allclose(logits, offline(model, encoded).numpy(), atol=1e-5)
 

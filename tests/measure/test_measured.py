@@ -83,3 +83,17 @@ def test_heads_after_some_layers_only() -> None:
     assert [each.layer for each in few.scores] == [2, 4]
     everybody = max(each.layers_saved_frac for each in few.recommended([100.0]))
     assert everybody == 0.5 and 0 < few.judged()[0].layers_saved_frac < 0.5
+
+
+def test_a_threshold_that_is_known_twice_is_judged_once() -> None:
+    """Two allowed losses often have one threshold."""
+    logits, labels = drawn(2)
+    measured = Measured(samples_of(labels), logits, thresholds=[0.3, 0.2, 0.3])
+    assert [each.threshold_nats for each in measured.judged()] == [0.2, 0.3]
+
+
+def test_the_smallest_loss_comes_first() -> None:
+    """However they are given."""
+    logits, labels = drawn(2)
+    found = Measured(samples_of(labels), logits).recommended(iter([3.0, 0.5]))
+    assert [each.drop_points for each in found] == [0.5, 3.0]

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from deebert.base.errors import UserError
-from deebert.data.tables import arrow, lines
-from deebert.data.tables.formats import FORMATS, chunks, format_of, look_through
+from deebert.data.tables import arrow, delimited, lines
+from deebert.data.tables.formats import FORMATS, chunks, column_names, format_of, look_through
 
 NEW = pa.schema([("label", pa.string()), ("probability", pa.float32())])
 ODD = [
@@ -447,3 +447,79 @@ def test_bytes_of_one_length_are_bytes(tmp_path: Path) -> None:
 def test_endings_in_any_case() -> None:
     """As people write them."""
     assert [format_of(Path(f"a{ending.upper()}")) for ending in FORMATS] == list(FORMATS.values())
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_keys_that_come_later_in_a_chunk(tmp_path: Path, size: int) -> None:
+    """However many rows are in memory at a time, none of their keys is lost."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "a", "n": null}\n{"text": "b", "n": 1}\n{"more": [], "n": 2.5}\n{"more": ["x"]}\n')
+    assert column_names(source, size) == ["text", "n", "more"]
+    found = read(convert(source, tmp_path / "out.csv", size))
+    assert found["n"] == ["", "1", "2.5", ""] and found["more"] == ["", "", "[]", '["x"]']
+    assert parquet.read_table(convert(source, tmp_path / "out.parquet", size)).column_names[:-2] == [
+        "text",
+        "n",
+        "more",
+    ]
+
+
+@pytest.mark.parametrize("line", [r'{"n": "\uD83D"}', r'{"n": ["a", {"b": "\udc00"}]}', r'{"\ud800": 1}'])
+def test_half_a_character_wherever_it_stands(tmp_path: Path, line: str) -> None:
+    """In a value, deep in one, in a key; in capitals, as Java and C# write it."""
+    (tmp_path / "in.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=r"in\.jsonl: line 1: has half of a character"):
+        convert(tmp_path / "in.jsonl", tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_a_jsonl_without_rows_is_told(tmp_path: Path, content: str) -> None:
+    """It is one chunk without rows, and has no columns."""
+    (tmp_path / "in.jsonl").write_text(content)
+    assert [len(chunk) for chunk in chunks(tmp_path / "in.jsonl", 4)] == [0]
+    with pytest.raises(UserError, match=r"in\.jsonl: has no rows; it is empty"):
+        column_names(tmp_path / "in.jsonl", 4)
+
+
+def test_a_name_with_quotes_is_json(tmp_path: Path) -> None:
+    """As `--prefix` may make one."""
+    source = write(tmp_path / "in.jsonl", {"text": ["a"]})
+    with (tmp_path / "out.jsonl").open("wb") as file:
+        schema = pa.schema([("text", pa.string())])
+        with FORMATS[".jsonl"].writer(file, schema, [pa.field('my "label"', pa.string())]) as writer:
+            for chunk in chunks(source, 4):
+                writer.write(chunk, [["b"]])
+    assert read(tmp_path / "out.jsonl") == {"text": ["a"], 'my "label"': ["b"]}
+
+
+def test_lines_are_told_by_number() -> None:
+    """From 1 on, however many are read at a time."""
+    found = [
+        chunk.place(row) for chunk in lines.read(io.BytesIO(b"a\n\nb\nc\nd"), 2, ["text"]) for row in range(len(chunk))
+    ]
+    assert found == [f"standard input: line {number}" for number in range(1, 6)]
+
+
+def test_a_mark_and_a_carriage_return_within() -> None:
+    """A byte order mark begins the first line alone; one carriage return ends a line, and others are text."""
+    assert list(from_input("\ufeffa\r\r\n\ufeffb\n".encode())) == [("a\r",), ("\ufeffb",)]
+
+
+def test_a_quote_that_nobody_closes_is_told_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it stands, once it has swallowed more than a text can be; a long text is read all the same."""
+    write(tmp_path / "long.csv", {"text": ["a" * 200_000]})
+    assert len(read(convert(tmp_path / "long.csv", tmp_path / "out.jsonl"))["text"][0]) == 200_000
+    monkeypatch.setattr(delimited, "MAX_FIELD_CHARS", 1000)
+    (tmp_path / "in.csv").write_text('text\nb\n"a\n' + "c\n" * 1000 + '"\n')
+    with pytest.raises(
+        UserError, match=r"in\.csv: line 3: field larger than field limit \(1000\); a field that begins"
+    ):
+        convert(tmp_path / "in.csv", tmp_path / "no.csv")
+
+
+def test_rows_of_csv_are_told_by_line(tmp_path: Path) -> None:
+    """Where each begins."""
+    path = tmp_path / "in.csv"
+    path.write_text('text\n"a\nb"\n\nc\nd\n')
+    found = [chunk.place(row) for chunk in chunks(path, 2) for row in range(len(chunk))]
+    assert found == [f"{path}: line {line}" for line in (2, 5, 6)]
