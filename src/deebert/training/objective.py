@@ -77,7 +77,8 @@ class AllHeads(FullDepth):
     """What objectives share that train ramps together with the backbone, so that early layers learn to hold the answer.
 
     These ramps serve the training alone: afterwards `train_ramps` fits others to the frozen backbone. They have the
-    paper's shape, but read states of mean 0 and spread 1: raw ones of early layers hardly differ from sample to sample.
+    paper's shape, but read states that are normalised, each by itself. That sets their size, and leaves what part of
+    them differs from sample to sample, which in early layers of a pretrained backbone is very little.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
