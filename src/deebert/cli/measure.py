@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_text_columns(columns)
     add_label_column(columns)
     how = parser.add_argument_group("how")
-    how.add_argument("--out", type=Path, metavar="FILE", help="keep what was found, as JSON; one of before is replaced")
+    how.add_argument("--out", type=Path, metavar="FILE", help="keep what was found, as JSON, or replace it")
     how.add_argument("--precision", choices=PRECISIONS, help="of matrix products; what the ramps were trained for")
     how.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1; the first GPU if there is one")
 
@@ -51,8 +51,7 @@ def run(parsed: argparse.Namespace) -> None:
         if out.resolve() == parsed.data.resolve():
             raise UserError(f"--out: {out} is the input; expected another file")
         check_writable(out)  # before anything that takes long
-        if out.is_file():
-            _check_replaceable(out)
+        _check_replaceable(out)
     classifier = model.load(parsed.model, parsed.precision, parsed.device)
     samples = read_samples(parsed.data, Columns(texts, parsed.label), classifier.about)
     judged, known = [], None
@@ -83,11 +82,13 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def _check_replaceable(out: Path) -> None:
+    """UserError where there is a file with something else in it."""
     from deebert.inference.thresholds import Thresholds
 
     try:
-        Thresholds.of_file(out, out.read_bytes())
-    except UserError:
+        if out.is_file() and out.stat().st_size:
+            Thresholds.of_file(out, out.read_bytes())
+    except (UserError, OSError):
         raise UserError(f"--out: {out} holds something else; expected a new file, or one that measure wrote") from None
 
 
