@@ -17,7 +17,6 @@ from deebert.settings.precision import PRECISION
 from deebert.settings.reading import read_section, read_value
 from deebert.settings.train_ramps import TrainRamps
 from deebert.training.checkpoints import home
-from deebert.training.class_weights import class_weights_of
 from deebert.training.ramps import RampPlan, settings_read, train_ramps
 from deebert.training.records import environment
 from deebert.training.states import States, first_token_states
@@ -26,12 +25,14 @@ PARAMS = Path("params.yaml")
 
 
 def main(data_folder: Path, backbone: Path, out: Path, curve: Path) -> None:
-    settings, seed, device = read_section(PARAMS, TrainRamps), read_value(PARAMS, "seed", SEED), pick_device()
+    settings, seed = read_section(PARAMS, TrainRamps), read_value(PARAMS, "seed", SEED)
+    device = pick_device()
     precision = resolve(read_value(PARAMS, "precision", PRECISION), device)
     if has_ramps(backbone):
         logging.info("train_ramps: the backbone came with ramps of its own; they are kept, nothing is trained")
+        ramps = DeeBert.load(backbone)[0].ramps
         with output_dir(out) as folder:
-            save(backbone, DeeBert.load(backbone)[0].ramps, folder)
+            save(backbone, ramps, folder)
             write_json(folder / RECORD, {"precision": precision})
         write_json(curve, [])
         return
@@ -47,8 +48,7 @@ def main(data_folder: Path, backbone: Path, out: Path, curve: Path) -> None:
         first_token_states(model, encoded[1], *how) as validation_states,
     ):
         splits = States(train_states, labels[0]), States(validation_states, labels[1])
-        weights = class_weights_of(backbone, labels[0], model.config.num_labels)
-        plan = RampPlan(*splits, data.task.metrics[0], model.config.num_labels, settings, seed, weights)
+        plan = RampPlan(*splits, data.task.metrics[0], model.config.num_labels, settings, seed)
         ramps, rows = train_ramps(plan, device)
         save(backbone, ramps, folder)
         about = {**settings_read(settings), "seed": seed, "precision": precision, **environment(device)}

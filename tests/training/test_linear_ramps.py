@@ -16,7 +16,7 @@ from deebert.ramps import LinearRamps
 from deebert.settings.train_ramps import TrainRamps
 from deebert.training import linear_ramps, logistic, ramp_plan
 from deebert.training.linear_ramps import STRENGTHS, choose_strengths, drawn_folds
-from deebert.training.logistic import Axes, Batch, Problem, losses_on
+from deebert.training.logistic import Axes, Batch, Problem
 from deebert.training.ramp_plan import RampPlan, Standard, mean_and_scale
 from deebert.training.ramps import train_ramps
 from deebert.training.states import States
@@ -73,24 +73,6 @@ def test_the_optimum_is_one(seed: int, labels: int, strength: float) -> None:
     for size in (0.1, 1.0):
         moved = tuple(each + size * torch.randn(each.shape, generator=generator) for each in weights)
         assert (penalised(batch, strengths, moved) > least).all()
-
-
-@few
-@given(st.integers(0, 1000), st.sampled_from(STRENGTHS))
-def test_a_class_that_weighs_3_is_as_if_each_of_its_samples_came_thrice(seed: int, strength: float) -> None:
-    """Its optimum is theirs, and so is the loss of samples that were not trained on."""
-    states, labels = batch_of(noisy(seed))
-    weights = torch.tensor([1.0, 3.0, 2.0])
-    rows = torch.arange(200).repeat_interleave(weights.long()[labels])
-    repeated, axes = (states[:, rows], labels[rows]), Axes.of([(states, labels)])
-    # As many samples are told for both: a loss is the sum over them, divided by so many.
-    once = Problem(lambda: [(states, labels)], 200, axes, strength, 3, class_weights=weights).solve(1e-6)
-    thrice = Problem(lambda: [repeated], 200, axes, strength, 3).solve(1e-6)
-    for found, expected in zip(once, thrice, strict=True):
-        np.testing.assert_allclose(found, expected, atol=2e-3)
-    others = batch_of(noisy(seed + 1))
-    repeated = others[0][:, (rows := torch.arange(200).repeat_interleave(weights.long()[others[1]]))], others[1][rows]
-    np.testing.assert_allclose(losses_on([others], once, weights), losses_on([repeated], once), rtol=1e-5)
 
 
 def test_an_optimum_that_is_not_reached_is_told(
@@ -270,7 +252,7 @@ def test_one_strength_that_is_worse_does_not_end_the_search(monkeypatch: pytest.
     folds = [batch_of(noisy(1, n=30)), batch_of(noisy(2, n=30))]
     losses = {}
 
-    def losses_on(batches, weights, _):
+    def losses_on(batches, weights):
         calls.append(1)
         if len(calls) % 2:
             losses["now"] = np.array(next(told), float)

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +17,12 @@ from deebert.base.recipe import Recipe
 from deebert.data.encoded import encode
 from deebert.training import objectives
 from deebert.training.checkpoints import Checkpoints
-from deebert.training.class_weights import class_weights, class_weights_of
 from deebert.training.loop import finetune, score
 from deebert.training.objective import Objective, find
 from deebert.training.objective_names import names
 from deebert.training.objectives.full_depth import FullDepth
 from deebert.training.plan import Plan, Samples, key
-from deebert.training.step import Training
+from deebert.training.step import Training, class_weights
 from tests import tiny
 
 PACKAGE = Path(objectives.__path__[0]).parent
@@ -183,15 +181,6 @@ def test_balanced_weights_are_n_by_c_n_c() -> None:
     assert class_weights("none", labels, 4) is None
     with pytest.raises(UserError, match="class 3 has no train sample"):
         class_weights("balanced", labels, 4)
-
-
-def test_ramps_have_the_weights_that_the_backbone_had(tmp_path: Path) -> None:
-    """Those that its record tells; where it tells none there were none."""
-    labels = np.array([0] * 6 + [1] * 2)
-    for record, expected in (({"epochs": 3.0}, None), ({"class_weights": "balanced"}, [8 / 12, 2.0])):
-        (tmp_path / "training.json").write_text(json.dumps(record))
-        found = class_weights_of(tmp_path, labels, 2)
-        assert found is None if expected is None else found.tolist() == pytest.approx(expected)
 
 
 def test_class_weights_weigh_the_loss(tmp_path: Path) -> None:

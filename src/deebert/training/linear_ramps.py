@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -43,7 +42,6 @@ def train_linear_ramps(plan: RampPlan, standard: Standard) -> tuple[Ramps, list[
     """
     count, device = len(plan.train), standard.device
     labels = torch.tensor(plan.train.labels).to(device)  # a copy: a column of a table may be read-only
-    class_weights = plan.weights_on(device)
     rows: list[Row] = []
     with logging_redirect_tqdm(), stop_requests() as asked_to_stop:
 
@@ -57,7 +55,7 @@ def train_linear_ramps(plan: RampPlan, standard: Standard) -> tuple[Ramps, list[
 
         folds = [joined(map(read, pieces(rows))) for rows in drawn_folds(count, plan.seed)]
         axes = Axes.of(folds)
-        strengths = choose_strengths(folds, axes, plan.num_labels, check, device, class_weights)
+        strengths = choose_strengths(folds, axes, plan.num_labels, check, device)
         log.info("penalties, chosen on training samples: %s", ", ".join(f"{each:.3g}" for each in strengths))
         del folds  # up to a few hundred MB
         passed = standard.passes(plan.train, BATCH)
@@ -67,7 +65,7 @@ def train_linear_ramps(plan: RampPlan, standard: Standard) -> tuple[Ramps, list[
                 check()
                 yield batch
 
-        problem = Problem(batches, count, axes, strengths, plan.num_labels, device, class_weights)
+        problem = Problem(batches, count, axes, strengths, plan.num_labels, device)
         with tqdm(desc="ramps", unit="pass", disable=None) as bar:
 
             def scores(weights: Weights) -> list[float]:
@@ -109,7 +107,6 @@ def choose_strengths(
     num_labels: int,
     check: Callable[[], None] = lambda: None,
     device: torch.device | str = "cpu",
-    class_weights: Tensor | None = None,
 ) -> np.ndarray:
     """For each ramp the strength (R,) with the least cross-entropy on folds that were not trained on.
 
@@ -132,10 +129,9 @@ def choose_strengths(
                 check()
                 return rest
 
-            count = sum(len(labels) for _, labels in rest)
-            problem = Problem(batches, count, axes, strength, num_labels, device, class_weights)
+            problem = Problem(batches, sum(len(labels) for _, labels in rest), axes, strength, num_labels, device)
             starts[k] = problem.solve(CLOSE, starts[k])
-            losses[-1] += losses_on([held_out], starts[k], class_weights)
+            losses[-1] += losses_on([held_out], starts[k])
         if (len(losses) - 1 - np.argmin(losses, axis=0) >= PATIENCE).all():
             break
     return np.array(STRENGTHS)[np.argmin(losses, axis=0)]

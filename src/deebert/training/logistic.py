@@ -71,7 +71,6 @@ class Problem:
         strengths: (R,) or one for all: the precision of a normal prior on each weight, which adds half of it times the
             sum of squared weights to the sum of the samples' losses. Biases are free.
         device: where products of float64 numbers are computed.
-        class_weights: (C,) of the samples' losses by their labels, where the samples are; None = all weigh 1.
 
     Attributes:
         passes: over all samples, so far.
@@ -86,12 +85,10 @@ class Problem:
         strengths: np.ndarray | float,
         num_labels: int,
         device: torch.device | str = "cpu",
-        class_weights: Tensor | None = None,
     ) -> None:
         # On a CPU NumPy multiplies: PyTorch's last bits are others, and so would be every ramp's that is trained again.
         self._on_gpu = None if torch.device(device).type == "cpu" else torch.from_numpy(axes.axes).to(device)
         self._batches, self._count, self._axes, self._num_labels = batches, count, axes, num_labels
-        self._class_weights = class_weights
         self._penalty = np.broadcast_to(strengths, axes.num_ramps)[:, None, None] / count
         # The units in which a loss bends alike along all axes, at weights of 0. There it bends along an axis by the
         # states' variance over C, and by the penalty.
@@ -131,7 +128,7 @@ class Problem:
         """The sum of all penalised losses and its derivatives, at weights in the problem's own units."""
         along, _ = self._split(flat)
         along = along * self._unit  # the weights' components along the axes
-        losses, slopes, bias_slopes = _pass(self._batches(), self._weights(flat), self._class_weights)
+        losses, slopes, bias_slopes = _pass(self._batches(), self._weights(flat))
         self.passes += 1
         self.losses = losses / self._count
         value = self.losses.sum() + 0.5 * (self._penalty * along**2).sum()
@@ -165,13 +162,11 @@ def _product(weights: np.ndarray, axes: Tensor) -> np.ndarray:
     return torch.bmm(torch.from_numpy(weights).to(axes.device), axes).cpu().numpy()
 
 
-def losses_on(batches: Iterable[Batch], weights: Weights, class_weights: Tensor | None = None) -> np.ndarray:
-    """Sums (R,) of the samples' cross-entropies, each times the weight of its class."""
+def losses_on(batches: Iterable[Batch], weights: Weights) -> np.ndarray:
+    """Sums (R,) of the samples' cross-entropies."""
     losses = 0.0
     for batch in batches:
         _, of_label = _log_likelihoods(batch, _placed(weights, batch[0].device))
-        if class_weights is not None:
-            of_label = of_label * class_weights[batch[1]]
         losses = losses - of_label.sum(dim=1, dtype=torch.float64).cpu().numpy()
     return losses
 
@@ -189,20 +184,15 @@ def _log_likelihoods(batch: Batch, weights: Placed) -> tuple[Tensor, Tensor]:
     return every, every.gather(2, labels.expand(len(states), -1)[..., None])[..., 0]
 
 
-def _pass(
-    batches: Iterable[Batch], weights: Weights, class_weights: Tensor | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pass(batches: Iterable[Batch], weights: Weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sums over samples: cross-entropies (R,) and their derivatives by weights (R, C, H) and biases (R, C)."""
     losses, slopes, bias_slopes, placed = 0.0, 0.0, 0.0, None
     for states, labels in batches:
         placed = placed or _placed(weights, states.device)
         every, of_label = _log_likelihoods((states, labels), placed)
+        losses = losses - of_label.sum(dim=1, dtype=torch.float64)
         excess = every.exp_()  # probabilities, less 1 for the label
         excess[:, torch.arange(len(labels), device=labels.device), labels] -= 1
-        if class_weights is not None:
-            of_label = of_label * class_weights[labels]
-            excess *= class_weights[labels][:, None]
-        losses = losses - of_label.sum(dim=1, dtype=torch.float64)
         slopes = slopes + torch.bmm(excess.mT, states).double()
         bias_slopes = bias_slopes + excess.sum(dim=1, dtype=torch.float64)
     return losses.cpu().numpy(), slopes.cpu().numpy(), bias_slopes.cpu().numpy()

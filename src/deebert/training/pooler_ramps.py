@@ -84,7 +84,6 @@ class _Run:
         self.steps = settings.epochs * self.steps_per_epoch
         self.schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 0.0, total_iters=self.steps)
         self.targets = torch.tensor(plan.train.labels)
-        self.class_weights = plan.weights_on(self.device)
         self.points = curve_points(self.steps)
         self.losses = torch.zeros(self.steps, num_ramps, device=self.device)
         self.done = 0
@@ -101,7 +100,7 @@ class _Run:
         with autocast(self.precision, self.device), lean_dropout(self.device):
             logits = self.ramps(states, dropout=DROPOUT).float()  # (L-1, B, C)
         wanted = self.targets[rows].to(self.device).expand(len(self.ramps), -1)
-        each = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), self.class_weights, reduction="none")
+        each = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
         loss_of_ramp = each.view(len(self.ramps), len(rows)).mean(dim=1)
         self.optimizer.zero_grad()
         loss_of_ramp.sum().backward()

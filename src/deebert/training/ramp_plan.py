@@ -25,8 +25,6 @@ class RampPlan:
     Attributes:
         validation: scored by `metric` (a key of METRICS) on the way; nothing depends on the score.
         num_labels: C.
-        class_weights: (C,) float32, the weight of a sample's loss by its label; None = all weigh 1. As of the backbone,
-            or early exits would undo what it was trained for.
     """
 
     train: States
@@ -35,11 +33,6 @@ class RampPlan:
     num_labels: int
     settings: TrainRamps
     seed: int
-    class_weights: np.ndarray | None = None
-
-    def weights_on(self, device: torch.device) -> Tensor | None:
-        """The class weights on `device`."""
-        return None if self.class_weights is None else torch.from_numpy(self.class_weights).to(device)
 
 
 class Standard:

@@ -11,9 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from deebert.base.devices import autocast
+from deebert.base.errors import UserError
 from deebert.base.recipe import Recipe
 from deebert.training import processes
-from deebert.training.class_weights import class_weights
 from deebert.training.cpu_step import ATTENTION, WordGradient, lean_dropout
 from deebert.training.first_token import first_token_only
 from deebert.training.objective import Objective, Trained
@@ -138,6 +138,29 @@ class Training:
 
     def _trains_words(self) -> bool:
         return self.model.get_input_embeddings().weight in self.optimizer.state
+
+
+def class_weights(kind: str, labels: np.ndarray, num_labels: int) -> np.ndarray | None:
+    """Weights of the C classes, (C,) float32, as `finetune_backbone.class_weights` has them.
+
+    balanced: N / (C n_c), with n_c of the N samples in class c, so that each class has the same share in the loss and
+    the N samples weigh N together. none: None.
+
+    Args:
+        labels: of the train split, (N,) in 0..C-1.
+
+    Raises:
+        UserError: a class has no sample, and so no weight.
+    """
+    if kind == "none":
+        return None
+    counts = np.bincount(labels, minlength=num_labels)
+    if not counts.all():
+        raise UserError(
+            f"params.yaml: finetune_backbone.class_weights: {kind} is not allowed, for class {counts.argmin()} has no"
+            " train sample; expected none"
+        )
+    return (len(labels) / (num_labels * counts)).astype(np.float32)
 
 
 def _adamw(groups: list[Trained], recipe: Recipe) -> torch.optim.AdamW:
