@@ -1,5 +1,6 @@
 """Labelled texts that somebody brings are those of the model, or refused in one line."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,13 @@ def test_columns_that_come_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path.write_text('{"id": 1}\n{"sentence": "w1", "label": "no"}\n{"label": "yes", "sentence": "w2"}\n')
     found = read_samples(path, BY_NAME, ABOUT)
     assert (found.texts, found.labels.tolist()) == (["w1", "w2"], [0, 1])
+
+
+def test_a_name_of_any_bytes_can_be_kept(tmp_path: Path) -> None:
+    """On Linux a file's name need not be UTF-8, and what is kept of it is."""
+    path = write(tmp_path / "own.csv", {"sentence": ["w1", "w2"], "label": ["yes", "no"]})
+    path = path.rename(tmp_path / os.fsdecode(b"lat\xe9.csv"))
+    assert read_samples(path, BY_NAME, ABOUT).name.encode() == b"lat\\xe9.csv"
 
 
 def test_what_a_model_has_answered_is_not_taken_for_the_truth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
