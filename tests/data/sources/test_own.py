@@ -237,13 +237,6 @@ def test_labels_in_the_order_that_is_listed(tmp_path: Path) -> None:
     assert load(str(mixed), labels=("one", "1")).task.label_names == ("one", "1")
 
 
-def test_names_of_folders_are_no_columns(tmp_path: Path) -> None:
-    """As they would be of a data set in parts: a folder `label=x` says nothing of the labels."""
-    content = {"text": ["a", "b"], "label": ["y", "z"]}
-    frame = load(folder(tmp_path / "label=x" / "kind=1", ".parquet", train=content, validation=content))["train"]
-    assert list(frame.columns) == ["idx", "text", "label"] and frame["label"].tolist() == [0, 1]
-
-
 def test_metric(tmp_path: Path) -> None:
     """The metric asked for is the first; f1 takes two classes only."""
     two = str(write(tmp_path / "two.csv", TRAIN))

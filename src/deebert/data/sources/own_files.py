@@ -142,7 +142,7 @@ def _read_jsonl(file: Path) -> Rows:
 
 def _read_parquet(file: Path) -> Rows:
     try:
-        with parquet.ParquetFile(file) as opened:  # read_table would add columns by the names of folders
+        with parquet.ParquetFile(file) as opened:  # read_table cannot say which column is there twice
             table = opened.read()
     except FileNotFoundError:
         raise
