@@ -238,20 +238,16 @@ def _check_comparable(path: Path, result: Result, other_path: Path, other: Resul
             for each in (result, other)
         )
         raise UserError(f"{path}: {told}; {other_path}: {expected}; expected the same of one data set and model")
-    if result.settings == other.settings and (differ := [key for key in RECIPE if _trained(result, key, other)]):
-        raise UserError(
-            f"{path}: {differ[0]} of the training is {result.training.get(differ[0])!r}; {other_path}:"
-            f" {other.training.get(differ[0])!r}; expected the same, as all settings are"
-        )
+    for key in RECIPE if result.settings == other.settings else ():
+        if key in result.training and key in other.training and result.training[key] != other.training[key]:
+            raise UserError(
+                f"{path}: {key} of the training is {result.training[key]!r}; {other_path}: {other.training[key]!r};"
+                " expected the same, as all settings are"
+            )
     if (result.settings, result.seed) == (other.settings, other.seed):
         raise UserError(
             f"{path}: the run of {other_path} once more, with the same settings and seed; expected one file"
         )
-
-
-def _trained(result: Result, key: str, other: Result) -> bool:
-    """Whether both trainings tell of `key`, and differ there."""
-    return key in result.training and key in other.training and result.training[key] != other.training[key]
 
 
 Groups = dict[str, list[Result]]  # how they were run -> a result for each seed
